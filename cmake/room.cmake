@@ -1,0 +1,12 @@
+# cambium_room(NAME DEPS rooms... LIBS libraries...): one folder of src/ is one object library that links only
+# what it may use. tools/check_layers.py checks that the includes agree.
+function(cambium_room name)
+  cmake_parse_arguments(ROOM "" "" "DEPS;LIBS" ${ARGN})
+  file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/${name}/*.cc)
+  add_library(cambium_${name} OBJECT ${sources})
+  target_include_directories(cambium_${name} PUBLIC ${PROJECT_SOURCE_DIR}/include ${PROJECT_SOURCE_DIR}/src)
+  target_compile_options(cambium_${name} PRIVATE -Wall -Wextra $<$<BOOL:${CAMBIUM_WERROR}>:-Werror>)
+  list(TRANSFORM ROOM_DEPS PREPEND cambium_)
+  target_link_libraries(cambium_${name} PUBLIC ${ROOM_DEPS} ${ROOM_LIBS})
+  set_property(GLOBAL APPEND PROPERTY CAMBIUM_ROOMS cambium_${name})
+endfunction()

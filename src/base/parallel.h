@@ -1,0 +1,58 @@
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+namespace cambium {
+
+// A pool of threads for short loops. Work is cut by shape into tasks; which thread runs a task is not specified and
+// must not matter (law 2), so tasks write disjoint results and never combine sums by thread.
+class ThreadPool {
+ public:
+  explicit ThreadPool(int threads);  // the caller is one of them; 1 runs everything inline
+  ~ThreadPool();
+  ThreadPool(const ThreadPool&) = delete;
+  ThreadPool& operator=(const ThreadPool&) = delete;
+
+  int threads() const { return static_cast<int>(workers_.size()) + 1; }
+
+  // Calls f(task, thread) for every task in [0, tasks), thread in [0, threads()), and returns when all are done.
+  // f must not throw and must not call Run.
+  template <class F>
+  void Run(int64_t tasks, const F& f) {
+    if (tasks <= 1 || workers_.empty()) {
+      for (int64_t task = 0; task < tasks; ++task) f(task, 0);
+      return;
+    }
+    RunErased(
+        tasks, [](const void* context, int64_t task, int thread) { (*static_cast<const F*>(context))(task, thread); },
+        &f);
+  }
+
+ private:
+  using Function = void (*)(const void* context, int64_t task, int thread);
+  void RunErased(int64_t tasks, Function function, const void* context);
+  void WorkerLoop(int thread);
+  void Drain(int thread);
+
+  std::vector<std::thread> workers_;
+  Function function_ = nullptr;
+  const void* context_ = nullptr;
+  int64_t tasks_ = 0;
+  alignas(64) std::atomic<int64_t> next_{0};
+  alignas(64) std::atomic<uint64_t> generation_{0};
+  alignas(64) std::atomic<int> running_{0};
+  std::mutex mutex_;
+  std::condition_variable wake_;
+  std::atomic<int> sleepers_{0};
+  bool stop_ = false;
+};
+
+// The number of hardware threads this process may use.
+int DefaultThreads();
+
+}  // namespace cambium

@@ -1,0 +1,91 @@
+#include "tensor/buffer.h"
+
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+#include <utility>
+
+namespace cambium {
+namespace {
+
+constexpr size_t kAlign = 64;
+constexpr size_t kHugePage = size_t{2} << 20;
+constexpr size_t kMinBlock = size_t{1} << 20;
+
+size_t RoundUp(size_t bytes, size_t unit) { return (bytes + unit - 1) / unit * unit; }
+
+}  // namespace
+
+Buffer::Buffer(size_t bytes) : bytes_(bytes) {
+  if (bytes == 0) return;
+  if (bytes >= kHugePage) {
+    // Fresh anonymous pages are zero; aligning by hand keeps munmap simple: std::aligned_alloc + madvise.
+    data_ = std::aligned_alloc(kHugePage, RoundUp(bytes, kHugePage));
+    if (data_ != nullptr) madvise(data_, RoundUp(bytes, kHugePage), MADV_HUGEPAGE);
+  } else {
+    data_ = std::aligned_alloc(kAlign, RoundUp(bytes, kAlign));
+  }
+  if (data_ == nullptr) Fail(ErrorCode::kResource, "out of memory: ", bytes, " bytes refused");
+  std::memset(data_, 0, bytes);
+}
+
+Buffer::~Buffer() { std::free(data_); }
+
+Buffer::Buffer(Buffer&& other) noexcept
+    : data_(std::exchange(other.data_, nullptr)), bytes_(std::exchange(other.bytes_, 0)) {}
+
+Buffer& Buffer::operator=(Buffer&& other) noexcept {
+  std::swap(data_, other.data_);
+  std::swap(bytes_, other.bytes_);
+  return *this;
+}
+
+OwnedTensor::OwnedTensor(DType dtype, std::initializer_list<int64_t> shape) : view(nullptr, dtype, shape) {
+  buffer = Buffer(static_cast<size_t>(view.bytes()));
+  view.data = buffer.data();
+}
+
+Tensor Workspace::New(DType dtype, std::initializer_list<int64_t> shape) {
+  Tensor tensor(nullptr, dtype, shape);
+  tensor.data = Allocate(static_cast<size_t>(tensor.bytes()));
+  return tensor;
+}
+
+void* Workspace::Allocate(size_t bytes) {
+  bytes = RoundUp(std::max<size_t>(bytes, 1), kAlign);
+  while (current_ < blocks_.size() && offset_ + bytes > blocks_[current_].bytes()) {
+    ++current_;
+    offset_ = 0;
+  }
+  if (current_ == blocks_.size()) {
+    const size_t last = blocks_.empty() ? 0 : blocks_.back().bytes();
+    blocks_.emplace_back(std::max({bytes, kMinBlock, last}));
+    offset_ = 0;
+  }
+  void* result = blocks_[current_].as<char>() + offset_;
+  offset_ += bytes;
+  size_t used = offset_;
+  for (size_t i = 0; i < current_; ++i) used += blocks_[i].bytes();
+  peak_ = std::max(peak_, used);
+  return result;
+}
+
+void Workspace::Release(Mark mark) {
+  current_ = mark.block;
+  offset_ = mark.offset;
+}
+
+void Workspace::Reset() {
+  if (blocks_.size() > 1) {
+    size_t total = 0;
+    for (const Buffer& block : blocks_) total += block.bytes();
+    blocks_.clear();
+    blocks_.emplace_back(total);
+  }
+  current_ = 0;
+  offset_ = 0;
+}
+
+}  // namespace cambium
