@@ -1,0 +1,70 @@
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+#include "base/parallel.h"
+#include "tensor/buffer.h"
+#include "tensor/tensor.h"
+
+namespace cambium {
+
+// How a product treats its activations.
+enum class Compute : uint8_t {
+  kInt8,  // serving: rows quantised to int8 in blocks of 32, integer dot products; f16/bf16/f32 weights compute as kF32
+  kF32,   // --exact and fp32 training: weights decoded to f32, fp32 multiply-adds
+  kBF16,  // mixed precision: both sides rounded to bf16, fp32 sums
+};
+
+// A weight matrix [out, in], repacked once into panels of 16 outputs; the only place that knows storage (law 4). The
+// packing is lossless: every stored type decodes to exactly the value that Dequantize (tensor/quantize.h) gives.
+class PackedMatrix {
+ public:
+  PackedMatrix() = default;
+  // weights [out, in] of any dtype. row_order, if not empty, is the source row of each packed row (undoes GGUF's q/k
+  // permutation). `release` is called with (first source row, rows) when those rows are no longer needed, so that a
+  // mapped file need not stay resident beside its packed copy; may be null.
+  PackedMatrix(ThreadPool& pool, Tensor weights, std::span<const int32_t> row_order = {},
+               void (*release)(void* context, int64_t row, int64_t rows) = nullptr, void* context = nullptr);
+
+  int64_t out() const { return out_; }
+  int64_t in() const { return in_; }
+  DType dtype() const { return dtype_; }
+  int64_t bytes() const { return static_cast<int64_t>(buffer_.bytes()); }
+  explicit operator bool() const { return static_cast<bool>(buffer_); }
+
+  // Decodes row `row` (or rows [row, row + rows)) to f32: embedding lookups, merges, exports.
+  void UnpackRow(int64_t row, float* dst) const;
+  void Unpack(ThreadPool& pool, Tensor dst) const;  // [out, in] f32
+  // Replaces the values, keeping shape; for f32, f16 and bf16 matrices only (full fine-tuning).
+  void Repack(ThreadPool& pool, Tensor weights);
+
+  const uint8_t* panels() const { return buffer_.as<uint8_t>(); }
+
+ private:
+  Buffer buffer_;
+  int64_t out_ = 0, in_ = 0;
+  DType dtype_ = DType::kF32;
+};
+
+// One of several products that share their rows: y [rows, out] = x w^T + bias (bias may be null).
+struct Product {
+  const PackedMatrix* w;
+  Tensor y;
+  const float* bias = nullptr;
+};
+
+// All products of x [rows, in] (f32, f16 or bf16) in one parallel region. Overwrites every y (f32). Row-invariant.
+void MatMul(ThreadPool& pool, Workspace& workspace, Compute compute, Tensor x, std::span<const Product> products);
+
+// dx [rows, in] = dy [rows, out] w; adds to dx if `add`. kInt8 is not a training mode: it computes as kF32.
+void MatMulBackward(ThreadPool& pool, Workspace& workspace, Compute compute, Tensor dy, const PackedMatrix& w,
+                    Tensor dx, bool add = false);
+
+// c = alpha * op(a) op(b) + beta * c for dense matrices (f32, f16 or bf16; c f32): weight gradients, LoRA factors.
+// op(a) is [m, k]: a [m, k], or a [k, m] if transpose_a; op(b) is [k, n]: b [k, n], or b [n, k] if transpose_b.
+// A row of c does not depend on m; sums over k run in one fixed order.
+void Gemm(ThreadPool& pool, Workspace& workspace, Compute compute, bool transpose_a, bool transpose_b, float alpha,
+          Tensor a, Tensor b, float beta, Tensor c);
+
+}  // namespace cambium
