@@ -1,0 +1,27 @@
+#pragma once
+
+#include <cstddef>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <string_view>
+
+namespace cambium {
+
+// What a JSON text may cost before it is refused.
+struct JsonLimits {
+  size_t max_bytes = size_t{256} << 20;
+  int max_depth = 128;                 // open arrays and objects at once
+  size_t max_values = size_t{1} << 25;  // every scalar, array and object counts one
+};
+
+// Parses one strict JSON document (RFC 8259, valid UTF-8). Throws Error kData "<what>: line L, offset O: <why>" for
+// malformed text, a limit exceeded, or a key that occurs twice in one object. `what` names the file or the field.
+nlohmann::json ParseJson(std::string_view text, std::string_view what, JsonLimits limits = {});
+
+// The same, keeping the order of keys (messages and tools, which a chat template may print).
+nlohmann::ordered_json ParseOrderedJson(std::string_view text, std::string_view what, JsonLimits limits = {});
+
+// Reads a whole file of at most `max_bytes`; kData when it is missing, larger, or cannot be read.
+std::string ReadTextFile(const std::string& path, size_t max_bytes = size_t{256} << 20);
+
+}  // namespace cambium
