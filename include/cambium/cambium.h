@@ -1,0 +1,109 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "cambium/error.h"
+
+namespace cambium {
+
+// How a model is loaded.
+struct EngineOptions {
+  int threads = 0;          // 0 = every core this process may use
+  int64_t context = 0;      // slots of the KV cache; 0 = the model's own, at most 4096 unless asked for
+  bool exact = false;       // fp32 activations and KV instead of int8 and f16
+  std::string kv_type;      // "f16", "f32" or "" for the default of the mode
+};
+
+// How tokens are drawn; the defaults are llama.cpp's. temperature 0 is greedy.
+struct SamplingOptions {
+  float temperature = 0.8f;
+  int top_k = 40;               // 0 = off
+  float top_p = 0.95f;          // 1 = off
+  float min_p = 0.05f;          // 0 = off
+  float repeat_penalty = 1.0f;  // 1 = off
+  int repeat_last_n = 64;
+  std::map<int32_t, float> logit_bias;
+  uint64_t seed = 0;
+};
+
+struct GenerateOptions {
+  SamplingOptions sampling;
+  int64_t max_tokens = -1;            // -1 = until an end token or the end of the context
+  std::vector<std::string> stop;      // the text ends before the first of these
+  bool ignore_end = false;            // go on past end-of-generation tokens
+  std::vector<std::string> grafts;    // NAME or NAME=SCALE, see docs
+  std::vector<std::string> drafters;  // NAME[:options]; empty = "auto"; {"none"} = plain decoding
+};
+
+struct Timings {
+  double load_ms = 0;
+  int64_t prompt_tokens = 0;
+  double prompt_ms = 0;
+  int64_t decode_tokens = 0;
+  double decode_ms = 0;
+};
+
+struct Generation {
+  std::string text;
+  std::vector<int32_t> ids;
+  std::string finish_reason;  // "stop" (end token or stop string), "length", "cancelled"
+  Timings timings;
+};
+
+struct Score {
+  std::vector<int32_t> ids;
+  std::vector<double> logprobs;  // one per id but the first: log p(ids[i + 1] | ids[0..i])
+  double loss = 0;               // mean negative log-likelihood, nats
+  double perplexity = 0;
+};
+
+struct Message {
+  std::string role, content;
+};
+
+// A loaded model. One call at a time; every call may throw Error.
+class Engine {
+ public:
+  // model: a path (.gguf file or HF directory), a name in the cache, or an alias such as "smollm2".
+  static Engine Load(const std::string& model, const EngineOptions& options = {});
+  Engine(Engine&&) noexcept;
+  Engine& operator=(Engine&&) noexcept;
+  ~Engine();
+
+  // special: parse special tokens in the text; otherwise they stay plain text. BOS is added if the model wants it.
+  std::vector<int32_t> Tokenize(std::string_view text, bool special = false, bool add_bos = true) const;
+  std::string Detokenize(std::span<const int32_t> ids) const;
+  std::string Piece(int32_t id) const;
+  // The model's chat template over the messages.
+  std::string ApplyTemplate(std::span<const Message> messages, bool add_generation_prompt = true) const;
+
+  // Streams: on_text gets whole code points as they come; returning false cancels.
+  Generation Generate(std::span<const int32_t> prompt, const GenerateOptions& options,
+                      const std::function<bool(std::string_view)>& on_text = nullptr);
+  Score ScoreIds(std::span<const int32_t> ids);
+  // Logits [ids.size(), vocab] of every position, row by row.
+  void ForEachLogits(std::span<const int32_t> ids, const std::function<void(int64_t row, std::span<const float>)>& use);
+
+  int64_t context() const;
+  int64_t vocab() const;
+  int threads() const;
+  double load_ms() const;
+  std::string description() const;  // one line: family, parameters, storage
+
+  struct Impl;
+  Impl& impl() { return *impl_; }  // for this repository's own tools
+
+ private:
+  explicit Engine(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace cambium

@@ -1,0 +1,74 @@
+#pragma once
+
+#include <functional>
+#include <string>
+
+#include "model/pass.h"
+#include "model/weights.h"
+#include "tensor/buffer.h"
+
+namespace cambium {
+
+class Tape;
+
+// What a hook needs besides its tensors.
+struct GraftContext {
+  ThreadPool& pool;
+  Workspace& workspace;
+  Compute compute;
+  Tape* tape;  // null when serving; hooks Push what their backward Pops, in mirrored order
+};
+
+// One trainable tensor with its gradient; both f32.
+struct Parameter {
+  std::string name;  // the name used in checkpoints
+  Tensor value;
+  Tensor grad;            // empty until the trainer provides it
+  bool decay = true;      // weight decay applies
+};
+
+// A trained addition to the frozen base. Hooks see only the rows that carry the graft; defaults do nothing. Backward
+// twins get the gradient of the forward's result, ADD to dx, and add to the grafts' own gradients.
+class Graft {
+ public:
+  // Where AtBranch acts: the attention or the feed-forward sub-layer of a block.
+  enum class Branch : uint8_t { kAttention, kFfn };
+
+  virtual ~Graft() = default;
+  virtual std::string kind() const = 0;  // "lora", "adapter", "prefix", ...
+
+  // x [rows, hidden]: the embedded input, changed in place.
+  virtual void AtEmbedding(const GraftContext&, Tensor /*x*/) {}
+  virtual void AtEmbeddingBackward(const GraftContext&, Tensor /*dx*/) {}
+
+  // Adds to y [rows, out], the result of linear `site` on x [rows, in].
+  virtual bool ActsAt(Site) const { return false; }
+  virtual void AtLinear(const GraftContext&, Site, Tensor /*x*/, Tensor /*y*/) {}
+  virtual void AtLinearBackward(const GraftContext&, Site, Tensor /*x*/, Tensor /*dy*/, Tensor /*dx*/) {}
+
+  // h [rows, hidden] is the branch's output before the residual add, x the residual input; changes h in place.
+  virtual bool ActsAtBranch(int /*layer*/, Branch) const { return false; }
+  virtual void AtBranch(const GraftContext&, int /*layer*/, Branch, Tensor /*x*/, Tensor /*h*/) {}
+  // dh: gradient of the changed h, becomes the gradient of the unchanged h; adds to dx.
+  virtual void AtBranchBackward(const GraftContext&, int /*layer*/, Branch, Tensor /*dh*/, Tensor /*dx*/) {}
+
+  // Keys and values [prefix_length, kv_heads, head_dim] that occupy the first slots of a sequence that carries the graft.
+  virtual int64_t prefix_length() const { return 0; }
+  struct Kv {
+    Tensor k, v;
+  };
+  virtual Kv PrefixKv(int /*layer*/) { return {}; }
+  virtual void PrefixKvBackward(int /*layer*/, Tensor /*dk*/, Tensor /*dv*/) {}
+
+  // Every trainable tensor, in a fixed order.
+  virtual void VisitParams(const std::function<void(Parameter&)>& visit) = 0;
+  // The lowest block whose output the graft changes: backward stops there.
+  virtual int64_t LowestLayer() const { return 0; }
+
+  // Adds the graft to base weights where that is exact: `delta(site)` [out, in] f32 is added to. False if it cannot.
+  virtual bool MergeInto(const std::function<Tensor(Site)>& /*weight*/) { return false; }
+  // Writes the field's format (PEFT, AdapterHub, ...) into directory `path`.
+  virtual void Save(const std::string& path) = 0;
+};
+
+}  // namespace cambium

@@ -1,0 +1,48 @@
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "model/kv_cache.h"
+#include "ops/ops.h"
+
+namespace cambium {
+
+class Graft;
+class Tape;
+
+// One forward over rows. Rows are flat: all segments after one another.
+struct Pass {
+  // Rows of one sequence: row i of the segment takes slot (committed length + i) in the cache and position
+  // (committed length + depth). parents as in AttentionSegment: empty for a chain.
+  struct Segment {
+    int sequence = 0;
+    int64_t begin = 0, count = 0;
+    std::span<const int32_t> parents;
+    std::span<Graft* const> grafts;  // act on these rows, in this order; empty for the bare base
+  };
+
+  std::vector<int32_t> tokens;       // [rows]
+  std::vector<int32_t> positions;    // [rows]
+  std::vector<Segment> segments;
+  std::vector<int32_t> logit_rows;   // rows whose logits are wanted, ascending; empty = none
+
+  Compute compute = Compute::kInt8;
+  KvCache* kv = nullptr;             // null in training: keys and values live in this pass alone
+  Tape* tape = nullptr;              // not null in training
+  int64_t layers = -1;               // run only the first `layers` blocks (early exit); -1 = all
+  std::vector<int64_t> capture;      // layers whose output (the residual stream after block k, 0-based) is wanted
+
+  // Results, valid until the next Forward on the same Transformer.
+  Tensor hidden;                     // [rows, hidden] after the final norm
+  Tensor logits;                     // [logit_rows, vocab]
+  std::vector<Tensor> captured;      // one [rows, hidden] per entry of `capture`
+
+  int64_t rows() const { return static_cast<int64_t>(tokens.size()); }
+  // Appends a chain (or tree) of one sequence; `past` is its committed length.
+  Segment& Append(int sequence, int64_t past, std::span<const int32_t> new_tokens,
+                  std::span<const int32_t> parents = {});
+};
+
+}  // namespace cambium

@@ -1,0 +1,54 @@
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "base/parallel.h"
+#include "model/graft.h"
+#include "model/pass.h"
+#include "model/tape.h"
+#include "model/weights.h"
+
+namespace cambium {
+
+// The one forward pass (law 1), and its backward beneath it. Not thread-safe: one Transformer, one pass at a time.
+class Transformer {
+ public:
+  Transformer(std::unique_ptr<ModelWeights> weights, ThreadPool& pool);
+
+  const ModelConfig& config() const { return weights_->config; }
+  const ModelWeights& weights() const { return *weights_; }
+  ModelWeights& mutable_weights() { return *weights_; }
+  ThreadPool& pool() { return pool_; }
+  Workspace& workspace() { return workspace_; }
+
+  // Runs the rows of `pass` through the blocks; keys and values go into the cache's slots beyond each sequence's
+  // committed length, and stay uncommitted: call KvCache::Commit (or CommitAll) afterwards.
+  void Forward(Pass& pass);
+
+  // Training. Given dhidden = dloss/d(pass.hidden) [rows, hidden], pops the tape that Forward filled and adds every
+  // graft's parameter gradients. Stops beneath the grafts' lowest layer. dhidden is overwritten.
+  void Backward(Pass& pass, Tensor dhidden);
+
+  // logits [rows, vocab] = output head of normed hidden rows [rows, hidden].
+  void Head(Compute compute, Tensor hidden, Tensor logits);
+  // RmsNorm or LayerNorm with the model's final norm; y may alias x.
+  void FinalNorm(Tensor x, Tensor y);
+  // Embeddings of tokens, scaled as the family wants; y [tokens, hidden].
+  void Embed(std::span<const int32_t> tokens, std::span<const int32_t> positions, Tensor y);
+
+ private:
+  struct BlockRun;  // a pass inside the blocks
+  void Block(BlockRun& run, int64_t layer);
+  void BlockBackward(BlockRun& run, int64_t layer);
+
+  std::unique_ptr<ModelWeights> weights_;
+  ThreadPool& pool_;
+  Workspace workspace_;
+  OwnedTensor inv_freq_, inv_freq_sliding_;
+};
+
+// Commits every row of every (chain) segment of the pass.
+void CommitAll(Pass& pass);
+
+}  // namespace cambium

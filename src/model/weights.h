@@ -1,0 +1,62 @@
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/parallel.h"
+#include "model/config.h"
+#include "ops/ops.h"
+#include "tensor/buffer.h"
+
+namespace cambium {
+
+// The places where a graft may act on a linear's result.
+enum class SiteKind : uint8_t { kQ, kK, kV, kO, kGate, kUp, kDown };
+inline constexpr int kSiteKinds = 7;
+struct Site {
+  int layer = 0;
+  SiteKind kind = SiteKind::kQ;
+};
+// "q_proj" ... as HF and PEFT name the modules of Llama-like models.
+const char* SiteName(SiteKind kind);
+
+// y = x w^T + bias, in whatever storage w has.
+struct Linear {
+  PackedMatrix w;
+  OwnedTensor bias;  // f32 [out], may be empty
+  int64_t in() const { return w.in(); }
+  int64_t out() const { return w.out(); }
+  Product To(Tensor y) const { return {&w, y, bias.view.f32()}; }
+};
+
+struct NormWeights {
+  OwnedTensor gain, bias;  // f32; bias only for LayerNorm
+};
+
+struct BlockWeights {
+  NormWeights attention_norm, ffn_norm;
+  NormWeights attention_post_norm, ffn_post_norm;  // if config.post_norms
+  NormWeights q_norm, k_norm;                      // if config.qk_norm, [head_dim]
+  Linear linears[kSiteKinds];                      // kGate is empty unless config.gated
+  Linear& operator[](SiteKind kind) { return linears[static_cast<int>(kind)]; }
+  const Linear& operator[](SiteKind kind) const { return linears[static_cast<int>(kind)]; }
+};
+
+// The frozen base: packed matrices and f32 vectors. Rows of q and k are in HF's half-split RoPE order, whatever the file.
+struct ModelWeights {
+  ModelConfig config;
+  PackedMatrix embedding;     // [vocab, hidden]
+  OwnedTensor positions;      // [context, hidden], GPT-2
+  std::vector<BlockWeights> blocks;
+  NormWeights final_norm;
+  PackedMatrix separate_head;  // empty if tied
+  const PackedMatrix& head() const { return separate_head ? separate_head : embedding; }
+  int64_t bytes() const;
+};
+
+// Reads a GGUF file, or a HF directory (config.json + safetensors). Throws kData naming file, tensor and both shapes;
+// kResource, before reading, when the weights cannot fit in memory.
+std::unique_ptr<ModelWeights> LoadWeights(ThreadPool& pool, const std::string& path);
+
+}  // namespace cambium
