@@ -3,6 +3,7 @@
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <cstdint>
 #include <cstdlib>
 #include <cstring>
 #include <utility>
@@ -21,17 +22,32 @@ size_t RoundUp(size_t bytes, size_t unit) { return (bytes + unit - 1) / unit * u
 Buffer::Buffer(size_t bytes) : bytes_(bytes) {
   if (bytes == 0) return;
   if (bytes >= kHugePage) {
-    // Fresh anonymous pages are zero; aligning by hand keeps munmap simple: std::aligned_alloc + madvise.
-    data_ = std::aligned_alloc(kHugePage, RoundUp(bytes, kHugePage));
-    if (data_ != nullptr) madvise(data_, RoundUp(bytes, kHugePage), MADV_HUGEPAGE);
+    // One huge page of slack, so that the block can start on a huge page's boundary.
+    const size_t mapped = RoundUp(bytes, kHugePage) + kHugePage;
+    void* base = mmap(nullptr, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (base == MAP_FAILED) Fail(ErrorCode::kResource, "out of memory: ", bytes, " bytes refused");
+    const uintptr_t start = RoundUp(reinterpret_cast<uintptr_t>(base), kHugePage);
+    data_ = reinterpret_cast<void*>(start);
+    const size_t head = start - reinterpret_cast<uintptr_t>(base);
+    const size_t used = RoundUp(bytes, kHugePage);
+    if (head > 0) munmap(base, head);
+    if (mapped - head - used > 0) munmap(reinterpret_cast<void*>(start + used), mapped - head - used);
+    madvise(data_, used, MADV_HUGEPAGE);
   } else {
     data_ = std::aligned_alloc(kAlign, RoundUp(bytes, kAlign));
+    if (data_ == nullptr) Fail(ErrorCode::kResource, "out of memory: ", bytes, " bytes refused");
+    std::memset(data_, 0, bytes);
   }
-  if (data_ == nullptr) Fail(ErrorCode::kResource, "out of memory: ", bytes, " bytes refused");
-  std::memset(data_, 0, bytes);
 }
 
-Buffer::~Buffer() { std::free(data_); }
+Buffer::~Buffer() {
+  if (data_ == nullptr) return;
+  if (bytes_ >= kHugePage) {
+    munmap(data_, RoundUp(bytes_, kHugePage));
+  } else {
+    std::free(data_);
+  }
+}
 
 Buffer::Buffer(Buffer&& other) noexcept
     : data_(std::exchange(other.data_, nullptr)), bytes_(std::exchange(other.bytes_, 0)) {}

@@ -9,7 +9,8 @@
 
 namespace cambium {
 
-// Owns zeroed memory aligned to 64 bytes; from 2 MiB on it asks for huge pages. Move-only.
+// Owns zeroed memory aligned to 64 bytes. From 2 MiB on it is mapped on its own, asks for huge pages, and takes memory only
+// where it is touched. Move-only.
 // Throws kResource when the memory is not to be had.
 class Buffer {
  public:
