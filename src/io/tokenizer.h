@@ -1,0 +1,115 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "io/pretokenizer.h"
+
+namespace cambium {
+
+class GgufFile;
+
+// What a token is, numbered as GGUF's tokenizer.ggml.token_type.
+enum class TokenType : uint8_t { kNormal = 1, kUnknown, kControl, kUserDefined, kUnused, kByte };
+
+// What a tokenizer file says, independent of its format. Views must outlive Tokenizer::FromSpec and no longer.
+struct TokenizerSpec {
+  enum class Kind {
+    kByteLevelBpe,      // pieces spell bytes in GPT-2's alphabet
+    kSentencePieceBpe,  // pieces are UTF-8 with U+2581 for a space; unknown characters become <0xXX> byte pieces
+  };
+  struct AddedFlags {  // how tokenizer.json lets an added token match
+    int32_t id;
+    bool strip_left, strip_right, single_word;
+  };
+
+  std::string source;  // file name, for error messages
+  Kind kind = Kind::kByteLevelBpe;
+  std::vector<std::string_view> pieces;  // the id is the index
+  std::vector<TokenType> types;          // empty: all normal
+  std::vector<float> scores;             // kSentencePieceBpe without merges: the higher merges first
+  std::vector<std::pair<std::string_view, std::string_view>> merges;  // the earlier merges first
+  std::vector<SplitStep> split;
+  std::vector<AddedFlags> added_flags;
+  bool ignore_merges = false;  // a word that is a piece is that piece
+  bool normalize_nfc = false;
+  bool add_space_prefix = false;
+  int32_t bos = -1, eos = -1, unk = -1, pad = -1;
+  bool add_bos = false, add_eos = false;
+  std::vector<int32_t> end_of_generation;  // besides eos
+  std::string chat_template;
+};
+
+TokenizerSpec TokenizerSpecFromGguf(const GgufFile& file);
+
+// Text to token ids and back. Immutable after construction and safe to share between threads.
+//
+// Bytes that are not UTF-8 are encoded all the same: byte-level BPE takes them as they are, SentencePiece BPE through
+// its byte pieces; so Decode(Encode(x)) gives x back unless the vocabulary lacks a byte (then `unk` if there is one).
+class Tokenizer {
+ public:
+  static Tokenizer FromSpec(const TokenizerSpec& spec);
+  static Tokenizer FromGguf(const GgufFile& file) { return FromSpec(TokenizerSpecFromGguf(file)); }
+  // A Hugging Face tokenizer.json, with tokenizer_config.json, generation_config.json and chat_template.jinja beside
+  // it where they exist.
+  static Tokenizer FromJsonFile(const std::string& path);
+  // The same from texts; `config` and `generation_config` may be empty.
+  static Tokenizer FromJson(std::string_view json, std::string_view config, std::string_view generation_config,
+                            const std::string& source);
+
+  // `add_special` adds bos and eos where the model asks for them. `parse_special` reads control tokens such as
+  // <|im_end|> out of the text; without it they are plain text, as input from a user must be. Tokens that are not
+  // control, like <think>, are read in both cases.
+  std::vector<int32_t> Encode(std::string_view text, bool add_special, bool parse_special) const;
+
+  // The bytes of the ids; use Utf8Stream where the result must be UTF-8. kUsage for an id outside the vocabulary.
+  std::string Decode(std::span<const int32_t> ids, bool skip_special = false) const;
+
+  // The bytes that one id adds to the text (a control token's own name).
+  std::string_view Piece(int32_t id) const;
+  TokenType Type(int32_t id) const;
+  int32_t Find(std::string_view piece) const;  // the id whose bytes are `piece`, special tokens first; -1: none
+
+  int vocab_size() const { return static_cast<int>(types_.size()); }
+  int32_t bos() const { return bos_; }  // -1: none
+  int32_t eos() const { return eos_; }
+  int32_t pad() const { return pad_; }
+  int32_t unk() const { return unk_; }
+  bool add_bos() const { return add_bos_; }
+  bool IsEndOfGeneration(int32_t id) const;
+  const std::vector<int32_t>& end_of_generation() const { return end_of_generation_; }
+  const std::string& chat_template() const { return chat_template_; }  // empty: none
+
+  Tokenizer(Tokenizer&&) noexcept;
+  Tokenizer& operator=(Tokenizer&&) noexcept;
+  ~Tokenizer();
+
+ private:
+  struct Tables;
+  struct Scratch;
+  Tokenizer();
+  void AddPieces(const TokenizerSpec& spec);
+  void AddMerges(const TokenizerSpec& spec);
+  void AddSpecials(const TokenizerSpec& spec);
+  void EncodePlain(std::string_view text, Scratch& scratch, std::vector<int32_t>& out) const;
+  void EncodeWord(std::string_view word, Scratch& scratch, std::vector<int32_t>& out) const;
+
+  std::unique_ptr<Tables> tables_;
+  PreTokenizer pre_tokenizer_;
+  TokenizerSpec::Kind kind_ = TokenizerSpec::Kind::kByteLevelBpe;
+  std::string source_;
+  std::vector<char> bytes_;        // all pieces, one after another
+  std::vector<uint32_t> offsets_;  // [vocab + 1] into bytes_
+  std::vector<TokenType> types_;
+  int32_t bos_ = -1, eos_ = -1, unk_ = -1, pad_ = -1;
+  bool add_bos_ = false, add_eos_ = false, add_space_prefix_ = false, ignore_merges_ = false, normalize_nfc_ = false;
+  std::vector<int32_t> end_of_generation_;
+  std::string chat_template_;
+};
+
+}  // namespace cambium

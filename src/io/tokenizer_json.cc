@@ -1,0 +1,300 @@
+#include <algorithm>
+#include <filesystem>
+
+#include "cambium/error.h"
+#include "io/json.h"
+#include "io/tokenizer.h"
+#include "io/tokenizer_end.h"
+
+namespace cambium {
+namespace {
+
+using Json = nlohmann::json;
+constexpr size_t kMaxConfigBytes = size_t{16} << 20;
+
+// Reads one tokenizer.json into a spec whose views point into `root` and `owned`.
+class Reader {
+ public:
+  Reader(const Json& root, const std::string& source) : root_(root) { spec_.source = source; }
+
+  TokenizerSpec Read() {
+    if (!root_.is_object()) Bad("is not an object");
+    ReadModel();
+    ReadAdded();
+    ReadNormalizer(Member(root_, "normalizer"));
+    ReadPreTokenizer(Member(root_, "pre_tokenizer"));
+    ReadPostProcessor(Member(root_, "post_processor"));
+    if (!byte_level_) spec_.kind = TokenizerSpec::Kind::kSentencePieceBpe;
+    const std::string unk = Text(Member(root_, "model"), "unk_token", "");
+    if (!unk.empty()) spec_.unk = IdOf(unk);
+    if (spec_.kind == TokenizerSpec::Kind::kSentencePieceBpe) MarkBytePieces();
+    return std::move(spec_);
+  }
+
+ private:
+  template <class... Parts>
+  [[noreturn]] void Bad(const Parts&... parts) const {
+    Fail(ErrorCode::kData, spec_.source, ": ", parts...);
+  }
+
+  static const Json& Member(const Json& object, const char* name) {
+    static const Json null;
+    if (!object.is_object()) return null;
+    const auto at = object.find(name);
+    return at == object.end() ? null : *at;
+  }
+  std::string Text(const Json& object, const char* name, const char* fallback) const {
+    const Json& value = Member(object, name);
+    if (value.is_null()) return fallback;
+    if (!value.is_string()) Bad(name, " is not a string");
+    return value.get<std::string>();
+  }
+  bool Flag(const Json& object, const char* name, bool fallback) const {
+    const Json& value = Member(object, name);
+    if (value.is_null()) return fallback;
+    if (!value.is_boolean()) Bad(name, " is not true or false");
+    return value.get<bool>();
+  }
+
+  int32_t IdOf(std::string_view piece) const {
+    const auto at = std::find(spec_.pieces.begin(), spec_.pieces.end(), piece);
+    if (at == spec_.pieces.end()) Bad("token \"", piece.substr(0, 40), "\" is not in the vocabulary");
+    return static_cast<int32_t>(at - spec_.pieces.begin());
+  }
+
+  int64_t Id(const Json& value, std::string_view piece) const {
+    constexpr int64_t kMaxVocab = int64_t{1} << 24;
+    if (!value.is_number_integer()) Bad("id of \"", piece.substr(0, 40), "\" is not an integer");
+    const auto id = value.get<int64_t>();
+    if (id < 0 || id >= kMaxVocab) Bad("id of \"", piece.substr(0, 40), "\" is ", id);
+    return id;
+  }
+
+  void Place(std::string_view piece, int64_t id, TokenType type) {
+    const auto index = static_cast<size_t>(id);
+    if (index >= spec_.pieces.size()) {
+      spec_.pieces.resize(index + 1);
+      spec_.types.resize(index + 1, TokenType::kUnused);
+      placed_.resize(index + 1);
+    }
+    if (placed_[index] && spec_.pieces[index] != piece) {
+      Bad("id ", id, " belongs to both \"", spec_.pieces[index].substr(0, 40), "\" and \"", piece.substr(0, 40), "\"");
+    }
+    placed_[index] = true;
+    spec_.pieces[index] = piece;
+    spec_.types[index] = type;
+  }
+
+  void ReadModel() {
+    const Json& model = Member(root_, "model");
+    const std::string type = Text(model, "type", "BPE");
+    if (type != "BPE") Bad("model.type \"", type, "\" is not supported (BPE)");
+    if (!Text(model, "continuing_subword_prefix", "").empty() || !Text(model, "end_of_word_suffix", "").empty()) {
+      Bad("model has a subword prefix or word suffix, which is not supported");
+    }
+    spec_.ignore_merges = Flag(model, "ignore_merges", false);
+    byte_fallback_ = Flag(model, "byte_fallback", false);
+    const Json& vocab = Member(model, "vocab");
+    if (!vocab.is_object() || vocab.empty()) Bad("model.vocab is not an object with pieces");
+    const auto& members = vocab.get_ref<const Json::object_t&>();
+    const size_t most = members.size() * 2 + (1 << 16);  // ids are dense; so a huge id is refused before it allocates
+    for (const auto& [piece, value] : members) {
+      const int64_t id = Id(value, piece);
+      if (static_cast<size_t>(id) >= most) Bad("id of \"", piece.substr(0, 40), "\" is ", id, ": the ids have gaps");
+      Place(piece, id, TokenType::kNormal);
+    }
+    const Json& merges = Member(model, "merges");
+    if (!merges.is_array()) Bad("model.merges is not an array");
+    spec_.merges.reserve(merges.size());
+    for (const Json& merge : merges) {
+      if (merge.is_string()) {
+        const std::string_view text = merge.get_ref<const std::string&>();
+        const size_t space = text.find(' ');
+        if (space == text.npos || space == 0 || space + 1 == text.size() || text.find(' ', space + 1) != text.npos) {
+          Bad("merge \"", text.substr(0, 40), "\" is not two pieces");
+        }
+        spec_.merges.emplace_back(text.substr(0, space), text.substr(space + 1));
+      } else if (merge.is_array() && merge.size() == 2 && merge[0].is_string() && merge[1].is_string()) {
+        spec_.merges.emplace_back(merge[0].get_ref<const std::string&>(), merge[1].get_ref<const std::string&>());
+      } else {
+        Bad("merge ", spec_.merges.size(), " is not two pieces");
+      }
+    }
+  }
+
+  void ReadAdded() {
+    const Json& added = Member(root_, "added_tokens");
+    if (!added.is_null() && !added.is_array()) Bad("added_tokens is not an array");
+    const size_t most = spec_.pieces.size() + (added.is_array() ? added.size() : 0) + (1 << 16);
+    for (const Json& token : added) {
+      const Json& content = Member(token, "content");
+      if (!content.is_string() || content.get_ref<const std::string&>().empty()) Bad("an added token has no content");
+      const std::string& text = content.get_ref<const std::string&>();
+      const int64_t id = Id(Member(token, "id"), text);
+      if (static_cast<size_t>(id) >= most) Bad("id of \"", text.substr(0, 40), "\" is ", id, ": the ids have gaps");
+      Place(text, id, Flag(token, "special", false) ? TokenType::kControl : TokenType::kUserDefined);
+      const bool left = Flag(token, "lstrip", false), right = Flag(token, "rstrip", false);
+      const bool word = Flag(token, "single_word", false);
+      if (left || right || word) spec_.added_flags.push_back({static_cast<int32_t>(id), left, right, word});
+    }
+    for (size_t id = 0; id < placed_.size(); ++id) {
+      if (!placed_[id]) Bad("no piece has the id ", id, ": the ids have gaps");
+    }
+  }
+
+  void ReadNormalizer(const Json& step) {
+    if (step.is_null()) return;
+    const std::string type = Text(step, "type", "");
+    if (type == "Sequence") {
+      for (const Json& part : Member(step, "normalizers")) ReadNormalizer(part);
+    } else if (type == "NFC") {
+      spec_.normalize_nfc = true;
+    } else if (type == "Prepend" && Text(step, "prepend", "") == "\u2581") {
+      spec_.add_space_prefix = true;
+    } else if (type != "Replace" || Text(Member(step, "pattern"), "String", "") != " " ||
+               Text(step, "content", "") != "\u2581") {
+      Bad("normalizer \"", type, "\" is not supported");
+    }
+  }
+
+  void ReadPreTokenizer(const Json& step) {
+    if (step.is_null()) return;
+    const std::string type = Text(step, "type", "");
+    if (type == "Sequence") {
+      for (const Json& part : Member(step, "pretokenizers")) ReadPreTokenizer(part);
+    } else if (type == "ByteLevel") {
+      byte_level_ = true;
+      spec_.add_space_prefix = Flag(step, "add_prefix_space", true);
+      if (Flag(step, "use_regex", true)) spec_.split.push_back(PreTokenizer::StepsOf("gpt-2").front());
+    } else if (type == "Digits") {
+      spec_.split.push_back({Flag(step, "individual_digits", false) ? R"(\p{N})" : R"(\p{N}+)"});
+    } else if (type == "Metaspace") {
+      spec_.add_space_prefix = Text(step, "prepend_scheme", "always") != "never";
+    } else if (type == "Split") {
+      const Json& pattern = Member(step, "pattern");
+      const std::string behavior = Text(step, "behavior", "Isolated");
+      const bool invert = Flag(step, "invert", false);
+      if (Text(pattern, "String", "") == " ") return;  // there are no spaces left after U+2581 has replaced them
+      const std::string regex = Text(pattern, "Regex", "");
+      if (regex.empty()) Bad("pre_tokenizer Split has no Regex");
+      if (behavior == "Removed" && invert) {
+        spec_.split.push_back({regex, true});
+      } else if (behavior == "Isolated") {
+        spec_.split.push_back({regex, false});
+      } else {
+        Bad("pre_tokenizer Split behavior \"", behavior, "\" is not supported");
+      }
+    } else {
+      Bad("pre_tokenizer \"", type, "\" is not supported");
+    }
+  }
+
+  // A template [bos] A [eos].
+  void ReadPostProcessor(const Json& step) {
+    const std::string type = Text(step, "type", "");
+    if (type == "Sequence") {
+      for (const Json& part : Member(step, "processors")) ReadPostProcessor(part);
+    } else if (type == "TemplateProcessing") {
+      bool before = true;
+      for (const Json& part : Member(step, "single")) {
+        const Json& special = Member(part, "SpecialToken");
+        if (special.is_null()) {
+          before = false;
+          continue;
+        }
+        const int32_t id = IdOf(Text(special, "id", ""));
+        (before ? spec_.bos : spec_.eos) = id;
+        (before ? spec_.add_bos : spec_.add_eos) = true;
+      }
+    }
+  }
+
+  void MarkBytePieces() {
+    if (!byte_fallback_) return;
+    constexpr std::string_view kDigits = "0123456789ABCDEF";
+    for (size_t i = 0; i < spec_.pieces.size(); ++i) {
+      const std::string_view piece = spec_.pieces[i];
+      if (piece.size() == 6 && piece.starts_with("<0x") && piece[5] == '>' && kDigits.find(piece[3]) != piece.npos &&
+          kDigits.find(piece[4]) != piece.npos) {
+        spec_.types[i] = TokenType::kByte;
+      }
+    }
+  }
+
+  const Json& root_;
+  TokenizerSpec spec_;
+  std::vector<bool> placed_;
+  bool byte_level_ = false, byte_fallback_ = false;
+};
+
+// tokenizer_config.json and generation_config.json: names of special tokens, the chat template, ends of generation.
+void ReadConfigs(const Json& config, const Json& generation, TokenizerSpec& spec) {
+  const auto id_of = [&](std::string_view name) -> int32_t {
+    const auto at = std::find(spec.pieces.begin(), spec.pieces.end(), name);
+    return at == spec.pieces.end() ? -1 : static_cast<int32_t>(at - spec.pieces.begin());
+  };
+  const auto named = [&](const char* key, int32_t& id) {
+    const auto at = config.find(key);
+    if (at == config.end()) return;
+    const Json& value = at->is_object() && at->contains("content") ? (*at)["content"] : *at;
+    if (value.is_string()) id = id_of(value.get_ref<const std::string&>());
+  };
+  if (config.is_object()) {
+    named("bos_token", spec.bos);
+    named("eos_token", spec.eos);
+    named("pad_token", spec.pad);
+    const auto flag = [&](const char* key, bool& value) {
+      const auto at = config.find(key);
+      if (at != config.end() && at->is_boolean()) value = value || at->get<bool>();
+    };
+    flag("add_bos_token", spec.add_bos);
+    flag("add_eos_token", spec.add_eos);
+    const auto at = config.find("chat_template");
+    if (at != config.end() && at->is_string()) spec.chat_template = at->get<std::string>();
+    if (at != config.end() && at->is_array()) {  // named templates
+      for (const Json& entry : *at) {
+        if (entry.is_object() && entry.value("name", Json()) == "default" && entry.contains("template") &&
+            entry["template"].is_string()) {
+          spec.chat_template = entry["template"].get<std::string>();
+        }
+      }
+    }
+  }
+  if (generation.is_object() && generation.contains("eos_token_id")) {
+    const Json& ends = generation["eos_token_id"];
+    for (const Json& id : ends.is_array() ? ends : Json::array({ends})) {
+      if (!id.is_number_integer()) continue;
+      const auto value = id.get<int64_t>();
+      if (value >= 0 && value < static_cast<int64_t>(spec.pieces.size())) {
+        spec.end_of_generation.push_back(static_cast<int32_t>(value));
+      }
+    }
+  }
+}
+
+}  // namespace
+
+Tokenizer Tokenizer::FromJson(std::string_view json, std::string_view config, std::string_view generation_config,
+                              const std::string& source) {
+  const Json root = ParseJson(json, source);
+  TokenizerSpec spec = Reader(root, source).Read();
+  const JsonLimits limits{.max_bytes = kMaxConfigBytes};
+  ReadConfigs(config.empty() ? Json() : ParseJson(config, source + " (tokenizer_config.json)", limits),
+              generation_config.empty() ? Json() : ParseJson(generation_config, source + " (generation_config.json)", limits),
+              spec);
+  AddEndsByName(spec);
+  return FromSpec(spec);
+}
+
+Tokenizer Tokenizer::FromJsonFile(const std::string& path) {
+  const auto beside = [&](const char* name) -> std::string {
+    const auto other = std::filesystem::path(path).parent_path() / name;
+    return std::filesystem::exists(other) ? ReadTextFile(other.string(), kMaxConfigBytes) : "";
+  };
+  Tokenizer tokenizer = FromJson(ReadTextFile(path), beside("tokenizer_config.json"), beside("generation_config.json"), path);
+  const std::string chat_template = beside("chat_template.jinja");
+  if (!chat_template.empty()) tokenizer.chat_template_ = chat_template;
+  return tokenizer;
+}
+
+}  // namespace cambium
