@@ -60,6 +60,12 @@ class Graft {
   virtual Kv PrefixKv(int /*layer*/) { return {}; }
   virtual void PrefixKvBackward(int /*layer*/, Tensor /*dk*/, Tensor /*dv*/) {}
 
+  // Full fine-tuning: where the gradients of a norm's gain and bias are added; empty for everybody else.
+  struct NormGradient {
+    Tensor dgain, dbias;
+  };
+  virtual NormGradient NormGradientOf(int /*layer*/, NormKind) { return {}; }
+
   // Every trainable tensor, in a fixed order.
   virtual void VisitParams(const std::function<void(Parameter&)>& visit) = 0;
   // The lowest block whose output the graft changes: backward stops there.

@@ -9,8 +9,8 @@
 
 namespace cambium {
 
-// Keys and values of all layers for many sequences, in pages of 16 slots taken from one pool that grows by chunks.
-// Page ids are shared by all layers.
+// Keys and values of all layers for many sequences, in pages of 16 slots taken from one pool. Page ids are
+// shared by all layers.
 class KvCache {
  public:
   // dtype kF16 or kF32. max_slots bounds the total over all sequences.
@@ -44,7 +44,7 @@ class KvCache {
   ModelConfig config_;
   DType dtype_;
   int64_t max_pages_, page_bytes_;
-  Buffer memory_;  // [layers][max_pages] pages; untouched pages take no memory
+  Buffer memory_;  // [max_pages][layers] layer pages; what is not touched takes no memory
   std::vector<int32_t> free_pages_;
   int64_t next_page_ = 0;
   std::vector<Sequence> sequences_;

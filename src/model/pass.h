@@ -31,6 +31,7 @@ struct Pass {
   Compute compute = Compute::kInt8;
   KvCache* kv = nullptr;             // null in training: keys and values live in this pass alone
   Tape* tape = nullptr;              // not null in training
+  bool checkpoint = false;           // keep only each block's input on the tape; backward runs the block again
   int64_t layers = -1;               // run only the first `layers` blocks (early exit); -1 = all
   std::vector<int64_t> capture;      // layers whose output (the residual stream after block k, 0-based) is wanted
 

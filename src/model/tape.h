@@ -19,7 +19,7 @@ class Tape {
   void Push(ThreadPool& pool, Tensor x);
   // Keeps a copy in f32.
   void PushExact(ThreadPool& pool, Tensor x);
-  // The last kept tensor, in its stored dtype; valid until the tape is cleared.
+  // The last kept tensor, in its stored dtype; valid until the next Push.
   Tensor Pop();
   // Pop, converted to f32 in `workspace` if it is not f32 already.
   Tensor PopF32(ThreadPool& pool, Workspace& workspace);

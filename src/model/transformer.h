@@ -11,10 +11,13 @@
 
 namespace cambium {
 
+struct BlockRun;
+
 // The one forward pass (law 1), and its backward beneath it. Not thread-safe: one Transformer, one pass at a time.
 class Transformer {
  public:
   Transformer(std::unique_ptr<ModelWeights> weights, ThreadPool& pool);
+  ~Transformer();
 
   const ModelConfig& config() const { return weights_->config; }
   const ModelWeights& weights() const { return *weights_; }
@@ -36,16 +39,15 @@ class Transformer {
   void FinalNorm(Tensor x, Tensor y);
   // Embeddings of tokens, scaled as the family wants; y [tokens, hidden].
   void Embed(std::span<const int32_t> tokens, std::span<const int32_t> positions, Tensor y);
+  void FinalNormBackward(Tensor dy, Tensor x, Tensor dx, Tensor dgain, Tensor dbias);  // adds to dgain, dbias
 
  private:
-  struct BlockRun;  // a pass inside the blocks
-  void Block(BlockRun& run, int64_t layer);
-  void BlockBackward(BlockRun& run, int64_t layer);
-
   std::unique_ptr<ModelWeights> weights_;
   ThreadPool& pool_;
   Workspace workspace_;
-  OwnedTensor inv_freq_, inv_freq_sliding_;
+  std::unique_ptr<BlockRun> run_;            // of the last Forward, for Backward
+  OwnedTensor inv_freq_, inv_freq_sliding_;  // [head_dim / 2]
+  Buffer training_kv_;                       // one layer's keys and values when a pass has no cache
 };
 
 // Commits every row of every (chain) segment of the pass.

@@ -30,6 +30,8 @@ struct Linear {
   Product To(Tensor y) const { return {&w, y, bias.view.f32()}; }
 };
 
+enum class NormKind : uint8_t { kAttention, kAttentionPost, kFfn, kFfnPost, kQ, kK, kFinal };
+
 struct NormWeights {
   OwnedTensor gain, bias;  // f32; bias only for LayerNorm
 };

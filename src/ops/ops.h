@@ -19,11 +19,11 @@ namespace cambium {
 
 // ---- norm.cc ----------------------------------------------------------------------------------------------------
 // y = x / rms(x) * gain, row by row over the last axis; x may be [rows, heads, head_dim] (QK-norm). Zhang & Sennrich 2019.
-// inv_rms [rows] is optional and keeps 1 / sqrt(mean(x^2) + eps) for the backward pass.
+// y may alias x. inv_rms [rows] is optional and keeps 1 / sqrt(mean(x^2) + eps) for the backward pass.
 void RmsNorm(ThreadPool& pool, Tensor x, Tensor gain, float eps, Tensor y, Tensor inv_rms = {});
 void RmsNormBackward(ThreadPool& pool, Tensor dy, Tensor x, Tensor gain, Tensor inv_rms, Tensor dx, Tensor dgain);
 
-// y = (x - mean) / sqrt(var + eps) * gain + bias. Ba et al. 2016.
+// y = (x - mean) / sqrt(var + eps) * gain + bias. Ba et al. 2016. y may alias x.
 void LayerNorm(ThreadPool& pool, Tensor x, Tensor gain, Tensor bias, float eps, Tensor y, Tensor mean = {},
                Tensor inv_std = {});
 void LayerNormBackward(ThreadPool& pool, Tensor dy, Tensor x, Tensor gain, Tensor mean, Tensor inv_std, Tensor dx,

@@ -1,0 +1,344 @@
+#include "model/block.h"
+
+namespace cambium {
+namespace {
+
+void Norm(BlockRun& run, const NormWeights& weights, Tensor x, Tensor y) {
+  const float eps = run.config.norm_eps;
+  if (run.config.norm == ModelConfig::Norm::kRms) {
+    RmsNorm(run.pool, x, weights.gain.view, eps, y);
+  } else {
+    LayerNorm(run.pool, x, weights.gain.view, weights.bias.view, eps, y);
+  }
+}
+
+// dx = gradient of Norm's input x given the gradient dy of its output; statistics are computed again.
+void NormBackward(BlockRun& run, const NormWeights& weights, int layer, NormKind kind, Tensor dy, Tensor x, Tensor dx) {
+  const Graft::NormGradient grads = run.NormGradientOf(layer, kind);
+  const float eps = run.config.norm_eps;
+  Tensor y = run.workspace.New({x.rows(), x.columns()});
+  Tensor mean = run.workspace.New({x.rows()}), inv = run.workspace.New({x.rows()});
+  if (run.config.norm == ModelConfig::Norm::kRms) {
+    RmsNorm(run.pool, x, weights.gain.view, eps, y, inv);
+    RmsNormBackward(run.pool, dy, x, weights.gain.view, inv, dx, grads.dgain);
+  } else {
+    LayerNorm(run.pool, x, weights.gain.view, weights.bias.view, eps, y, mean, inv);
+    LayerNormBackward(run.pool, dy, x, weights.gain.view, mean, inv, dx, grads.dgain, grads.dbias);
+  }
+}
+
+Tensor Heads(Tensor x, int64_t heads, int64_t head_dim) { return Tensor(x.data, x.dtype, {x.rows(), heads, head_dim}); }
+
+Tensor InvFreq(const BlockRun& run, int layer) {
+  return run.config.Slides(layer) && run.inv_freq_sliding ? run.inv_freq_sliding : run.inv_freq;
+}
+
+void AtLinear(BlockRun& run, Site site, Tensor x, Tensor y) {
+  for (const BlockRun::GraftRange& range : run.graft_ranges) {
+    for (Graft* graft : range.grafts) {
+      if (graft->ActsAt(site)) {
+        graft->AtLinear(run.context(), site, x.Rows(range.begin, range.count), y.Rows(range.begin, range.count));
+      }
+    }
+  }
+}
+
+void AtLinearBackward(BlockRun& run, Site site, Tensor x, Tensor dy, Tensor dx) {
+  for (auto range = run.graft_ranges.rbegin(); range != run.graft_ranges.rend(); ++range) {
+    for (auto graft = range->grafts.rbegin(); graft != range->grafts.rend(); ++graft) {
+      if ((*graft)->ActsAt(site)) {
+        (*graft)->AtLinearBackward(run.context(), site, x.Rows(range->begin, range->count),
+                                   dy.Rows(range->begin, range->count), dx.Rows(range->begin, range->count));
+      }
+    }
+  }
+}
+
+void AtBranch(BlockRun& run, int layer, Graft::Branch branch, Tensor x, Tensor h) {
+  for (const BlockRun::GraftRange& range : run.graft_ranges) {
+    for (Graft* graft : range.grafts) {
+      if (graft->ActsAtBranch(layer, branch)) {
+        graft->AtBranch(run.context(), layer, branch, x.Rows(range.begin, range.count),
+                        h.Rows(range.begin, range.count));
+      }
+    }
+  }
+}
+
+void AtBranchBackward(BlockRun& run, int layer, Graft::Branch branch, Tensor dh, Tensor dx) {
+  for (auto range = run.graft_ranges.rbegin(); range != run.graft_ranges.rend(); ++range) {
+    for (auto graft = range->grafts.rbegin(); graft != range->grafts.rend(); ++graft) {
+      if ((*graft)->ActsAtBranch(layer, branch)) {
+        (*graft)->AtBranchBackward(run.context(), layer, branch, dh.Rows(range->begin, range->count),
+                                   dx.Rows(range->begin, range->count));
+      }
+    }
+  }
+}
+
+// The layer's pages: the cache's, or the one training layer, which then holds the prefix graft's rows too.
+KvLayer LayerPages(BlockRun& run, int layer) {
+  if (run.pass.kv != nullptr) return run.pass.kv->layer(layer);
+  const ModelConfig& c = run.config;
+  const int kv_heads = static_cast<int>(c.kv_heads), head_dim = static_cast<int>(c.head_dim);
+  const KvLayer pages = {run.training_kv, DType::kF32, kv_heads, head_dim,
+                         KvLayer::PageBytes(DType::kF32, kv_heads, head_dim)};
+  if (run.prefix_length > 0) {
+    const Graft::Kv prefix = run.prefix_graft->PrefixKv(layer);
+    for (const AttentionSegment& segment : run.segments) {
+      if (segment.past == 0) continue;
+      const AttentionSegment slots = {segment.pages, 0, 0, run.prefix_length, {}};
+      StoreKv(run.pool, pages, {&slots, 1}, prefix.k, prefix.v);
+    }
+  }
+  return pages;
+}
+
+// h [rows, hidden] = attention branch of the normed input.
+void AttentionBranch(BlockRun& run, const BlockWeights& w, int layer, Tensor normed, Tensor h) {
+  const ModelConfig& c = run.config;
+  Workspace& ws = run.workspace;
+  const int64_t rows = normed.rows();
+  Tensor q = ws.New({rows, c.heads * c.head_dim});
+  Tensor k = ws.New({rows, c.kv_heads * c.head_dim});
+  Tensor v = ws.New({rows, c.kv_heads * c.head_dim});
+  const Product products[] = {w[SiteKind::kQ].To(q), w[SiteKind::kK].To(k), w[SiteKind::kV].To(v)};
+  MatMul(run.pool, ws, run.pass.compute, normed, products);
+  AtLinear(run, {layer, SiteKind::kQ}, normed, q);
+  AtLinear(run, {layer, SiteKind::kK}, normed, k);
+  AtLinear(run, {layer, SiteKind::kV}, normed, v);
+
+  const Tensor q_heads = Heads(q, c.heads, c.head_dim), k_heads = Heads(k, c.kv_heads, c.head_dim);
+  if (c.qk_norm) {
+    if (run.tape != nullptr) {
+      run.tape->Push(run.pool, q);
+      run.tape->Push(run.pool, k);
+    }
+    RmsNorm(run.pool, q_heads, w.q_norm.gain.view, c.norm_eps, q_heads);
+    RmsNorm(run.pool, k_heads, w.k_norm.gain.view, c.norm_eps, k_heads);
+  }
+  if (c.rope) {
+    Rope(run.pool, q_heads, run.pass.positions, InvFreq(run, layer), c.rope_scale);
+    Rope(run.pool, k_heads, run.pass.positions, InvFreq(run, layer), c.rope_scale);
+  }
+
+  const KvLayer pages = LayerPages(run, layer);
+  Tensor out = ws.New({rows, c.heads * c.head_dim});
+  Tensor lse = run.tape != nullptr ? ws.New({rows, c.heads}) : Tensor();
+  StoreKv(run.pool, pages, run.segments, k_heads, Heads(v, c.kv_heads, c.head_dim));
+  Attention(run.pool, ws, c.Shape(layer), pages, run.segments, q_heads, Heads(out, c.heads, c.head_dim), lse);
+  if (run.tape != nullptr) {
+    run.tape->Push(run.pool, q);
+    run.tape->Push(run.pool, k);
+    run.tape->Push(run.pool, v);
+    run.tape->Push(run.pool, out);
+    run.tape->PushExact(run.pool, lse);
+  }
+
+  const Product project[] = {w[SiteKind::kO].To(h)};
+  MatMul(run.pool, ws, run.pass.compute, out, project);
+  AtLinear(run, {layer, SiteKind::kO}, out, h);
+}
+
+// dnormed = gradient of the normed input, given dh.
+void AttentionBranchBackward(BlockRun& run, const BlockWeights& w, int layer, Tensor normed, Tensor dh, Tensor dnormed) {
+  const ModelConfig& c = run.config;
+  Workspace& ws = run.workspace;
+  const Compute compute = run.pass.compute;
+  const int64_t rows = normed.rows();
+  Tensor lse = run.tape->PopF32(run.pool, ws);
+  Tensor out = run.tape->PopF32(run.pool, ws);
+  Tensor v = run.tape->PopF32(run.pool, ws);
+  Tensor k = run.tape->PopF32(run.pool, ws);
+  Tensor q = run.tape->PopF32(run.pool, ws);
+
+  Tensor dout = ws.New({rows, c.heads * c.head_dim});
+  MatMulBackward(run.pool, ws, compute, dh, w[SiteKind::kO].w, dout);
+  AtLinearBackward(run, {layer, SiteKind::kO}, out, dh, dout);
+
+  Tensor dq = ws.New({rows, c.heads * c.head_dim});
+  Tensor dk = ws.New({rows, c.kv_heads * c.head_dim});
+  Tensor dv = ws.New({rows, c.kv_heads * c.head_dim});
+  const Tensor dq_heads = Heads(dq, c.heads, c.head_dim), dk_heads = Heads(dk, c.kv_heads, c.head_dim);
+  Graft::Kv prefix, dprefix;
+  if (run.prefix_length > 0) {
+    prefix = run.prefix_graft->PrefixKv(layer);
+    dprefix.k = ws.New({run.prefix_length, c.kv_heads, c.head_dim});
+    dprefix.v = ws.New({run.prefix_length, c.kv_heads, c.head_dim});
+    Scale(run.pool, 0.0f, dprefix.k);
+    Scale(run.pool, 0.0f, dprefix.v);
+  }
+  AttentionBackward(run.pool, ws, c.Shape(layer), run.segments, Heads(q, c.heads, c.head_dim),
+                    Heads(k, c.kv_heads, c.head_dim), Heads(v, c.kv_heads, c.head_dim), prefix.k, prefix.v,
+                    Heads(out, c.heads, c.head_dim), lse, Heads(dout, c.heads, c.head_dim), dq_heads, dk_heads,
+                    Heads(dv, c.kv_heads, c.head_dim), dprefix.k, dprefix.v);
+  if (run.prefix_length > 0) run.prefix_graft->PrefixKvBackward(layer, dprefix.k, dprefix.v);
+
+  if (c.rope) {
+    RopeBackward(run.pool, dq_heads, run.pass.positions, InvFreq(run, layer), c.rope_scale);
+    RopeBackward(run.pool, dk_heads, run.pass.positions, InvFreq(run, layer), c.rope_scale);
+  }
+  if (c.qk_norm) {
+    const Tensor k_raw = Heads(run.tape->PopF32(run.pool, ws), c.kv_heads, c.head_dim);
+    const Tensor q_raw = Heads(run.tape->PopF32(run.pool, ws), c.heads, c.head_dim);
+    const auto head_norm_backward = [&](const NormWeights& norm, NormKind kind, Tensor raw, Tensor d) {
+      Tensor y = ws.New({raw.rows(), c.head_dim}), inv = ws.New({raw.rows()});
+      Tensor dx = ws.New({raw.rows(), c.head_dim});
+      const Tensor flat = Tensor(raw.f32(), {raw.rows(), c.head_dim}), dy = Tensor(d.f32(), {raw.rows(), c.head_dim});
+      RmsNorm(run.pool, flat, norm.gain.view, c.norm_eps, y, inv);
+      RmsNormBackward(run.pool, dy, flat, norm.gain.view, inv, dx, run.NormGradientOf(layer, kind).dgain);
+      Convert(run.pool, dx, dy);
+    };
+    head_norm_backward(w.k_norm, NormKind::kK, k_raw, dk_heads);
+    head_norm_backward(w.q_norm, NormKind::kQ, q_raw, dq_heads);
+  }
+
+  MatMulBackward(run.pool, ws, compute, dq, w[SiteKind::kQ].w, dnormed);
+  MatMulBackward(run.pool, ws, compute, dk, w[SiteKind::kK].w, dnormed, true);
+  MatMulBackward(run.pool, ws, compute, dv, w[SiteKind::kV].w, dnormed, true);
+  AtLinearBackward(run, {layer, SiteKind::kV}, normed, dv, dnormed);
+  AtLinearBackward(run, {layer, SiteKind::kK}, normed, dk, dnormed);
+  AtLinearBackward(run, {layer, SiteKind::kQ}, normed, dq, dnormed);
+}
+
+// h [rows, hidden] = feed-forward branch of the normed input.
+void FfnBranch(BlockRun& run, const BlockWeights& w, int layer, Tensor normed, Tensor h) {
+  const ModelConfig& c = run.config;
+  Workspace& ws = run.workspace;
+  Tensor up = ws.New({normed.rows(), c.ffn});
+  Tensor activated = up;
+  if (c.gated) {
+    Tensor gate = ws.New({normed.rows(), c.ffn});
+    const Product products[] = {w[SiteKind::kGate].To(gate), w[SiteKind::kUp].To(up)};
+    MatMul(run.pool, ws, run.pass.compute, normed, products);
+    AtLinear(run, {layer, SiteKind::kGate}, normed, gate);
+    AtLinear(run, {layer, SiteKind::kUp}, normed, up);
+    if (run.tape != nullptr) {
+      run.tape->Push(run.pool, gate);
+      run.tape->Push(run.pool, up);
+    }
+    GatedActivation(run.pool, c.activation, gate, up, activated);
+  } else {
+    const Product products[] = {w[SiteKind::kUp].To(up)};
+    MatMul(run.pool, ws, run.pass.compute, normed, products);
+    AtLinear(run, {layer, SiteKind::kUp}, normed, up);
+    if (run.tape != nullptr) run.tape->Push(run.pool, up);
+    Activate(run.pool, c.activation, up, activated);
+  }
+  const Product project[] = {w[SiteKind::kDown].To(h)};
+  MatMul(run.pool, ws, run.pass.compute, activated, project);
+  AtLinear(run, {layer, SiteKind::kDown}, activated, h);
+}
+
+void FfnBranchBackward(BlockRun& run, const BlockWeights& w, int layer, Tensor normed, Tensor dh, Tensor dnormed) {
+  const ModelConfig& c = run.config;
+  Workspace& ws = run.workspace;
+  const Compute compute = run.pass.compute;
+  Tensor up = run.tape->PopF32(run.pool, ws);
+  Tensor gate = c.gated ? run.tape->PopF32(run.pool, ws) : Tensor();
+  Tensor activated = ws.New({normed.rows(), c.ffn});
+  if (c.gated) {
+    GatedActivation(run.pool, c.activation, gate, up, activated);
+  } else {
+    Activate(run.pool, c.activation, up, activated);
+  }
+
+  Tensor dactivated = ws.New({normed.rows(), c.ffn});
+  MatMulBackward(run.pool, ws, compute, dh, w[SiteKind::kDown].w, dactivated);
+  AtLinearBackward(run, {layer, SiteKind::kDown}, activated, dh, dactivated);
+
+  Tensor dup = ws.New({normed.rows(), c.ffn});
+  if (c.gated) {
+    Tensor dgate = ws.New({normed.rows(), c.ffn});
+    GatedActivationBackward(run.pool, c.activation, dactivated, gate, up, dgate, dup);
+    MatMulBackward(run.pool, ws, compute, dgate, w[SiteKind::kGate].w, dnormed);
+    MatMulBackward(run.pool, ws, compute, dup, w[SiteKind::kUp].w, dnormed, true);
+    AtLinearBackward(run, {layer, SiteKind::kUp}, normed, dup, dnormed);
+    AtLinearBackward(run, {layer, SiteKind::kGate}, normed, dgate, dnormed);
+  } else {
+    ActivateBackward(run.pool, c.activation, dactivated, up, dup);
+    MatMulBackward(run.pool, ws, compute, dup, w[SiteKind::kUp].w, dnormed);
+    AtLinearBackward(run, {layer, SiteKind::kUp}, normed, dup, dnormed);
+  }
+}
+
+// The two sub-layers share this frame: x += post_norm(branch(norm(x))).
+struct SubLayer {
+  Graft::Branch branch;
+  const NormWeights& norm;
+  NormKind norm_kind;
+  const NormWeights& post_norm;
+  NormKind post_norm_kind;
+  void (*forward)(BlockRun&, const BlockWeights&, int, Tensor, Tensor);
+  void (*backward)(BlockRun&, const BlockWeights&, int, Tensor, Tensor, Tensor);
+};
+
+SubLayer AttentionSubLayer(const BlockWeights& w) {
+  return {Graft::Branch::kAttention, w.attention_norm,         NormKind::kAttention, w.attention_post_norm,
+          NormKind::kAttentionPost,  AttentionBranch, AttentionBranchBackward};
+}
+SubLayer FfnSubLayer(const BlockWeights& w) {
+  return {Graft::Branch::kFfn, w.ffn_norm, NormKind::kFfn, w.ffn_post_norm, NormKind::kFfnPost, FfnBranch,
+          FfnBranchBackward};
+}
+
+void RunSubLayer(BlockRun& run, const BlockWeights& w, int layer, const SubLayer& sub) {
+  const Workspace::Mark mark = run.workspace.GetMark();
+  Tensor normed = run.workspace.New({run.x.rows(), run.x.columns()});
+  Tensor h = run.workspace.New({run.x.rows(), run.x.columns()});
+  Norm(run, sub.norm, run.x, normed);
+  sub.forward(run, w, layer, normed, h);
+  if (run.config.post_norms) {
+    if (run.tape != nullptr) run.tape->Push(run.pool, h);
+    Norm(run, sub.post_norm, h, h);
+  }
+  AtBranch(run, layer, sub.branch, run.x, h);
+  if (run.tape != nullptr) run.tape->Push(run.pool, run.x);
+  Add(run.pool, h, run.x);
+  run.workspace.Release(mark);
+}
+
+void RunSubLayerBackward(BlockRun& run, const BlockWeights& w, int layer, const SubLayer& sub, Tensor dx) {
+  const Workspace::Mark mark = run.workspace.GetMark();
+  const int64_t rows = dx.rows(), hidden = dx.columns();
+  Tensor x = run.tape->PopF32(run.pool, run.workspace);
+  Tensor dh = run.workspace.New({rows, hidden});
+  Convert(run.pool, dx, dh);
+  AtBranchBackward(run, layer, sub.branch, dh, dx);
+  if (run.config.post_norms) {
+    Tensor h = run.tape->PopF32(run.pool, run.workspace);
+    Tensor d = run.workspace.New({rows, hidden});
+    NormBackward(run, sub.post_norm, layer, sub.post_norm_kind, dh, h, d);
+    dh = d;
+  }
+  Tensor normed = run.workspace.New({rows, hidden});
+  Norm(run, sub.norm, x, normed);
+  Tensor dnormed = run.workspace.New({rows, hidden});
+  sub.backward(run, w, layer, normed, dh, dnormed);
+  NormBackward(run, sub.norm, layer, sub.norm_kind, dnormed, x, dh);
+  Add(run.pool, dh, dx);
+  run.workspace.Release(mark);
+}
+
+}  // namespace
+
+Graft::NormGradient BlockRun::NormGradientOf(int layer, NormKind kind) const {
+  for (const GraftRange& range : graft_ranges) {
+    for (Graft* graft : range.grafts) {
+      if (const Graft::NormGradient grads = graft->NormGradientOf(layer, kind); grads.dgain) return grads;
+    }
+  }
+  return {};
+}
+
+void Block(BlockRun& run, const BlockWeights& weights, int layer) {
+  RunSubLayer(run, weights, layer, AttentionSubLayer(weights));
+  RunSubLayer(run, weights, layer, FfnSubLayer(weights));
+}
+
+void BlockBackward(BlockRun& run, const BlockWeights& weights, int layer, Tensor dx) {
+  RunSubLayerBackward(run, weights, layer, FfnSubLayer(weights), dx);
+  RunSubLayerBackward(run, weights, layer, AttentionSubLayer(weights), dx);
+}
+
+}  // namespace cambium

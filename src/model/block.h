@@ -1,0 +1,49 @@
+#pragma once
+
+#include <span>
+#include <vector>
+
+#include "model/graft.h"
+#include "model/pass.h"
+#include "model/tape.h"
+#include "model/weights.h"
+
+namespace cambium {
+
+// A pass on its way through the blocks: what every block of it shares.
+struct BlockRun {
+  // Neighbouring rows that carry the same grafts.
+  struct GraftRange {
+    int64_t begin, count;
+    std::span<Graft* const> grafts;
+  };
+
+  BlockRun(const ModelConfig& config, ThreadPool& pool, Workspace& workspace, Pass& pass)
+      : config(config), pool(pool), workspace(workspace), pass(pass), tape(pass.tape) {}
+
+  const ModelConfig& config;
+  ThreadPool& pool;
+  Workspace& workspace;
+  Pass& pass;
+  Tape* tape;                               // null when serving, or in the first run of a checkpointed pass
+  Tensor x;                                 // [rows, hidden] the residual stream, changed in place
+  Tensor inv_freq, inv_freq_sliding;        // [head_dim / 2]
+  std::vector<GraftRange> graft_ranges;
+  std::vector<AttentionSegment> segments;   // of this pass, with their pages
+  std::vector<int32_t> training_pages;      // backs `segments` when the pass has no cache
+  void* training_kv = nullptr;              // one layer of pages, f32, reused by every layer
+  int64_t prefix_length = 0;                // slots before every segment that a prefix graft fills (training)
+  Graft* prefix_graft = nullptr;
+
+  // Where the gradients of a norm's parameters go; empty unless a graft trains them.
+  Graft::NormGradient NormGradientOf(int layer, NormKind kind) const;
+  GraftContext context() const { return {pool, workspace, pass.compute, tape}; }
+};
+
+// One transformer block on run.x. With a tape it leaves what BlockBackward needs.
+void Block(BlockRun& run, const BlockWeights& weights, int layer);
+
+// Takes dx = dloss/d(block output) [rows, hidden] and turns it into dloss/d(block input), popping what Block pushed.
+void BlockBackward(BlockRun& run, const BlockWeights& weights, int layer, Tensor dx);
+
+}  // namespace cambium

@@ -1,0 +1,48 @@
+#pragma once
+
+#include <string>
+
+#include "model/weights.h"
+#include "tensor/tensor.h"
+
+namespace cambium {
+
+// Where LoadWeights finds tensors. Names are the file format's own.
+class WeightSource {
+ public:
+  virtual ~WeightSource() = default;
+  virtual std::string path() const = 0;
+  virtual const Tensor* Find(const std::string& name) const = 0;  // null if absent
+  virtual void Evict(const Tensor& tensor, int64_t row, int64_t rows) const noexcept = 0;
+  virtual void CheckIntact() const = 0;
+};
+
+// What a family calls its tensors, and how the file keeps them. "{}" is the layer.
+struct TensorNames {
+  const char *embedding, *positions, *final_norm, *head;
+  const char *attention_norm, *attention_post_norm, *ffn_norm, *ffn_post_norm, *q_norm, *k_norm;
+  const char* linears[kSiteKinds];
+  const char* fused_qkv;          // one matrix of q, k and v rows; null if they are separate
+  const char *weight, *bias;      // suffixes
+  bool permuted_qk = false;       // rows of q and k are in GGUF's interleaved RoPE order (llama)
+  bool transposed = false;        // linears are stored [in, out] (GPT-2's Conv1D)
+  float norm_offset = 0.0f;       // added to stored RmsNorm gains (Gemma's 1)
+};
+
+// Packs every tensor that `config` asks for; sets config.vocab, tied_head and config.context if positions are learned.
+std::unique_ptr<ModelWeights> PackWeights(ThreadPool& pool, ModelConfig config, const TensorNames& names,
+                                          const WeightSource& source);
+
+// inv_freq[i] = theta^(-2i / head_dim) / factor.
+std::vector<float> RopeFrequencies(double theta, int64_t head_dim, double factor = 1.0);
+
+// kData naming `path` unless every size is positive and consistent.
+void ValidateConfig(const ModelConfig& config, const std::string& path);
+
+// kResource with the numbers unless `bytes` of weights fit in the memory that is available.
+void CheckMemory(const std::string& path, int64_t bytes);
+
+std::unique_ptr<ModelWeights> LoadGguf(ThreadPool& pool, const std::string& path);
+std::unique_ptr<ModelWeights> LoadHuggingFace(ThreadPool& pool, const std::string& directory);
+
+}  // namespace cambium

@@ -1,0 +1,227 @@
+#include "model/transformer.h"
+
+#include <algorithm>
+#include <cstring>
+#include <numeric>
+
+#include "model/block.h"
+
+namespace cambium {
+namespace {
+
+OwnedTensor CopyOf(const std::vector<float>& values) {
+  if (values.empty()) return {};
+  OwnedTensor copy({static_cast<int64_t>(values.size())});
+  std::copy(values.begin(), values.end(), copy.view.f32());
+  return copy;
+}
+
+bool SameGrafts(std::span<Graft* const> a, std::span<Graft* const> b) {
+  return std::equal(a.begin(), a.end(), b.begin(), b.end());
+}
+
+// Where a pass without a cache keeps its one layer of keys and values: each segment has pages of its own, which begin
+// with the prefix graft's slots.
+void PlanTrainingPages(BlockRun& run) {
+  std::vector<int64_t> first_page;
+  int64_t pages = 0;
+  for (const Pass::Segment& segment : run.pass.segments) {
+    for (Graft* graft : segment.grafts) {
+      if (graft->prefix_length() == 0) continue;
+      Check(run.prefix_graft == nullptr || run.prefix_graft == graft, "one prefix graft per training pass");
+      run.prefix_graft = graft;
+      run.prefix_length = graft->prefix_length();
+    }
+    first_page.push_back(pages);
+    pages += (run.prefix_length + segment.count + KvLayer::kPageSlots - 1) / KvLayer::kPageSlots;
+  }
+  run.training_pages.resize(static_cast<size_t>(pages));
+  std::iota(run.training_pages.begin(), run.training_pages.end(), 0);
+  for (size_t i = 0; i < run.pass.segments.size(); ++i) {
+    const Pass::Segment& segment = run.pass.segments[i];
+    run.segments.push_back({std::span(run.training_pages).subspan(static_cast<size_t>(first_page[i])),
+                            run.prefix_length, segment.begin, segment.count, segment.parents});
+  }
+}
+
+BlockRun PlanRun(const ModelConfig& config, ThreadPool& pool, Workspace& workspace, Pass& pass) {
+  BlockRun run(config, pool, workspace, pass);
+  for (const Pass::Segment& segment : pass.segments) {
+    if (!segment.grafts.empty()) {
+      if (!run.graft_ranges.empty() && run.graft_ranges.back().begin + run.graft_ranges.back().count == segment.begin &&
+          SameGrafts(run.graft_ranges.back().grafts, segment.grafts)) {
+        run.graft_ranges.back().count += segment.count;
+      } else {
+        run.graft_ranges.push_back({segment.begin, segment.count, segment.grafts});
+      }
+    }
+    if (pass.kv != nullptr) {
+      KvCache::Sequence& sequence = pass.kv->sequence(segment.sequence);
+      pass.kv->Reserve(segment.sequence, sequence.length + segment.count);
+      run.segments.push_back({sequence.pages, sequence.length, segment.begin, segment.count, segment.parents});
+    }
+  }
+  if (pass.kv == nullptr) PlanTrainingPages(run);
+  return run;
+}
+
+}  // namespace
+
+Transformer::Transformer(std::unique_ptr<ModelWeights> weights, ThreadPool& pool)
+    : weights_(std::move(weights)),
+      pool_(pool),
+      inv_freq_(CopyOf(weights_->config.inv_freq)),
+      inv_freq_sliding_(CopyOf(weights_->config.inv_freq_sliding)) {}
+
+Transformer::~Transformer() = default;
+
+void Transformer::Embed(std::span<const int32_t> tokens, std::span<const int32_t> positions, Tensor y) {
+  const ModelWeights& w = *weights_;
+  const int64_t hidden = config().hidden;
+  pool_.Run((static_cast<int64_t>(tokens.size()) + 15) / 16, [&](int64_t task, int) {
+    const size_t end = std::min(tokens.size(), static_cast<size_t>(task + 1) * 16);
+    for (size_t i = static_cast<size_t>(task) * 16; i < end; ++i) {
+      float* row = y.row(static_cast<int64_t>(i));
+      w.embedding.UnpackRow(tokens[i], row);
+      if (config().embedding_scale != 1.0f) {
+        for (int64_t j = 0; j < hidden; ++j) row[j] *= config().embedding_scale;
+      }
+      if (w.positions.view) {
+        const float* position = w.positions.view.row(positions[i]);
+        for (int64_t j = 0; j < hidden; ++j) row[j] += position[j];
+      }
+    }
+  });
+}
+
+void Transformer::FinalNorm(Tensor x, Tensor y) {
+  const NormWeights& norm = weights_->final_norm;
+  if (config().norm == ModelConfig::Norm::kRms) {
+    RmsNorm(pool_, x, norm.gain.view, config().norm_eps, y);
+  } else {
+    LayerNorm(pool_, x, norm.gain.view, norm.bias.view, config().norm_eps, y);
+  }
+}
+
+void Transformer::Head(Compute compute, Tensor hidden, Tensor logits) {
+  const Product product[] = {{&weights_->head(), logits, nullptr}};
+  MatMul(pool_, workspace_, compute, hidden, product);
+}
+
+void Transformer::Forward(Pass& pass) {
+  const ModelConfig& c = config();
+  const int64_t rows = pass.rows();
+  Check(rows > 0 && !pass.segments.empty(), "a pass has rows");
+  workspace_.Reset();
+  run_ = std::make_unique<BlockRun>(PlanRun(c, pool_, workspace_, pass));
+  BlockRun& run = *run_;
+  if (pass.kv == nullptr) {
+    const size_t bytes = run.training_pages.size() *
+                         static_cast<size_t>(KvLayer::PageBytes(DType::kF32, static_cast<int>(c.kv_heads),
+                                                                static_cast<int>(c.head_dim)));
+    if (training_kv_.bytes() < bytes) training_kv_ = Buffer(bytes);
+    run.training_kv = training_kv_.data();
+  }
+  run.inv_freq = inv_freq_.view;
+  run.inv_freq_sliding = inv_freq_sliding_.view;
+  run.x = workspace_.New({rows, c.hidden});
+  pass.captured.assign(pass.capture.size(), Tensor());
+
+  Embed(pass.tokens, pass.positions, run.x);
+  for (const BlockRun::GraftRange& range : run.graft_ranges) {
+    for (Graft* graft : range.grafts) graft->AtEmbedding(run.context(), run.x.Rows(range.begin, range.count));
+  }
+  const int64_t layers = pass.layers < 0 ? c.layers : std::min(pass.layers, c.layers);
+  const bool checkpoint = pass.tape != nullptr && pass.checkpoint;
+  for (int64_t layer = 0; layer < layers; ++layer) {
+    if (checkpoint) pass.tape->PushExact(pool_, run.x);
+    run.tape = checkpoint ? nullptr : pass.tape;
+    Block(run, weights_->blocks[static_cast<size_t>(layer)], static_cast<int>(layer));
+    for (size_t i = 0; i < pass.capture.size(); ++i) {
+      if (pass.capture[i] != layer) continue;
+      pass.captured[i] = workspace_.New({rows, c.hidden});
+      Convert(pool_, run.x, pass.captured[i]);
+    }
+  }
+  run.tape = pass.tape;
+  if (pass.tape != nullptr) pass.tape->PushExact(pool_, run.x);
+  pass.hidden = workspace_.New({rows, c.hidden});
+  FinalNorm(run.x, pass.hidden);
+
+  pass.logits = Tensor();
+  if (pass.logit_rows.empty()) return;
+  const int64_t wanted = static_cast<int64_t>(pass.logit_rows.size());
+  Tensor selected = pass.hidden;
+  if (wanted != rows) {
+    selected = workspace_.New({wanted, c.hidden});
+    for (int64_t i = 0; i < wanted; ++i) {
+      std::memcpy(selected.row(i), pass.hidden.row(pass.logit_rows[static_cast<size_t>(i)]),
+                  static_cast<size_t>(c.hidden) * sizeof(float));
+    }
+  }
+  pass.logits = workspace_.New({wanted, c.vocab});
+  Head(pass.compute, selected, pass.logits);
+}
+
+void Transformer::Backward(Pass& pass, Tensor dhidden) {
+  const ModelConfig& c = config();
+  Check(run_ != nullptr && &run_->pass == &pass && pass.tape != nullptr, "Backward follows Forward of the same pass");
+  BlockRun& run = *run_;
+  Tensor x = pass.tape->PopF32(pool_, workspace_);
+  Tensor dx = workspace_.New({dhidden.rows(), c.hidden});
+  const Graft::NormGradient grads = run.NormGradientOf(static_cast<int>(c.layers), NormKind::kFinal);
+  FinalNormBackward(dhidden, x, dx, grads.dgain, grads.dbias);
+
+  int64_t lowest = c.layers;
+  for (const BlockRun::GraftRange& range : run.graft_ranges) {
+    for (Graft* graft : range.grafts) lowest = std::min(lowest, graft->LowestLayer());
+  }
+  const int64_t layers = pass.layers < 0 ? c.layers : std::min(pass.layers, c.layers);
+  for (int64_t layer = layers - 1; layer >= lowest; --layer) {
+    const BlockWeights& block = weights_->blocks[static_cast<size_t>(layer)];
+    if (pass.checkpoint) {
+      run.x = pass.tape->Pop();
+      const Workspace::Mark mark = workspace_.GetMark();
+      Tensor copy = workspace_.New({run.x.rows(), c.hidden});
+      Convert(pool_, run.x, copy);
+      run.x = copy;
+      Block(run, block, static_cast<int>(layer));
+      BlockBackward(run, block, static_cast<int>(layer), dx);
+      workspace_.Release(mark);
+    } else {
+      BlockBackward(run, block, static_cast<int>(layer), dx);
+    }
+  }
+  if (lowest == 0) {
+    for (auto range = run.graft_ranges.rbegin(); range != run.graft_ranges.rend(); ++range) {
+      for (auto graft = range->grafts.rbegin(); graft != range->grafts.rend(); ++graft) {
+        (*graft)->AtEmbeddingBackward(run.context(), dx.Rows(range->begin, range->count));
+      }
+    }
+  }
+  pass.tape->Clear();
+}
+
+void Transformer::FinalNormBackward(Tensor dy, Tensor x, Tensor dx, Tensor dgain, Tensor dbias) {
+  const NormWeights& norm = weights_->final_norm;
+  const Workspace::Mark mark = workspace_.GetMark();
+  Tensor y = workspace_.New({x.rows(), x.columns()});
+  Tensor mean = workspace_.New({x.rows()}), inv = workspace_.New({x.rows()});
+  if (config().norm == ModelConfig::Norm::kRms) {
+    RmsNorm(pool_, x, norm.gain.view, config().norm_eps, y, inv);
+    RmsNormBackward(pool_, dy, x, norm.gain.view, inv, dx, dgain);
+  } else {
+    LayerNorm(pool_, x, norm.gain.view, norm.bias.view, config().norm_eps, y, mean, inv);
+    LayerNormBackward(pool_, dy, x, norm.gain.view, mean, inv, dx, dgain, dbias);
+  }
+  workspace_.Release(mark);
+}
+
+void CommitAll(Pass& pass) {
+  for (const Pass::Segment& segment : pass.segments) {
+    Check(segment.parents.empty(), "CommitAll takes chains");
+    pass.kv->sequence(segment.sequence).length += segment.count;
+  }
+}
+
+}  // namespace cambium
