@@ -1,0 +1,33 @@
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <string_view>
+
+namespace cambium {
+
+// Writes `path` whole or not at all: the bytes go to a temporary file beside it, which Commit() syncs and renames over
+// it. Without Commit the temporary file is removed, and an older `path` (which may be mapped) stays as it was.
+// Failures are kResource.
+class AtomicFile {
+ public:
+  explicit AtomicFile(std::string path);
+  ~AtomicFile();
+  AtomicFile(const AtomicFile&) = delete;
+  AtomicFile& operator=(const AtomicFile&) = delete;
+
+  void Write(std::span<const uint8_t> bytes);
+  void Write(std::string_view text) { Write({reinterpret_cast<const uint8_t*>(text.data()), text.size()}); }
+  void Zeros(uint64_t count);
+  uint64_t written() const { return written_; }
+  void Commit();
+
+ private:
+  [[noreturn]] void FailSystem(const char* what);
+  std::string path_, temporary_;
+  int descriptor_ = -1;
+  uint64_t written_ = 0;
+};
+
+}  // namespace cambium
