@@ -1,0 +1,62 @@
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "tensor/tensor.h"
+
+namespace cambium {
+
+// A proposed token tree; parents come before children. Its root is the last drawn token, which is not in it.
+struct Draft {
+  struct Node {
+    int32_t token;
+    int32_t parent;       // index of a node, or -1 for a child of the root
+    float probability;    // the drafter's belief that the target draws it, given that its parent was drawn
+    uint8_t drafter = 0;  // which drafter proposed it, for statistics
+  };
+  std::vector<Node> nodes;
+
+  bool empty() const { return nodes.empty(); }
+  // The child of `parent` that carries `token`, or -1.
+  int32_t Child(int32_t parent, int32_t token) const;
+  // Adds a child unless it is there; returns its index.
+  int32_t Add(int32_t parent, int32_t token, float probability, uint8_t drafter = 0);
+  std::vector<int32_t> Depths() const;  // of every node; children of the root have 0
+};
+
+// What the target made of a pass: the rows that were committed.
+struct Observation {
+  std::span<const int32_t> tokens;  // committed by the pass, in order
+  Tensor hidden;                    // [tokens, hidden] after the final norm; empty unless asked for
+  Tensor after_layer;               // [tokens, hidden] residual after Needs::after_layer; empty unless asked for
+  int32_t next;                     // drawn from the last row: the root of the next draft, not committed yet
+};
+
+// Proposes tokens ahead of the target. One instance serves one sequence. Proposals never change the result, only the
+// speed (law 7).
+class Drafter {
+ public:
+  struct Needs {
+    bool hidden = false;
+    int64_t after_layer = -1;
+  };
+
+  virtual ~Drafter() = default;
+  virtual std::string name() const = 0;
+  virtual Needs needs() const { return {}; }
+  // A new request; everything seen before is another request's.
+  virtual void Begin(std::span<const int32_t> prompt) = 0;
+  // After every pass, the prompt's included.
+  virtual void Observe(const Observation& observation) = 0;
+  // Adds at most `budget` nodes to the (empty) draft; depths below `max_depth`.
+  virtual void Propose(int64_t budget, int64_t max_depth, Draft& draft) = 0;
+  // How the last draft fared: nodes on the accepted path, from the root.
+  virtual void Accept(const Draft& /*draft*/, std::span<const int32_t> /*path*/) {}
+  // Time of the pass that verified the last draft, for the cost model.
+  virtual void Measure(int64_t /*rows*/, double /*pass_ms*/) {}
+};
+
+}  // namespace cambium

@@ -1,0 +1,136 @@
+#include "decode/sampler.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "base/random.h"
+
+namespace cambium {
+namespace {
+
+bool Before(const Sampler::Candidate& a, const Sampler::Candidate& b) {
+  return a.logit != b.logit ? a.logit > b.logit : a.token < b.token;
+}
+
+void Require(bool good, const char* name, double value, const char* range) {
+  if (!good) Fail(ErrorCode::kUsage, name, " is ", value, ", expected ", range);
+}
+
+// First index of the largest value; NaN never wins. -1 if nothing is finite or +inf.
+int64_t ArgMax(std::span<const float> logits) {
+  constexpr size_t kBlock = 64;
+  float best = -std::numeric_limits<float>::infinity();
+  int64_t block = -1;
+  for (size_t begin = 0; begin < logits.size(); begin += kBlock) {
+    const size_t end = std::min(begin + kBlock, logits.size());
+    float top = -std::numeric_limits<float>::infinity();
+    for (size_t i = begin; i < end; ++i) top = logits[i] > top ? logits[i] : top;
+    if (top > best) {
+      best = top;
+      block = static_cast<int64_t>(begin);
+    }
+  }
+  if (block < 0) return -1;
+  while (logits[static_cast<size_t>(block)] != best) ++block;
+  return block;
+}
+
+}  // namespace
+
+Sampler::Sampler(SamplingOptions options) : options_(std::move(options)) {
+  const SamplingOptions& o = options_;
+  Require(o.temperature >= 0 && std::isfinite(o.temperature), "temperature", o.temperature, "a number >= 0");
+  Require(o.top_k >= 0, "top-k", o.top_k, ">= 0");
+  Require(o.top_p > 0 && o.top_p <= 1, "top-p", o.top_p, "above 0, at most 1");
+  Require(o.min_p >= 0 && o.min_p <= 1, "min-p", o.min_p, "0 to 1");
+  Require(o.repeat_penalty > 0 && std::isfinite(o.repeat_penalty), "repeat-penalty", o.repeat_penalty, "above 0");
+  Require(o.repeat_last_n >= -1, "repeat-last-n", o.repeat_last_n, ">= -1");
+}
+
+void Sampler::Penalize(std::span<const int32_t> history) {
+  for (const auto& [token, bias] : options_.logit_bias) {
+    if (token >= 0 && static_cast<size_t>(token) < adjusted_.size()) adjusted_[static_cast<size_t>(token)] += bias;
+  }
+  if (options_.repeat_penalty == 1.0f) return;
+  if (options_.repeat_last_n >= 0 && history.size() > static_cast<size_t>(options_.repeat_last_n)) {
+    history = history.last(static_cast<size_t>(options_.repeat_last_n));
+  }
+  std::vector<int32_t> seen(history.begin(), history.end());
+  std::sort(seen.begin(), seen.end());
+  seen.erase(std::unique(seen.begin(), seen.end()), seen.end());
+  for (int32_t token : seen) {
+    float& logit = adjusted_[static_cast<size_t>(token)];
+    logit = logit > 0 ? logit / options_.repeat_penalty : logit * options_.repeat_penalty;
+  }
+}
+
+std::span<const Sampler::Candidate> Sampler::Warp(std::span<const float> logits, std::span<const int32_t> history) {
+  if (!options_.logit_bias.empty() || options_.repeat_penalty != 1.0f) {
+    adjusted_.assign(logits.begin(), logits.end());
+    Penalize(history);
+    logits = adjusted_;
+  }
+  const int64_t best = ArgMax(logits);
+  if (best < 0) Fail(ErrorCode::kRuntime, "the model's logits are not finite; `cambium inspect --check` looks for NaN");
+  candidates_.clear();
+  const float top = logits[static_cast<size_t>(best)];
+  if (greedy() || std::isinf(top)) {
+    candidates_.push_back({static_cast<int32_t>(best), top});
+    return candidates_;
+  }
+
+  // Nothing below min-p's bar survives, whatever top-k and top-p do; the bar is on untempered probabilities.
+  const float bar = options_.min_p > 0 ? top + std::log(options_.min_p) : -std::numeric_limits<float>::infinity();
+  const size_t top_k = options_.top_k > 0 ? static_cast<size_t>(options_.top_k) : logits.size();
+  // top-p needs the mass of all that top-k leaves, so min-p cuts only after it.
+  const bool early_bar = options_.top_p >= 1.0f;
+  float floor = early_bar ? bar : -std::numeric_limits<float>::infinity();
+  for (size_t i = 0; i < logits.size(); ++i) {
+    if (!(logits[i] >= floor) || std::isinf(logits[i])) continue;
+    candidates_.push_back({static_cast<int32_t>(i), logits[i]});
+    if (candidates_.size() >= 4 * top_k + 64) {  // keep the heap of survivors small
+      std::nth_element(candidates_.begin(), candidates_.begin() + static_cast<int64_t>(top_k) - 1, candidates_.end(),
+                       Before);
+      candidates_.resize(top_k);
+      floor = std::max(floor, candidates_.back().logit);
+    }
+  }
+  if (candidates_.size() > top_k) {
+    std::nth_element(candidates_.begin(), candidates_.begin() + static_cast<int64_t>(top_k) - 1, candidates_.end(),
+                     Before);
+    candidates_.resize(top_k);
+  }
+  std::sort(candidates_.begin(), candidates_.end(), Before);
+
+  if (options_.top_p < 1.0f) {
+    double total = 0, mass = 0;
+    for (const Candidate& c : candidates_) total += std::exp(static_cast<double>(c.logit) - top);
+    size_t keep = 0;
+    while (keep < candidates_.size() && mass < options_.top_p * total) {
+      mass += std::exp(static_cast<double>(candidates_[keep++].logit) - top);
+    }
+    candidates_.resize(keep);
+  }
+  while (candidates_.size() > 1 && candidates_.back().logit < bar) candidates_.pop_back();
+  for (Candidate& c : candidates_) c.logit /= options_.temperature;
+  return candidates_;
+}
+
+int32_t Sampler::Draw(std::span<const float> logits, std::span<const int32_t> history, int64_t position) {
+  const std::span<const Candidate> left = Warp(logits, history);
+  if (left.size() == 1) return left.front().token;
+  const Philox noise(options_.seed);
+  int32_t token = left.front().token;
+  double best = -std::numeric_limits<double>::infinity();
+  for (const Candidate& c : left) {
+    const double value = c.logit + noise.Gumbel(static_cast<uint64_t>(position), static_cast<uint64_t>(c.token));
+    if (value > best) {
+      best = value;
+      token = c.token;
+    }
+  }
+  return token;
+}
+
+}  // namespace cambium

@@ -1,0 +1,31 @@
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "base/parallel.h"
+#include "cambium/cambium.h"
+#include "decode/generate.h"
+#include "io/chat_template.h"
+#include "io/tokenizer.h"
+#include "model/transformer.h"
+
+namespace cambium {
+
+// What an Engine owns; this repository's tools and tests may look inside.
+struct Engine::Impl {
+  Impl(const std::string& model, const EngineOptions& options);
+
+  std::string path;  // of the model, resolved
+  EngineOptions options;
+  ThreadPool pool;
+  Transformer transformer;
+  Tokenizer tokenizer;
+  Compute compute;
+  int64_t context;
+  KvCache kv;
+  DecodeState state;  // the one conversation whose keys and values stay cached between calls
+  double load_ms = 0;
+};
+
+}  // namespace cambium
