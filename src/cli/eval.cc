@@ -1,0 +1,150 @@
+#include <fmt/format.h>
+
+#include <cmath>
+#include <memory>
+#include <sstream>
+
+#include "cli/options.h"
+#include "cli/verbs.h"
+#include "io/json.h"
+#include "io/unicode.h"
+
+namespace cambium::cli {
+namespace {
+
+struct Flags {
+  OutputFlags output;
+  ModelFlags model;
+  InputFlags input;
+  std::string jsonl;
+  std::string field = "text";
+  int64_t chunks = -1;
+};
+
+// The beginning-of-sequence token if the model wants one, else nothing.
+std::vector<int32_t> Bos(const Engine& engine) { return engine.Tokenize("", false, true); }
+
+// As llama-perplexity: the text is cut into chunks of n tokens, the first of each replaced by BOS where the model has
+// one; the targets at n/2 + 1 .. n - 1 of each chunk are scored.
+void EvalText(const Flags& flags) {
+  if (!HasIds(flags.input)) ReadInput(flags.input);
+  ModelFlags model = flags.model;
+  if (model.engine.context == 0) model.engine.context = 512;
+  Engine engine = LoadModel(model, flags.output);
+  const int64_t size = model.engine.context;
+  const std::vector<int32_t> ids = InputIds(flags.input, engine), bos = Bos(engine);
+  const auto available = static_cast<int64_t>(ids.size()) / size;
+  if (available < 1 || size < 4) {
+    Fail(ErrorCode::kUsage, "the text has ", ids.size(), " tokens, fewer than one chunk of ", size, " (-c)");
+  }
+  const int64_t chunks = flags.chunks > 0 ? std::min(flags.chunks, available) : available;
+
+  double sum = 0, squares = 0;
+  int64_t count = 0;
+  for (int64_t chunk = 0; chunk < chunks; ++chunk) {
+    std::vector<int32_t> part(ids.begin() + chunk * size, ids.begin() + (chunk + 1) * size);
+    if (!bos.empty()) part[0] = bos[0];
+    const Score score = engine.ScoreIds(part);
+    for (int64_t i = size / 2; i < size - 1; ++i) {
+      const double loss = -score.logprobs[static_cast<size_t>(i)];
+      sum += loss, squares += loss * loss, ++count;
+    }
+    Note(flags.output, fmt::format("chunk {} of {}: perplexity {:.4f}", chunk + 1, chunks,
+                                   std::exp(sum / static_cast<double>(count))));
+  }
+  const double loss = sum / static_cast<double>(count);
+  const double variance = squares / static_cast<double>(count) - loss * loss;
+  const double error = std::exp(loss) * std::sqrt(std::max(variance, 0.0) / std::max<double>(1, count - 1));
+  if (flags.output.json) {
+    WriteJson({{"perplexity", std::exp(loss)},
+               {"error", error},
+               {"loss", loss},
+               {"tokens", count},
+               {"chunks", chunks},
+               {"ctx_size", size}});
+  } else {
+    Write(fmt::format("perplexity {:.4f} +- {:.4f}  loss {:.6f}  tokens {}  chunks {} of {}\n", std::exp(loss), error,
+                      loss, count, chunks, size));
+  }
+}
+
+std::string RecordText(const Engine& engine, const nlohmann::json& record, const std::string& field,
+                       const std::string& where, bool& special) {
+  if (!record.is_object()) Fail(ErrorCode::kData, where, ": not an object");
+  if (const auto text = record.find(field); text != record.end()) {
+    if (!text->is_string()) Fail(ErrorCode::kData, where, ": ", field, " is not a string");
+    return text->get<std::string>();
+  }
+  const auto messages = record.find("messages");
+  if (messages == record.end()) Fail(ErrorCode::kData, where, ": neither ", field, " nor messages");
+  if (!messages->is_array() || messages->empty())
+    Fail(ErrorCode::kData, where, ": messages is not a list with entries");
+  std::vector<Message> chat;
+  for (const nlohmann::json& message : *messages) {
+    const auto part = [&](const char* key) -> std::string {
+      if (!message.is_object() || !message.contains(key) || !message[key].is_string()) {
+        Fail(ErrorCode::kData, where, ": a message without a string ", key);
+      }
+      return message[key].get<std::string>();
+    };
+    chat.push_back({part("role"), part("content")});
+  }
+  special = true;
+  return engine.ApplyTemplate(chat, false);
+}
+
+// Mean loss over all tokens of all records; a record's first token is context only.
+void EvalJsonl(const Flags& flags) {
+  if (flags.input.text_option->count() > 0 || !flags.input.file.empty() || !flags.input.dash.empty() ||
+      HasIds(flags.input)) {
+    Fail(ErrorCode::kUsage, "--jsonl cannot be used with -p, -f, - or --ids");
+  }
+  std::istringstream lines(ReadTextFile(flags.jsonl));
+  Engine engine = LoadModel(flags.model, flags.output);
+  double sum = 0;
+  int64_t tokens = 0, records = 0, number = 0;
+  for (std::string line; std::getline(lines, line);) {
+    ++number;
+    if (line.find_first_not_of(" \t\r") == std::string::npos) continue;
+    const std::string where = fmt::format("{}: line {}", flags.jsonl, number);
+    bool special = flags.input.special;
+    const std::string text = RecordText(engine, ParseJson(line, where), flags.field, where, special);
+    const std::vector<int32_t> ids = engine.Tokenize(text, special, true);
+    if (static_cast<int64_t>(ids.size()) > engine.context()) {
+      Fail(ErrorCode::kData, where, ": ", ids.size(), " tokens, more than the context of ", engine.context(), " (-c)");
+    }
+    ++records;
+    if (ids.size() < 2) continue;
+    const Score score = engine.ScoreIds(ids);
+    for (const double logprob : score.logprobs) sum -= logprob;
+    tokens += static_cast<int64_t>(score.logprobs.size());
+  }
+  if (tokens == 0) Fail(ErrorCode::kData, flags.jsonl, ": no tokens to score in ", records, " records");
+  const double loss = sum / static_cast<double>(tokens);
+  if (flags.output.json) {
+    WriteJson({{"loss", loss}, {"perplexity", std::exp(loss)}, {"tokens", tokens}, {"records", records}});
+  } else {
+    Write(
+        fmt::format("loss {:.6f}  perplexity {:.4f}  tokens {}  records {}\n", loss, std::exp(loss), tokens, records));
+  }
+}
+
+}  // namespace
+
+void AddEval(CLI::App& app) {
+  CLI::App* const verb = app.add_subcommand("eval", "Perplexity of a text in chunks, or loss over a jsonl file");
+  const auto flags = std::make_shared<Flags>();
+  AddModel(*verb, flags->model);
+  AddInput(*verb, flags->input);
+  verb->add_option("--chunks", flags->chunks,
+                   "Score the first chunks only (-1: all); a chunk has -c tokens, 512 by "
+                   "default")
+      ->capture_default_str();
+  verb->add_option("--jsonl", flags->jsonl, "Score the records of this file, one JSON object a line");
+  verb->add_option("--field", flags->field, "The records' field that holds the text; without it, `messages`")
+      ->capture_default_str();
+  AddOutput(*verb, flags->output);
+  verb->callback([flags] { flags->jsonl.empty() ? EvalText(*flags) : EvalJsonl(*flags); });
+}
+
+}  // namespace cambium::cli

@@ -1,0 +1,68 @@
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <csignal>
+#include <cstdio>
+#include <cstring>
+#include <exception>
+#include <iostream>
+#include <new>
+
+#include "cli/options.h"
+#include "cli/verbs.h"
+
+namespace {
+
+using namespace cambium;
+
+// Text is flushed as it is written, so nothing is lost.
+void ExitOnInterrupt(int) { _exit(130); }
+
+int Report(int code, std::string_view message) {
+  const bool color = cli::UseColor(stderr);
+  std::cerr << (color ? "\033[1;31merror:\033[0m " : "error: ") << message << '\n';
+  return code;
+}
+
+int Run(int argc, char** argv) {
+  CLI::App app{"Adapts frozen language models and serves them.", "cambium"};
+  app.require_subcommand(1);
+  app.set_version_flag("--version", CAMBIUM_VERSION);
+  app.get_formatter()->column_width(34);
+  for (const auto add_verb : cli::kVerbs) add_verb(app);
+
+  if (argc < 2) return Report(2, "a verb is required; `cambium --help` lists them");
+  const auto is_verb = [&](const CLI::App* verb) { return verb->get_name() == argv[1]; };
+  if (argv[1][0] != '-' && std::ranges::none_of(app.get_subcommands(nullptr), is_verb)) {
+    return Report(2, std::string("unknown verb `") + argv[1] + "`; `cambium --help` lists them");
+  }
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    if (error.get_exit_code() == 0) return app.exit(error);  // --help, --version
+    std::string message = error.what();
+    std::replace(message.begin(), message.end(), '\n', ' ');
+    return Report(2, message + "; see `cambium " + (argv[1][0] == '-' ? "" : argv[1] + std::string(" ")) + "--help`");
+  }
+  return 0;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  std::signal(SIGINT, ExitOnInterrupt);
+  try {
+    int code = Run(argc, argv);
+    if (std::fflush(stdout) != 0 && code == 0) {
+      code = Report(static_cast<int>(ErrorCode::kResource), std::string("standard output: ") + std::strerror(errno));
+    }
+    return code;
+  } catch (const Error& error) {
+    return Report(static_cast<int>(error.code()), error.what());
+  } catch (const std::bad_alloc&) {
+    return Report(static_cast<int>(ErrorCode::kResource), "out of memory");
+  } catch (const std::exception& error) {
+    return Report(static_cast<int>(ErrorCode::kRuntime), error.what());
+  }
+}

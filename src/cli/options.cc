@@ -1,0 +1,229 @@
+#include "cli/options.h"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <charconv>
+#include <cmath>
+#include <cstdlib>
+#include <cstring>
+#include <iostream>
+#include <limits>
+#include <random>
+
+#include "io/json.h"
+#include "io/unicode.h"
+
+namespace cambium::cli {
+
+void AddOutput(CLI::App& verb, OutputFlags& flags) {
+  verb.add_flag("--json", flags.json, "Print JSON on standard output");
+  verb.add_flag("-q,--quiet", flags.quiet, "Print nothing on standard error but errors");
+}
+
+void AddModel(CLI::App& verb, ModelFlags& flags) {
+  verb.add_option("MODEL", flags.model, "A GGUF file, a Hugging Face directory, a cached name, or an alias (smollm2)")
+      ->required();
+  verb.add_option("-t,--threads", flags.engine.threads, "Threads (0: every core that may be used)")
+      ->envname("CAMBIUM_THREADS");
+  verb.add_option("-c,--ctx-size", flags.engine.context, "Tokens of context (0: the model's own, at most 4096)");
+  verb.add_flag("--exact", flags.engine.exact, "32-bit activations and KV cache instead of 8 and 16 bits");
+  verb.add_option("--kv-type", flags.engine.kv_type, "Storage of the KV cache: f16 or f32");
+}
+
+Engine LoadModel(const ModelFlags& flags, const OutputFlags& output) {
+  CheckRange("--threads", flags.engine.threads, 0, 1024);
+  CheckRange("--ctx-size", static_cast<double>(flags.engine.context), 0, std::numeric_limits<int32_t>::max());
+  if (!flags.engine.kv_type.empty() && flags.engine.kv_type != "f16" && flags.engine.kv_type != "f32") {
+    Fail(ErrorCode::kUsage, "--kv-type: ", flags.engine.kv_type, " is neither f16 nor f32");
+  }
+  const bool progress = !output.quiet && IsTerminal(stderr);
+  if (progress) std::cerr << "loading " << flags.model << " ..." << std::flush;
+  try {
+    Engine engine = Engine::Load(flags.model, flags.engine);
+    if (progress) std::cerr << "\r\033[K" << std::flush;
+    return engine;
+  } catch (...) {
+    if (progress) std::cerr << "\r\033[K" << std::flush;
+    throw;
+  }
+}
+
+void AddInput(CLI::App& verb, InputFlags& flags) {
+  flags.text_option = verb.add_option("-p,--prompt", flags.text, "The text");
+  verb.add_option("-f,--file", flags.file, "Read the text from a file");
+  verb.add_option("DASH", flags.dash, "- reads the text from standard input")->check(CLI::IsMember({"-"}));
+  flags.ids_option = verb.add_option("--ids", flags.ids, "Token ids instead of a text: 1,2,3")->delimiter(',');
+  verb.add_flag("--special", flags.special, "Parse special tokens such as <|im_end|> in the text");
+}
+
+bool HasIds(const InputFlags& flags) { return flags.ids_option->count() > 0; }
+
+std::string ReadInput(const InputFlags& flags) {
+  const int sources = (flags.text_option->count() > 0) + !flags.file.empty() + !flags.dash.empty() + HasIds(flags);
+  if (sources == 0) Fail(ErrorCode::kUsage, "no text: give -p TEXT, -f FILE, - for standard input, or --ids 1,2,3");
+  if (sources > 1) Fail(ErrorCode::kUsage, "more than one of -p, -f, - and --ids is given");
+  const std::string text = !flags.dash.empty()   ? ReadStdin()
+                           : !flags.file.empty() ? ReadTextFile(flags.file)
+                                                 : flags.text;
+  const std::string name = !flags.dash.empty() ? "standard input" : !flags.file.empty() ? flags.file : "-p";
+  if (text.empty()) Fail(ErrorCode::kUsage, name, ": the text is empty");
+  CheckUtf8(text, name);
+  return text;
+}
+
+std::vector<int32_t> InputIds(const InputFlags& flags, const Engine& engine, bool add_bos) {
+  if (!HasIds(flags)) return engine.Tokenize(ReadInput(flags), flags.special, add_bos);
+  if (flags.text_option->count() > 0 || !flags.file.empty() || !flags.dash.empty()) {
+    Fail(ErrorCode::kUsage, "more than one of -p, -f, - and --ids is given");
+  }
+  for (const int32_t id : flags.ids) {
+    if (id < 0 || id >= engine.vocab()) {
+      Fail(ErrorCode::kUsage, "--ids: ", id, " is outside the vocabulary of ", engine.vocab());
+    }
+  }
+  return flags.ids;
+}
+
+std::vector<int32_t> ChatIds(const Engine& engine, std::span<const Message> messages) {
+  return engine.Tokenize(engine.ApplyTemplate(messages), true, false);
+}
+
+void AddGenerateOptions(CLI::App& verb, GenerateFlags& flags) {
+  SamplingOptions& sampling = flags.options.sampling;
+  verb.add_option("-n,--predict,--n-predict,--max-tokens", flags.options.max_tokens,
+                  "Tokens to generate at most (-1: until an end token or the end of the context)")
+      ->capture_default_str();
+  verb.add_option("-s,--seed", flags.seed, "Seed of the random numbers (-1: a new one each time)")
+      ->capture_default_str();
+  verb.add_option("--temp,--temperature", sampling.temperature, "Temperature (0: always the likeliest token)")
+      ->capture_default_str();
+  verb.add_option("--top-k", sampling.top_k, "Draw from the k likeliest (0: off)")->capture_default_str();
+  verb.add_option("--top-p", sampling.top_p, "Draw from the likeliest that make up this probability (1: off)")
+      ->capture_default_str();
+  verb.add_option("--min-p", sampling.min_p, "Leave out what is less likely than this share of the likeliest (0: off)")
+      ->capture_default_str();
+  verb.add_option("--repeat-penalty", sampling.repeat_penalty, "Penalty on recent tokens (1: off)")
+      ->capture_default_str();
+  verb.add_option("--repeat-last-n", sampling.repeat_last_n, "How many recent tokens the penalty looks at")
+      ->capture_default_str();
+  verb.add_option("-l,--logit-bias", flags.logit_bias, "ID+BIAS or ID-BIAS: added to a token's logit; repeatable")
+      ->allow_extra_args(false);
+  verb.add_option("--stop", flags.options.stop, "End the text before this string; repeatable")->allow_extra_args(false);
+  verb.add_flag("--ignore-eos", flags.options.ignore_end, "Go on past end-of-generation tokens");
+}
+
+namespace {
+
+// "15043+1.5", "15043-1": the sign is part of the bias.
+std::pair<int32_t, float> ParseLogitBias(const std::string& text) {
+  const size_t sign = text.find_first_of("+-", 1);
+  int32_t id = -1;
+  char* end = nullptr;
+  const char* const last = text.data() + std::min(sign, text.size());
+  const bool good_id = sign != std::string::npos && std::from_chars(text.data(), last, id).ptr == last && id >= 0;
+  const float bias = good_id ? std::strtof(text.c_str() + sign, &end) : 0.0f;
+  if (!good_id || *end != '\0' || end == text.c_str() + sign || std::isnan(bias)) {
+    Fail(ErrorCode::kUsage, "--logit-bias: ", text, " is not ID+BIAS or ID-BIAS");
+  }
+  return {id, bias};
+}
+
+}  // namespace
+
+GenerateOptions CheckedOptions(const GenerateFlags& flags) {
+  GenerateOptions options = flags.options;
+  const SamplingOptions& sampling = options.sampling;
+  constexpr double kMax = std::numeric_limits<float>::max();
+  CheckRange("-n", static_cast<double>(options.max_tokens), -1, std::numeric_limits<int32_t>::max());
+  CheckRange("--seed", static_cast<double>(flags.seed), -1, static_cast<double>(std::numeric_limits<int64_t>::max()));
+  CheckRange("--temp", sampling.temperature, 0, kMax);
+  CheckRange("--top-k", sampling.top_k, 0, std::numeric_limits<int32_t>::max());
+  CheckRange("--top-p", sampling.top_p, 0, 1);
+  CheckRange("--min-p", sampling.min_p, 0, 1);
+  CheckRange("--repeat-penalty", sampling.repeat_penalty, std::numeric_limits<float>::min(), kMax);
+  CheckRange("--repeat-last-n", sampling.repeat_last_n, -1, std::numeric_limits<int32_t>::max());
+  for (const std::string& stop : options.stop) {
+    if (stop.empty()) Fail(ErrorCode::kUsage, "--stop: the string is empty");
+  }
+  for (const std::string& bias : flags.logit_bias) options.sampling.logit_bias.insert(ParseLogitBias(bias));
+  options.sampling.seed = flags.seed >= 0 ? static_cast<uint64_t>(flags.seed) : std::random_device{}();
+  return options;
+}
+
+void CheckRange(std::string_view flag, double value, double low, double high) {
+  if (!(value >= low && value <= high)) {
+    Fail(ErrorCode::kUsage, flag, ": ", value, " is not between ", low, " and ", high);
+  }
+}
+
+void CheckUtf8(std::string_view text, std::string_view name) {
+  const char* const end = text.data() + text.size();
+  for (const char* at = text.data(); at < end;) {
+    const CodePoint c = DecodeUtf8(at, end);
+    if (!c.valid) {
+      Fail(ErrorCode::kUsage, name, ": not UTF-8: byte ", fmt::format("0x{:02x}", c.value), " at offset ",
+           at - text.data());
+    }
+    at += c.length;
+  }
+}
+
+std::string ReadStdin() {
+  std::string text;
+  char buffer[65536];
+  for (size_t count; (count = std::fread(buffer, 1, sizeof buffer, stdin)) > 0;) text.append(buffer, count);
+  if (std::ferror(stdin)) Fail(ErrorCode::kRuntime, "standard input: ", std::strerror(errno));
+  return text;
+}
+
+void Write(std::string_view text) {
+  if (std::fwrite(text.data(), 1, text.size(), stdout) != text.size() || std::fflush(stdout) != 0) {
+    Fail(ErrorCode::kResource, "standard output: ", std::strerror(errno));
+  }
+}
+
+void WriteJson(const nlohmann::ordered_json& value) {
+  Write(value.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n");
+}
+
+std::string Quoted(std::string_view bytes) {
+  return nlohmann::json(bytes).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+}
+
+void Note(const OutputFlags& flags, std::string_view line) {
+  if (!flags.quiet) std::cerr << line << '\n';
+}
+
+void NoteTimings(const OutputFlags& flags, const Timings& timings) {
+  const auto rate = [](int64_t tokens, double ms) { return ms > 0 ? 1000.0 * static_cast<double>(tokens) / ms : 0.0; };
+  Note(flags, fmt::format("load {:.0f} ms; prompt {} tokens, {:.1f} tokens/s; decode {} tokens, {:.1f} tokens/s",
+                          timings.load_ms, timings.prompt_tokens, rate(timings.prompt_tokens, timings.prompt_ms),
+                          timings.decode_tokens, rate(timings.decode_tokens, timings.decode_ms)));
+}
+
+nlohmann::ordered_json ToJson(const Generation& generation) {
+  const Timings& timings = generation.timings;
+  return {{"text", generation.text},
+          {"ids", generation.ids},
+          {"finish_reason", generation.finish_reason},
+          {"timings",
+           {{"load_ms", timings.load_ms},
+            {"prompt_tokens", timings.prompt_tokens},
+            {"prompt_ms", timings.prompt_ms},
+            {"decode_tokens", timings.decode_tokens},
+            {"decode_ms", timings.decode_ms}}}};
+}
+
+bool IsTerminal(FILE* stream) { return isatty(fileno(stream)) == 1; }
+
+bool UseColor(FILE* stream) {
+  const char* const no_color = std::getenv("NO_COLOR");
+  const char* const terminal = std::getenv("TERM");
+  const bool plain =
+      (no_color != nullptr && *no_color != '\0') || (terminal != nullptr && std::string_view(terminal) == "dumb");
+  return !plain && IsTerminal(stream);
+}
+
+}  // namespace cambium::cli

@@ -1,0 +1,86 @@
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <cstdint>
+#include <cstdio>
+#include <nlohmann/json.hpp>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "cambium/cambium.h"
+
+// What several verbs share: their common options, and how they print. Data goes to stdout, all else to stderr.
+namespace cambium::cli {
+
+// --json and --quiet: every verb takes them.
+struct OutputFlags {
+  bool json = false;   // one JSON document on stdout instead of text
+  bool quiet = false;  // nothing on stderr but errors
+};
+void AddOutput(CLI::App& verb, OutputFlags& flags);
+
+// MODEL, and how it is loaded.
+struct ModelFlags {
+  std::string model;
+  EngineOptions engine;
+};
+void AddModel(CLI::App& verb, ModelFlags& flags);
+// Loads, with a line on stderr while it takes time.
+Engine LoadModel(const ModelFlags& flags, const OutputFlags& output);
+
+// A text or ids: exactly one of -p, -f, - (standard input) and --ids.
+struct InputFlags {
+  std::string text, file, dash;
+  std::vector<int32_t> ids;
+  bool special = false;  // parse special tokens in the text
+  CLI::Option* text_option = nullptr;
+  CLI::Option* ids_option = nullptr;
+};
+void AddInput(CLI::App& verb, InputFlags& flags);
+bool HasIds(const InputFlags& flags);
+// The text, checked to be UTF-8 and not empty; kUsage otherwise or where there is not exactly one source.
+std::string ReadInput(const InputFlags& flags);
+// The ids given, checked against the vocabulary, or the text's.
+std::vector<int32_t> InputIds(const InputFlags& flags, const Engine& engine, bool add_bos = true);
+
+// The messages in the model's chat template, ready for the answer.
+std::vector<int32_t> ChatIds(const Engine& engine, std::span<const Message> messages);
+
+// Sampling and length, under llama.cpp's names.
+struct GenerateFlags {
+  GenerateOptions options;
+  std::vector<std::string> logit_bias;  // ID+BIAS or ID-BIAS
+  int64_t seed = -1;                    // -1 = a new one each time
+};
+void AddGenerateOptions(CLI::App& verb, GenerateFlags& flags);
+// The options, checked; a seed of -1 is drawn from the system.
+GenerateOptions CheckedOptions(const GenerateFlags& flags);
+
+// kUsage with the value and the range unless low <= value <= high (false for NaN).
+void CheckRange(std::string_view flag, double value, double low, double high);
+
+// kUsage with the byte and its offset unless the text is UTF-8.
+void CheckUtf8(std::string_view text, std::string_view name);
+
+// Standard input, whole.
+std::string ReadStdin();
+// Writes to stdout at once.
+void Write(std::string_view text);
+// One line of JSON on stdout; bytes that are not UTF-8 become U+FFFD.
+void WriteJson(const nlohmann::ordered_json& value);
+// The bytes as a JSON string: "a\n".
+std::string Quoted(std::string_view bytes);
+// A line on stderr unless --quiet.
+void Note(const OutputFlags& flags, std::string_view line);
+// "prompt 12 tokens, 250 tokens/s; decode ..." on stderr unless --quiet.
+void NoteTimings(const OutputFlags& flags, const Timings& timings);
+// As documented in docs/cli.md.
+nlohmann::ordered_json ToJson(const Generation& generation);
+
+bool IsTerminal(FILE* stream);
+// Whether to colour what goes to `stream`: a terminal, TERM is not "dumb", and NO_COLOR is unset or empty.
+bool UseColor(FILE* stream);
+
+}  // namespace cambium::cli

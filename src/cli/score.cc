@@ -1,0 +1,45 @@
+#include <fmt/format.h>
+
+#include <memory>
+
+#include "cli/options.h"
+#include "cli/verbs.h"
+
+namespace cambium::cli {
+namespace {
+
+struct Flags {
+  OutputFlags output;
+  ModelFlags model;
+  InputFlags input;
+};
+
+void ScoreText(const Flags& flags) {
+  if (!HasIds(flags.input)) ReadInput(flags.input);
+  Engine engine = LoadModel(flags.model, flags.output);
+  const Score score = engine.ScoreIds(InputIds(flags.input, engine));
+  if (flags.output.json) {
+    WriteJson(
+        {{"ids", score.ids}, {"logprobs", score.logprobs}, {"loss", score.loss}, {"perplexity", score.perplexity}});
+    return;
+  }
+  std::string lines;
+  for (size_t i = 0; i < score.ids.size(); ++i) {
+    const std::string logprob = i == 0 ? "" : fmt::format("{:.4f}", score.logprobs[i - 1]);
+    lines += fmt::format("{:6}  {:>9}  {}\n", score.ids[i], logprob, Quoted(engine.Piece(score.ids[i])));
+  }
+  Write(lines + fmt::format("loss {:.6f}  perplexity {:.4f}\n", score.loss, score.perplexity));
+}
+
+}  // namespace
+
+void AddScore(CLI::App& app) {
+  CLI::App* const verb = app.add_subcommand("score", "Log-probability of each token of a text, loss and perplexity");
+  const auto flags = std::make_shared<Flags>();
+  AddModel(*verb, flags->model);
+  AddInput(*verb, flags->input);
+  AddOutput(*verb, flags->output);
+  verb->callback([flags] { ScoreText(*flags); });
+}
+
+}  // namespace cambium::cli

@@ -1,0 +1,48 @@
+#include <fmt/format.h>
+
+#include <memory>
+
+#include "cli/options.h"
+#include "cli/verbs.h"
+
+namespace cambium::cli {
+namespace {
+
+struct Flags {
+  OutputFlags output;
+  ModelFlags model;
+  InputFlags input;
+  bool no_bos = false;
+};
+
+void Tokenize(const Flags& flags) {
+  if (!HasIds(flags.input)) ReadInput(flags.input);
+  const Engine engine = LoadModel(flags.model, flags.output);
+  const std::vector<int32_t> ids = InputIds(flags.input, engine, !flags.no_bos);
+  if (flags.output.json) {
+    auto pieces = nlohmann::ordered_json::array();
+    for (const int32_t id : ids) pieces.push_back(engine.Piece(id));
+    WriteJson({{"ids", ids}, {"pieces", pieces}});
+  } else if (HasIds(flags.input)) {
+    Write(engine.Detokenize(ids) + "\n");
+  } else {
+    std::string lines;
+    for (const int32_t id : ids) lines += fmt::format("{:6}  {}\n", id, Quoted(engine.Piece(id)));
+    Write(lines);
+    Note(flags.output, fmt::format("{} tokens", ids.size()));
+  }
+}
+
+}  // namespace
+
+void AddTokenize(CLI::App& app) {
+  CLI::App* const verb = app.add_subcommand("tokenize", "Turn a text into token ids, or ids into text");
+  const auto flags = std::make_shared<Flags>();
+  AddModel(*verb, flags->model);
+  AddInput(*verb, flags->input);
+  verb->add_flag("--no-bos", flags->no_bos, "Leave out the beginning-of-sequence token");
+  AddOutput(*verb, flags->output);
+  verb->callback([flags] { Tokenize(*flags); });
+}
+
+}  // namespace cambium::cli

@@ -1,0 +1,23 @@
+#pragma once
+
+#include <CLI/CLI.hpp>
+
+namespace cambium::cli {
+
+// Each adds its verb, with options and callback, to the application. One file a verb.
+void AddCompletion(CLI::App& app);
+void AddEval(CLI::App& app);
+void AddGenerate(CLI::App& app);
+void AddMan(CLI::App& app);
+void AddRun(CLI::App& app);
+void AddScore(CLI::App& app);
+void AddTokenize(CLI::App& app);
+void AddVersion(CLI::App& app);
+
+// In the order in which help lists them.
+inline constexpr void (*kVerbs[])(CLI::App&) = {
+    AddGenerate, AddRun, AddTokenize,   AddScore, AddEval,  //
+    AddVersion,  AddMan, AddCompletion,
+};
+
+}  // namespace cambium::cli
