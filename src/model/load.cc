@@ -1,5 +1,6 @@
 #include "model/load.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstring>
@@ -135,13 +136,38 @@ class Packer {
 
 }  // namespace
 
-std::vector<float> RopeFrequencies(double theta, int64_t head_dim, double factor) {
-  std::vector<float> inv_freq;
-  for (int64_t i = 0; i < head_dim / 2; ++i) {
-    inv_freq.push_back(static_cast<float>(
-        std::pow(theta, -2.0 * static_cast<double>(i) / static_cast<double>(head_dim)) / factor));
+RopeTable MakeRopeTable(double theta, int64_t head_dim, const HfRopeScaling& scaling) {
+  constexpr double kTwoPi = 6.283185307179586;
+  const double dim = static_cast<double>(head_dim), original = static_cast<double>(scaling.original_context);
+  // The pair that turns `rotations` times over the original context.
+  const auto pair_of = [&](double rotations) {
+    return dim * std::log(original / (rotations * kTwoPi)) / (2 * std::log(theta));
+  };
+  double low = 0, high = 0;
+  RopeTable table;
+  if (scaling.type == "yarn") {
+    low = std::max(std::floor(pair_of(scaling.beta_fast)), 0.0);
+    high = std::min(std::ceil(pair_of(scaling.beta_slow)), dim - 1);
+    if (low == high) high += 0.001;
+    table.scale = static_cast<float>(
+        scaling.attention_factor.value_or(scaling.factor > 1 ? 0.1 * std::log(scaling.factor) + 1 : 1.0));
   }
-  return inv_freq;
+  for (int64_t i = 0; i < head_dim / 2; ++i) {
+    double inv_freq = std::pow(theta, -2.0 * static_cast<double>(i) / dim);
+    double stretched = 0;  // share of inv_freq / factor in the result
+    if (scaling.type == "linear") {
+      stretched = 1;
+    } else if (scaling.type == "llama3") {
+      const double turns = original * inv_freq / kTwoPi;
+      stretched = 1 - std::clamp((turns - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor),
+                                 0.0, 1.0);
+    } else if (scaling.type == "yarn") {
+      stretched = std::clamp((static_cast<double>(i) - low) / (high - low), 0.0, 1.0);
+    }
+    inv_freq = stretched * inv_freq / scaling.factor + (1 - stretched) * inv_freq;
+    table.inv_freq.push_back(static_cast<float>(inv_freq));
+  }
+  return table;
 }
 
 void ValidateConfig(const ModelConfig& c, const std::string& path) {

@@ -2,6 +2,7 @@
 
 #include <string>
 
+#include "io/hf_config.h"
 #include "model/weights.h"
 #include "tensor/tensor.h"
 
@@ -33,8 +34,13 @@ struct TensorNames {
 std::unique_ptr<ModelWeights> PackWeights(ThreadPool& pool, ModelConfig config, const TensorNames& names,
                                           const WeightSource& source);
 
-// inv_freq[i] = theta^(-2i / head_dim) / factor.
-std::vector<float> RopeFrequencies(double theta, int64_t head_dim, double factor = 1.0);
+// Frequencies theta^(-2i / head_dim), stretched: linear (Chen et al. 2023), llama3 (Llama 3.1's rule), yarn (Peng et al.
+// 2023). `scale` multiplies cos and sin.
+struct RopeTable {
+  std::vector<float> inv_freq;
+  float scale = 1.0f;
+};
+RopeTable MakeRopeTable(double theta, int64_t head_dim, const HfRopeScaling& scaling);
 
 // kData naming `path` unless every size is positive and consistent.
 void ValidateConfig(const ModelConfig& config, const std::string& path);

@@ -31,23 +31,27 @@ class GgufSource : public WeightSource {
 // RoPE tables from the scaling keys and, for Llama 3, the rope_freqs.weight tensor of per-pair divisors.
 void ReadRope(const GgufFile& file, const std::string& arch, ModelConfig& c) {
   const double theta = file.F64(arch + ".rope.freq_base", 10000.0);
-  const std::string scaling = file.Str(arch + ".rope.scaling.type", "none");
-  double factor = 1.0;
-  if (scaling == "linear") {
-    factor = file.F64(arch + ".rope.scaling.factor", 1.0);
-  } else if (scaling != "none") {
-    Fail(ErrorCode::kData, file.path(), ": ", arch, ".rope.scaling.type is \"", scaling,
-         "\"; none and linear are supported");
+  HfRopeScaling scaling;
+  scaling.type = file.Str(arch + ".rope.scaling.type", "none");
+  if (scaling.type == "linear" || scaling.type == "yarn") {
+    scaling.factor = file.F64(arch + ".rope.scaling.factor", 1.0);
+    scaling.original_context = static_cast<int64_t>(
+        file.U64(arch + ".rope.scaling.original_context_length", static_cast<uint64_t>(c.context)));
+  } else if (scaling.type != "none") {
+    Fail(ErrorCode::kData, file.path(), ": ", arch, ".rope.scaling.type is \"", scaling.type,
+         "\"; none, linear and yarn are supported");
   }
-  if (!(theta > 0) || !(factor > 0)) {
-    Fail(ErrorCode::kData, file.path(), ": rope base ", theta, " and factor ", factor, " must be positive");
+  if (!(theta > 0) || !(scaling.factor > 0)) {
+    Fail(ErrorCode::kData, file.path(), ": rope base ", theta, " and factor ", scaling.factor, " must be positive");
   }
   const int64_t rotated = static_cast<int64_t>(file.U64(arch + ".rope.dimension_count", static_cast<uint64_t>(c.head_dim)));
   if (rotated != c.head_dim) {
     Fail(ErrorCode::kData, file.path(), ": ", arch, ".rope.dimension_count is ", rotated, ", the head dimension is ",
          c.head_dim, "; partial rotation is not supported");
   }
-  c.inv_freq = RopeFrequencies(theta, c.head_dim, factor);
+  const RopeTable table = MakeRopeTable(theta, c.head_dim, scaling);
+  c.inv_freq = table.inv_freq;
+  c.rope_scale = table.scale;
   if (const Tensor* divisors = file.FindTensor("rope_freqs.weight"); divisors != nullptr) {
     if (divisors->size() != c.head_dim / 2) {
       Fail(ErrorCode::kData, file.path(), ": rope_freqs.weight has ", divisors->size(), " values, expected ",
@@ -109,7 +113,8 @@ ModelConfig ReadConfig(const GgufFile& file, TensorNames& names) {
   if (arch == "gemma3") {
     c.embedding_scale = std::sqrt(static_cast<float>(c.hidden));
     if (c.layers == 62) c.attention_scale = 1.0f / std::sqrt(static_cast<float>(c.hidden / c.heads));  // 27B
-    c.inv_freq_sliding = RopeFrequencies(file.F64(arch + ".rope.freq_base_swa", 10000.0), c.head_dim);
+    c.inv_freq_sliding =
+        MakeRopeTable(file.F64(arch + ".rope.freq_base_swa", 10000.0), c.head_dim, {}).inv_freq;
     c.sliding_window = static_cast<int>(count(".attention.sliding_window", 0));
     for (int64_t layer = 0; layer < c.layers; ++layer) c.layer_slides.push_back((layer + 1) % 6 != 0);
   } else {
