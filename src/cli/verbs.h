@@ -5,6 +5,7 @@
 namespace cambium::cli {
 
 // Each adds its verb, with options and callback, to the application. One file a verb.
+void AddBench(CLI::App& app);
 void AddCompletion(CLI::App& app);
 void AddEval(CLI::App& app);
 void AddGenerate(CLI::App& app);
@@ -16,8 +17,17 @@ void AddVersion(CLI::App& app);
 
 // In the order in which help lists them.
 inline constexpr void (*kVerbs[])(CLI::App&) = {
-    AddGenerate, AddRun, AddTokenize,   AddScore, AddEval,  //
-    AddVersion,  AddMan, AddCompletion,
+    // clang-format off
+    AddGenerate,
+    AddRun,
+    AddTokenize,
+    AddScore,
+    AddEval,
+    AddBench,
+    AddVersion,
+    AddMan,
+    AddCompletion,
+    // clang-format on
 };
 
 }  // namespace cambium::cli

@@ -1,0 +1,202 @@
+#include <fmt/format.h>
+#include <sys/resource.h>
+
+#include <algorithm>
+#include <chrono>
+#include <memory>
+
+#include "base/random.h"
+#include "cli/options.h"
+#include "cli/verbs.h"
+#include "engine_impl.h"
+
+namespace cambium::cli {
+namespace {
+
+struct Flags {
+  OutputFlags output;
+  ModelFlags model;
+  int64_t prompt = 512, predict = 128, depth = 0, verify_depth = 256;
+  int repetitions = 5;
+  std::vector<int64_t> rows = {1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64};
+};
+
+double Median(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  const size_t half = values.size() / 2;
+  return values.size() % 2 == 1 ? values[half] : (values[half - 1] + values[half]) / 2;
+}
+
+// The same ids on every machine; another `stream` shares no prefix.
+std::vector<int32_t> RandomIds(const Engine& engine, int64_t count, uint64_t stream) {
+  const Philox random(stream);
+  std::vector<int32_t> ids(static_cast<size_t>(count));
+  for (size_t i = 0; i < ids.size(); ++i) {
+    ids[i] = static_cast<int32_t>(random.Uniform(i) * static_cast<double>(engine.vocab()));
+  }
+  return ids;
+}
+
+class Bench {
+ public:
+  explicit Bench(const Flags& flags) : flags_(flags), engine_(LoadModel(WithContext(flags), flags.output)) {
+    greedy_.sampling.temperature = 0;
+    greedy_.ignore_end = true;
+    greedy_.drafters = {"none"};
+  }
+
+  void Run() {
+    // The kinds of run alternate, so that a drift of the machine meets them all.
+    for (int i = -1; i < flags_.repetitions; ++i) {  // -1 warms up
+      const double prefill = flags_.prompt > 0 ? Prefill() : 0, decode = flags_.predict > 0 ? Decode() : 0;
+      std::vector<double> verify;
+      for (const int64_t rows : flags_.rows) verify.push_back(VerifyMs(rows));
+      engine_.impl().kv.Truncate(engine_.impl().state.sequence, 0);
+      engine_.impl().state.committed.clear();
+      if (i < 0) continue;
+      if (prefill > 0) prefill_.push_back(prefill);
+      if (decode > 0) decode_.push_back(decode);
+      verify_.push_back(verify);
+      Note(flags_.output, fmt::format("run {} of {}: prefill {:.1f}, decode {:.1f} tokens/s", i + 1, flags_.repetitions,
+                                      prefill, decode));
+    }
+    flags_.output.json ? PrintJson() : PrintText();
+  }
+
+ private:
+  static ModelFlags WithContext(const Flags& flags) {
+    CheckRange("-p", static_cast<double>(flags.prompt), 0, 1 << 20);
+    CheckRange("-n", static_cast<double>(flags.predict), 0, 1 << 20);
+    CheckRange("-d", static_cast<double>(flags.depth), 0, 1 << 20);
+    CheckRange("--verify-depth", static_cast<double>(flags.verify_depth), 1, 1 << 20);
+    CheckRange("-r", flags.repetitions, 1, 1000);
+    int64_t most_rows = 0;
+    for (const int64_t rows : flags.rows) {
+      CheckRange("--verify-rows", static_cast<double>(rows), 1, 64);
+      most_rows = std::max(most_rows, rows);
+    }
+    ModelFlags model = flags.model;
+    if (model.engine.context == 0) {
+      model.engine.context =
+          std::max(flags.depth + std::max(flags.prompt, flags.predict) + 2, flags.verify_depth + most_rows);
+    }
+    return model;
+  }
+
+  // Tokens per second over `prompt` tokens behind `depth` cached ones, the first drawn token included.
+  double Prefill() {
+    greedy_.max_tokens = 1;
+    std::vector<int32_t> ids = RandomIds(engine_, flags_.depth + flags_.prompt, ++stream_);
+    if (flags_.depth > 0) {
+      engine_.Generate(std::span(ids).first(static_cast<size_t>(flags_.depth)), greedy_);
+    }
+    const Timings timings = engine_.Generate(ids, greedy_).timings;
+    return 1000 * static_cast<double>(timings.prompt_tokens) / timings.prompt_ms;
+  }
+
+  double Decode() {
+    greedy_.max_tokens = flags_.predict + 1;  // the first comes from the prompt's pass
+    const Timings timings = engine_.Generate(RandomIds(engine_, flags_.depth + 1, ++stream_), greedy_).timings;
+    return 1000 * static_cast<double>(timings.decode_tokens) / timings.decode_ms;
+  }
+
+  // One pass of `rows` tokens behind `verify_depth` cached ones, with the logits of every row, as verification does.
+  double VerifyMs(int64_t rows) {
+    Engine::Impl& e = engine_.impl();
+    if (e.kv.length(e.state.sequence) != flags_.verify_depth || e.state.committed != verify_prefix_) {
+      verify_prefix_ = RandomIds(engine_, flags_.verify_depth, 0);
+      greedy_.max_tokens = 1;
+      engine_.Generate(verify_prefix_, greedy_);
+    }
+    const std::vector<int32_t> ids = RandomIds(engine_, rows, ++stream_);
+    const auto start = std::chrono::steady_clock::now();
+    Pass pass;
+    pass.compute = e.compute;
+    pass.kv = &e.kv;
+    pass.Append(e.state.sequence, flags_.verify_depth, ids);
+    for (int64_t row = 0; row < rows; ++row) pass.logit_rows.push_back(static_cast<int32_t>(row));
+    e.transformer.Forward(pass);
+    return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
+  }
+
+  std::vector<double> VerifyRuns(size_t index) const {
+    std::vector<double> runs;
+    for (const std::vector<double>& run : verify_) runs.push_back(run[index]);
+    return runs;
+  }
+  static int64_t PeakRssBytes() {
+    rusage usage = {};
+    getrusage(RUSAGE_SELF, &usage);
+    return int64_t{1024} * usage.ru_maxrss;
+  }
+
+  void PrintJson() const {
+    const auto median = [](const std::vector<double>& runs) -> nlohmann::ordered_json {
+      return runs.empty() ? nlohmann::ordered_json() : nlohmann::ordered_json(Median(runs));
+    };
+    auto verify = nlohmann::ordered_json::array();
+    for (size_t i = 0; i < flags_.rows.size(); ++i) {
+      const std::vector<double> runs = VerifyRuns(i);
+      verify.push_back({{"rows", flags_.rows[i]}, {"ms", Median(runs)}, {"min_ms", std::ranges::min(runs)}});
+    }
+    WriteJson({{"prefill_tps", median(prefill_)},
+               {"decode_tps", median(decode_)},
+               {"verify", verify},
+               {"peak_rss_bytes", PeakRssBytes()},
+               {"prefill_runs", prefill_},
+               {"decode_runs", decode_},
+               {"prompt_tokens", flags_.prompt},
+               {"decode_tokens", flags_.predict},
+               {"depth", flags_.depth},
+               {"threads", engine_.threads()},
+               {"load_ms", engine_.load_ms()}});
+  }
+
+  void PrintText() const {
+    std::string text = engine_.description() + fmt::format(", {} threads\n", engine_.threads());
+    const auto line = [&](const std::string& name, const std::vector<double>& runs) {
+      if (runs.empty()) return;
+      const auto [low, high] = std::ranges::minmax_element(runs);
+      text += fmt::format("{:<16} {:8.1f} tokens/s  [{:.1f} .. {:.1f}]\n", name, Median(runs), *low, *high);
+    };
+    line(fmt::format("prefill {}", flags_.prompt), prefill_);
+    line(fmt::format("decode {}", flags_.predict), decode_);
+    double single = 0;
+    for (size_t i = 0; i < flags_.rows.size(); ++i) {
+      const double fastest = std::ranges::min(VerifyRuns(i));
+      if (flags_.rows[i] == 1) single = fastest;
+      text += fmt::format("verify {:<9} {:8.2f} ms fastest, {:.2f} ms median", flags_.rows[i], fastest,
+                          Median(VerifyRuns(i)));
+      text += single > 0 ? fmt::format(", T(n)/T(1) {:.2f}\n", fastest / single) : "\n";
+    }
+    Write(text + fmt::format("peak memory      {:8.1f} MiB\n", static_cast<double>(PeakRssBytes()) / (1 << 20)));
+  }
+
+  Flags flags_;
+  Engine engine_;
+  GenerateOptions greedy_;
+  uint64_t stream_ = 0;
+  std::vector<int32_t> verify_prefix_;
+  std::vector<double> prefill_, decode_;
+  std::vector<std::vector<double>> verify_;  // [repetition][rows]
+};
+
+}  // namespace
+
+void AddBench(CLI::App& app) {
+  CLI::App* const verb = app.add_subcommand("bench", "Measure prefill, decoding and the cost of a pass of n rows");
+  const auto flags = std::make_shared<Flags>();
+  AddModel(*verb, flags->model);
+  verb->add_option("-p,--n-prompt", flags->prompt, "Tokens of the prompt (0: skip)")->capture_default_str();
+  verb->add_option("-n,--n-gen", flags->predict, "Tokens to decode (0: skip)")->capture_default_str();
+  verb->add_option("-d,--n-depth", flags->depth, "Tokens in the cache before either")->capture_default_str();
+  verb->add_option("-r,--repetitions", flags->repetitions, "Repetitions after one to warm up")->capture_default_str();
+  verb->add_option("--verify-rows", flags->rows, "Rows of the passes to time: 1,2,4; 64 at most")->delimiter(',');
+  verb->add_flag_callback(
+      "--no-verify", [flags] { flags->rows.clear(); }, "Leave these passes out");
+  verb->add_option("--verify-depth", flags->verify_depth, "Tokens in the cache before them")->capture_default_str();
+  AddOutput(*verb, flags->output);
+  verb->callback([flags] { Bench(*flags).Run(); });
+}
+
+}  // namespace cambium::cli

@@ -1,0 +1,198 @@
+#include <fmt/format.h>
+
+#include <atomic>
+#include <cmath>
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <optional>
+
+#include "base/parallel.h"
+#include "cli/options.h"
+#include "cli/progress.h"
+#include "cli/verbs.h"
+#include "io/gguf.h"
+#include "io/json.h"
+#include "io/model_cache.h"
+#include "io/safetensors.h"
+#include "tensor/quantize.h"
+
+namespace cambium::cli {
+namespace {
+
+using nlohmann::ordered_json;
+
+struct Flags {
+  OutputFlags output;
+  std::string path;
+  bool check = false;
+};
+
+// What there is to show of a model, whatever its format.
+struct Contents {
+  std::string format;
+  ordered_json metadata = ordered_json::object();
+  std::vector<NamedTensor> tensors;
+  std::optional<GgufFile> gguf;  // keep the tensors' memory
+  std::optional<ShardedSafetensors> safetensors;
+};
+
+constexpr uint64_t kMostListed = 8;  // values of an array that are printed
+
+ordered_json ValueToJson(const GgufFile& file, const std::string& key, const GgufValue& value) {
+  if (value.type == GgufType::kArray && value.count > kMostListed) {
+    return {{"type", Name(value.element)}, {"count", value.count}};
+  }
+  auto list = ordered_json::array();
+  switch (value.element) {
+    case GgufType::kString:
+      for (std::string_view text : file.Strings(key)) list.push_back(std::string(text));
+      break;
+    case GgufType::kF32:
+    case GgufType::kF64:
+      if (value.type != GgufType::kArray) return file.F64(key);
+      for (float number : file.Floats(key)) list.push_back(number);
+      break;
+    case GgufType::kBool:
+      for (int64_t bit : file.Ints(key)) list.push_back(bit != 0);
+      break;
+    case GgufType::kU64:
+      if (value.type != GgufType::kArray) return file.U64(key);
+      [[fallthrough]];
+    default:
+      for (int64_t integer : file.Ints(key)) list.push_back(integer);
+  }
+  return value.type == GgufType::kArray ? list : list[0];
+}
+
+Contents Open(const std::string& path) {
+  Contents contents;
+  if (path.ends_with(".safetensors") || std::filesystem::is_directory(path)) {
+    contents.safetensors.emplace(path);
+    contents.format = "safetensors";
+    contents.tensors = contents.safetensors->tensors();
+    for (const SafetensorsFile& file : contents.safetensors->files()) {
+      for (const auto& [key, value] : file.metadata()) contents.metadata[key] = value;
+    }
+    const std::string config = path + "/config.json";
+    if (std::filesystem::exists(config)) contents.metadata["config"] = ParseOrderedJson(ReadTextFile(config), config);
+    return contents;
+  }
+  contents.gguf.emplace(path);
+  contents.format = fmt::format("GGUF v{}", contents.gguf->version());
+  contents.tensors = contents.gguf->tensors();
+  for (const auto& [key, value] : contents.gguf->metadata()) {
+    contents.metadata[key] = ValueToJson(*contents.gguf, key, value);
+  }
+  return contents;
+}
+
+struct NonFinite {
+  int64_t nan = 0, inf = 0;
+};
+
+NonFinite CountNonFinite(ThreadPool& pool, const Tensor& tensor) {
+  if (tensor.size() == 0) return {};
+  std::atomic<int64_t> nan{0}, inf{0};
+  const int64_t step = std::max<int64_t>(1, 65536 / tensor.columns());  // rows a task decodes
+  pool.Run((tensor.rows() + step - 1) / step, [&](int64_t task, int) {
+    std::vector<float> row(static_cast<size_t>(tensor.columns()));
+    for (int64_t r = task * step; r < std::min(tensor.rows(), (task + 1) * step); ++r) {
+      Dequantize(tensor.dtype, tensor.as<uint8_t>() + r * tensor.row_bytes(), row.data(), tensor.columns());
+      for (float value : row) {
+        if (std::isnan(value)) ++nan;
+        if (std::isinf(value)) ++inf;
+      }
+    }
+  });
+  return {nan, inf};
+}
+
+std::string ShapeText(const std::vector<int64_t>& shape) { return fmt::format("[{}]", fmt::join(shape, ", ")); }
+
+void Inspect(const Flags& flags) {
+  const std::string path = ResolveModel(flags.path);
+  const Contents contents = Open(path);
+  std::map<std::string_view, std::pair<int64_t, uint64_t>> types;  // name -> tensors, bytes
+  uint64_t bytes = 0;
+  int64_t values = 0;
+  auto tensors = ordered_json::array();
+  NonFinite sum;
+  std::string damaged;  // tensors with NaN or Inf
+  ThreadPool pool(DefaultThreads());
+  {
+    ProgressBar bar(flags.output.quiet || !flags.check);
+    for (const NamedTensor& tensor : contents.tensors) {
+      bytes += tensor.bytes;
+      int64_t size = 1;
+      for (int64_t extent : tensor.shape) size *= extent;
+      values += size;
+      types[tensor.type].first += 1;
+      types[tensor.type].second += tensor.bytes;
+      ordered_json entry = {{"name", tensor.name},
+                            {"type", tensor.type},
+                            {"shape", tensor.shape},
+                            {"offset", tensor.offset},
+                            {"bytes", tensor.bytes}};
+      if (flags.check && tensor.view) {
+        const NonFinite found = CountNonFinite(pool, tensor.view);
+        entry["nan"] = found.nan;
+        entry["inf"] = found.inf;
+        sum.nan += found.nan;
+        sum.inf += found.inf;
+        if (found.nan + found.inf > 0) damaged += (damaged.empty() ? "" : ", ") + tensor.name;
+        bar.Update("checking", tensor.offset + tensor.bytes, std::max(tensor.offset + tensor.bytes, bytes));
+      }
+      tensors.push_back(std::move(entry));
+    }
+  }
+  if (contents.gguf) contents.gguf->CheckIntact();
+  if (contents.safetensors) contents.safetensors->CheckIntact();
+
+  if (flags.output.json) {
+    ordered_json out = {{"path", path},   {"format", contents.format},     {"values", values},
+                        {"bytes", bytes}, {"metadata", contents.metadata}, {"tensors", tensors}};
+    if (flags.check) out["check"] = {{"nan", sum.nan}, {"inf", sum.inf}};
+    WriteJson(out);
+  } else {
+    std::string text = fmt::format("{}\n{}, {} tensors, {} values, {}\n\n", path, contents.format,
+                                   contents.tensors.size(), values, HumanBytes(bytes));
+    for (const auto& [key, value] : contents.metadata.items()) {
+      std::string shown = value.dump(-1, ' ', false, ordered_json::error_handler_t::replace);
+      if (shown.size() > 100) shown = shown.substr(0, 97) + "...";
+      text += fmt::format("{:<45} {}\n", key, shown);
+    }
+    text += '\n';
+    for (const ordered_json& tensor : tensors) {
+      text += fmt::format("{:<45} {:<5} {:<20} {:>9}", tensor["name"].get<std::string>(),
+                          tensor["type"].get<std::string>(), ShapeText(tensor["shape"]), HumanBytes(tensor["bytes"]));
+      if (tensor.value("nan", 0) + tensor.value("inf", 0) > 0) {
+        text += fmt::format("  {} NaN, {} Inf", tensor["nan"].get<int64_t>(), tensor["inf"].get<int64_t>());
+      }
+      text += '\n';
+    }
+    text += '\n';
+    for (const auto& [name, count] : types) {
+      text += fmt::format("{:<5} {:>5} tensors  {:>9}\n", name, count.first, HumanBytes(count.second));
+    }
+    if (flags.check && damaged.empty()) text += "all values are finite\n";
+    Write(text);
+  }
+  if (!damaged.empty()) {
+    Fail(ErrorCode::kData, path, ": ", sum.nan, " NaN and ", sum.inf, " Inf values in ", damaged);
+  }
+}
+
+}  // namespace
+
+void AddInspect(CLI::App& app) {
+  CLI::App* const verb = app.add_subcommand("inspect", "Show a model file's tensors, types, sizes and metadata");
+  const auto flags = std::make_shared<Flags>();
+  verb->add_option("MODEL", flags->path, "A .gguf or .safetensors file, a model directory, or a cached name")
+      ->required();
+  verb->add_flag("--check", flags->check, "Read every weight; NaN or infinite ones are an error");
+  AddOutput(*verb, flags->output);
+  verb->callback([flags] { Inspect(*flags); });
+}
+
+}  // namespace cambium::cli

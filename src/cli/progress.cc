@@ -1,0 +1,46 @@
+#include "cli/progress.h"
+
+#include <fmt/format.h>
+
+#include "cli/options.h"
+
+namespace cambium::cli {
+
+ProgressBar::ProgressBar(bool quiet) : shown_(!quiet && IsTerminal(stderr)) {}
+
+ProgressBar::~ProgressBar() {
+  if (drawn_) fmt::print(stderr, "\r\033[K");
+}
+
+void ProgressBar::Update(const std::string& label, uint64_t done, uint64_t total) {
+  if (!shown_ || total == 0) return;
+  const auto now = Clock::now();
+  if (label != label_) label_ = label, first_ = done, begin_ = now, last_ = {};
+  if (done < total && now - last_ < std::chrono::milliseconds(100)) return;
+  last_ = now;
+  const double seconds = std::chrono::duration<double>(now - begin_).count();
+  const double rate = seconds > 0 ? static_cast<double>(done - first_) / seconds : 0;
+  constexpr uint64_t kWidth = 24;
+  const auto filled = static_cast<size_t>(static_cast<double>(done) / static_cast<double>(total) * kWidth);
+  std::string line = fmt::format("\r\033[K{} [{:<{}}] {:3.0f} %  {}/s", label, std::string(filled, '#'), kWidth,
+                                 100.0 * static_cast<double>(done) / static_cast<double>(total),
+                                 HumanBytes(static_cast<uint64_t>(rate)));
+  if (rate > 0) {
+    const auto left = static_cast<uint64_t>(static_cast<double>(total - done) / rate);
+    line += fmt::format("  {}:{:02} left", left / 60, left % 60);
+  }
+  fmt::print(stderr, "{}", line);
+  std::fflush(stderr);
+  drawn_ = true;
+}
+
+std::string HumanBytes(uint64_t bytes) {
+  if (bytes < 1000) return fmt::format("{} B", bytes);
+  const char* const units[] = {"kB", "MB", "GB", "TB"};
+  auto value = static_cast<double>(bytes);
+  int unit = -1;
+  for (; value >= 1000 && unit < 3; ++unit) value /= 1000;
+  return fmt::format("{:.1f} {}", value, units[unit]);
+}
+
+}  // namespace cambium::cli
