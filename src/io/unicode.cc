@@ -214,7 +214,10 @@ std::string ToUpper(std::string_view text) {
 }
 
 std::string ToLower(std::string_view text) {
-  return MapCodePoints(text, [](std::string& out, uint32_t c) { AppendUtf8(out, utf8proc_tolower(c)); });
+  return MapCodePoints(text, [](std::string& out, uint32_t c) {
+    AppendUtf8(out, c == 0x130 ? 'i' : utf8proc_tolower(c));
+    if (c == 0x130) AppendUtf8(out, 0x307);  // the one letter whose lower case is longer
+  });
 }
 
 std::string ToTitle(std::string_view text) {
