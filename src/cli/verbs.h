@@ -9,7 +9,12 @@ void AddBench(CLI::App& app);
 void AddCompletion(CLI::App& app);
 void AddEval(CLI::App& app);
 void AddGenerate(CLI::App& app);
+void AddInspect(CLI::App& app);
+void AddList(CLI::App& app);
 void AddMan(CLI::App& app);
+void AddPull(CLI::App& app);
+void AddQuantize(CLI::App& app);
+void AddRm(CLI::App& app);
 void AddRun(CLI::App& app);
 void AddScore(CLI::App& app);
 void AddTokenize(CLI::App& app);
@@ -23,6 +28,11 @@ inline constexpr void (*kVerbs[])(CLI::App&) = {
     AddTokenize,
     AddScore,
     AddEval,
+    AddInspect,
+    AddQuantize,
+    AddPull,
+    AddList,
+    AddRm,
     AddBench,
     AddVersion,
     AddMan,
