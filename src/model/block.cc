@@ -298,6 +298,14 @@ void RunSubLayer(BlockRun& run, const BlockWeights& w, int layer, const SubLayer
   run.workspace.Release(mark);
 }
 
+// Passes dx through its 16-bit storage, so that mixed precision loses here what it would lose in memory.
+void RoundGradient(BlockRun& run, Tensor dx) {
+  if (run.pass.gradient_storage == DType::kF32) return;
+  Tensor stored = run.workspace.New(run.pass.gradient_storage, {dx.rows(), dx.columns()});
+  Convert(run.pool, dx, stored);
+  Convert(run.pool, stored, dx);
+}
+
 void RunSubLayerBackward(BlockRun& run, const BlockWeights& w, int layer, const SubLayer& sub, Tensor dx) {
   const Workspace::Mark mark = run.workspace.GetMark();
   const int64_t rows = dx.rows(), hidden = dx.columns();
@@ -317,6 +325,7 @@ void RunSubLayerBackward(BlockRun& run, const BlockWeights& w, int layer, const 
   sub.backward(run, w, layer, normed, dh, dnormed);
   NormBackward(run, sub.norm, layer, sub.norm_kind, dnormed, x, dh);
   Add(run.pool, dh, dx);
+  RoundGradient(run, dx);
   run.workspace.Release(mark);
 }
 

@@ -37,7 +37,7 @@ struct BlockRun {
 
   // Where the gradients of a norm's parameters go; empty unless a graft trains them.
   Graft::NormGradient NormGradientOf(int layer, NormKind kind) const;
-  GraftContext context() const { return {pool, workspace, pass.compute, tape}; }
+  GraftContext context() const { return {pool, workspace, pass.compute, tape, pass.noise}; }
 };
 
 // One transformer block on run.x. With a tape it leaves what BlockBackward needs.

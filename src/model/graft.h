@@ -17,6 +17,7 @@ struct GraftContext {
   Workspace& workspace;
   Compute compute;
   Tape* tape;  // null when serving; hooks Push what their backward Pops, in mirrored order
+  uint64_t noise = 0;  // key of this training pass's random draws (dropout); 0 = none. Not a null tape: see checkpoint
 };
 
 // One trainable tensor with its gradient; both f32.
@@ -68,6 +69,8 @@ class Graft {
 
   // Every trainable tensor, in a fixed order.
   virtual void VisitParams(const std::function<void(Parameter&)>& visit) = 0;
+  // The trainer changed parameter values: after a step, a resume, or the restoring of the best ones.
+  virtual void AfterUpdate() {}
   // The lowest block whose output the graft changes: backward stops there.
   virtual int64_t LowestLayer() const { return 0; }
 
