@@ -1,0 +1,316 @@
+#include "ops/gemm.h"
+
+#include <algorithm>
+#include <cstring>
+#include <vector>
+
+#include "ops/gemm_isa.h"
+#include "ops/panel.h"
+
+namespace cambium {
+namespace {
+
+using gemm::Isa;
+using gemm::kPanelColumns;
+using gemm::Source;
+using gemm::Tile;
+
+// A k block of an a panel fits L1, a tile of b (kTileColumns wide) a good part of L2. Blocks start at multiples of 32:
+// of quantised blocks, of bf16 pairs, of two weight panels.
+constexpr int64_t kBlockWords = 384;
+constexpr int64_t kTileColumns = 96;
+constexpr int64_t kKUnit = 32;
+// A tile of b is packed once for a row block, so a row block has hundreds of rows where there are that many.
+constexpr int64_t kRowBlock = 512;
+constexpr int64_t kMinRowBlock = 256;
+constexpr int64_t kEnoughTasks = 16;
+// Bound on the packed part of a, in words.
+constexpr int64_t kPackedWords = int64_t{8} << 20;
+
+constexpr int64_t Ceil(int64_t value, int64_t unit) { return (value + unit - 1) / unit; }
+
+// One side of a product: lines (rows of a, columns of b) by k.
+struct Operand {
+  enum Kind { kDense, kWeightsByOutput, kWeightsByInput } kind = kDense;
+  Tensor dense;         // kDense
+  bool k_minor = true;  // dense is [lines, k], else [k, lines]
+  const PackedMatrix* w = nullptr;
+};
+
+struct Job {
+  Operand b;
+  int64_t columns;
+  float* c;
+  int64_t c_stride;
+  const float* bias = nullptr;
+  float* sums = nullptr;    // [rows, columns] between k blocks; null: c itself
+  bool transposed = false;  // c is [columns, rows], c_stride apart
+};
+
+void PackDense(const Isa& isa, const Operand& operand, int64_t line, int lines, int64_t k0, int64_t k, int stride,
+               uint32_t* panel) {
+  const Tensor& t = operand.dense;
+  const int64_t line_stride = t.columns();
+  const int64_t offset = operand.k_minor ? line * line_stride + k0 : k0 * line_stride + line;
+  const Source source{t.as<uint8_t>() + offset * Info(t.dtype).bytes, t.dtype, line_stride, t.size() - offset};
+  (operand.k_minor ? isa.pack_k_minor : isa.pack_k_major)(source, lines, k, stride, panel);
+}
+
+const uint8_t* WeightPanel(const PackedMatrix& w, int64_t panel, const PanelLayout& layout) {
+  return w.panels() + panel * layout.bytes;
+}
+
+// Decodes columns [column, column + columns) of a product with weights into panels `panel_words` apart; scratch holds
+// kTileColumns * 16 floats.
+void PackWeights(const Isa& isa, const Operand& operand, int64_t column, int64_t columns, int64_t k0, int64_t k,
+                 int64_t panel_words, uint32_t* panels, float* scratch) {
+  const PackedMatrix& w = *operand.w;
+  const PanelLayout layout(w.dtype(), w.in());
+  if (operand.kind == Operand::kWeightsByOutput) {
+    constexpr int64_t kStep = 64;
+    for (int64_t p = 0; p < Ceil(columns, kPanelColumns); ++p) {
+      const uint8_t* from = WeightPanel(w, column / kPanelColumns + p, layout);
+      uint32_t* to = panels + p * panel_words;
+      if (isa.exact) {
+        DecodePanel(w.dtype(), w.in(), from, k0, k, reinterpret_cast<float*>(to));
+        continue;
+      }
+      for (int64_t i = 0; i < k; i += kStep) {
+        const int64_t count = std::min(kStep, k - i);
+        DecodePanel(w.dtype(), w.in(), from, k0 + i, count, scratch);
+        isa.pack_k_major({scratch, DType::kF32, kPanelColumns, count * kPanelColumns}, kPanelColumns, count,
+                         kPanelColumns, to + i / isa.k_per_word * kPanelColumns);
+      }
+    }
+    return;
+  }
+  for (int64_t i = 0; i < k; i += kPanelColumns) {
+    const int64_t count = std::min<int64_t>(kPanelColumns, k - i);
+    DecodePanel(w.dtype(), w.in(), WeightPanel(w, (k0 + i) / kPanelColumns, layout), column, columns, scratch);
+    for (int64_t p = 0; p < Ceil(columns, kPanelColumns); ++p) {
+      const int lines = static_cast<int>(std::min<int64_t>(kPanelColumns, columns - p * kPanelColumns));
+      isa.pack_k_minor({scratch + p * kPanelColumns * kPanelColumns, DType::kF32, kPanelColumns, lines * kPanelColumns},
+                       lines, count, kPanelColumns, panels + p * panel_words + i / isa.k_per_word * kPanelColumns);
+    }
+  }
+}
+
+void PackColumns(const Isa& isa, const Operand& operand, int64_t column, int64_t columns, int64_t k0, int64_t k,
+                 int64_t panel_words, uint32_t* panels, float* scratch) {
+  if (operand.kind != Operand::kDense) {
+    return PackWeights(isa, operand, column, columns, k0, k, panel_words, panels, scratch);
+  }
+  for (int64_t p = 0; p < Ceil(columns, kPanelColumns); ++p) {
+    const int lines = static_cast<int>(std::min<int64_t>(kPanelColumns, columns - p * kPanelColumns));
+    PackDense(isa, operand, column + p * kPanelColumns, lines, k0, k, kPanelColumns, panels + p * panel_words);
+  }
+}
+
+// Runs a tile through buffers of full width, for the last columns of a matrix and for transposed results.
+void RunEdge(const Isa& isa, const Tile& tile, bool transposed) {
+  constexpr int kMaxNr = 32, kMaxMr = 16;
+  alignas(64) float acc[kMaxMr * kMaxNr], c[kMaxMr * kMaxNr], bias[kMaxNr] = {};
+  const auto each = [&](float* matrix, int64_t stride, float* buffer, auto&& move) {
+    for (int r = 0; r < tile.rows; ++r) {
+      for (int j = 0; j < tile.columns; ++j) {
+        move(matrix[transposed ? j * stride + r : r * stride + j], buffer[r * kMaxNr + j]);
+      }
+    }
+  };
+  const auto load = [](float& outer, float& inner) { inner = outer; };
+  const auto store = [](float& outer, float& inner) { outer = inner; };
+  Tile full = tile;
+  full.acc = acc;
+  full.c = c;
+  full.acc_stride = full.c_stride = kMaxNr;
+  if (tile.bias != nullptr) {
+    std::copy_n(tile.bias, tile.columns, bias);
+    full.bias = bias;
+  }
+  if (!tile.first) each(tile.acc, tile.acc_stride, acc, load);
+  if (tile.last && tile.beta != 0.0f) each(tile.c, tile.c_stride, c, load);
+  isa.tile(full);
+  if (tile.last) {
+    each(tile.c, tile.c_stride, c, store);
+  } else {
+    each(tile.acc, tile.acc_stride, acc, store);
+  }
+}
+
+struct Plan {
+  const Isa& isa;
+  Operand a;
+  int64_t rows, k;
+  float alpha = 1.0f, beta = 0.0f;
+};
+
+// The k blocks of a product: equal multiples of kKUnit, the last one shorter.
+struct KBlocks {
+  KBlocks(const Isa& isa, int64_t k) {
+    const int64_t most = kBlockWords * isa.k_per_word;
+    count = std::max<int64_t>(1, Ceil(k, most));
+    size = Ceil(Ceil(k, count), kKUnit) * kKUnit;
+    count = std::max<int64_t>(1, Ceil(k, size));
+    stride = Ceil(size / isa.k_per_word, gemm::kWordStep) * gemm::kWordStep;
+  }
+  int64_t count, size, stride;  // stride: words of a padded block
+};
+
+void Run(ThreadPool& pool, Workspace& workspace, const Plan& plan, std::span<const Job> jobs) {
+  const Isa& isa = plan.isa;
+  const Workspace::Mark mark = workspace.GetMark();
+  const KBlocks blocks(isa, plan.k);
+  const int64_t a_panel = blocks.stride * isa.a_stride, b_panel = blocks.stride * kPanelColumns;
+  const int64_t all_panels = Ceil(plan.rows, isa.mr);
+
+  // Panels of a by chunks of k blocks and of rows, [block][panel][words][a_stride].
+  const int64_t chunk_blocks =
+      std::clamp<int64_t>(kPackedWords / (std::min(all_panels, kRowBlock / isa.mr) * a_panel), 1, blocks.count);
+  const int64_t chunk_panels = std::clamp<int64_t>(kPackedWords / (chunk_blocks * a_panel), 1, all_panels);
+  uint32_t* packed_a = workspace.Array<uint32_t>(chunk_blocks * chunk_panels * a_panel);
+
+  constexpr int64_t kScratch = kTileColumns * kPanelColumns;
+  const int64_t tile_words = kTileColumns / kPanelColumns * b_panel;
+  uint32_t* thread_words = workspace.Array<uint32_t>(pool.threads() * (tile_words + kScratch));
+
+  int64_t column_tiles = 0;
+  for (const Job& job : jobs) column_tiles += Ceil(job.columns, kTileColumns);
+
+  for (int64_t panel0 = 0; panel0 < all_panels; panel0 += chunk_panels) {
+    const int64_t panels = std::min(chunk_panels, all_panels - panel0);
+    const int64_t chunk_rows = std::min(panels * isa.mr, plan.rows - panel0 * isa.mr);
+    const int64_t most_blocks = std::max<int64_t>(1, chunk_rows / kMinRowBlock);
+    const int64_t row_blocks =
+        std::clamp<int64_t>(Ceil(kEnoughTasks, column_tiles), Ceil(chunk_rows, kRowBlock + isa.mr),
+                            std::max(most_blocks, Ceil(chunk_rows, kRowBlock + isa.mr)));
+    const int64_t block_panels = Ceil(panels, row_blocks);
+
+    for (int64_t block0 = 0; block0 < blocks.count; block0 += chunk_blocks) {
+      const int64_t block_end = std::min(blocks.count, block0 + chunk_blocks);
+      constexpr int64_t kPackPanels = 4;
+      pool.Run(Ceil(panels, kPackPanels), [&](int64_t task, int) {
+        for (int64_t p = task * kPackPanels; p < std::min(panels, (task + 1) * kPackPanels); ++p) {
+          const int64_t row = (panel0 + p) * isa.mr;
+          const int lines = static_cast<int>(std::min<int64_t>(isa.mr, plan.rows - row));
+          for (int64_t b = block0; b < block_end; ++b) {
+            const int64_t k0 = b * blocks.size;
+            PackDense(isa, plan.a, row, lines, k0, std::min(blocks.size, plan.k - k0), isa.a_stride,
+                      packed_a + ((b - block0) * panels + p) * a_panel);
+          }
+        }
+      });
+      pool.Run(column_tiles * row_blocks, [&](int64_t task, int thread) {
+        int64_t index = task / row_blocks;
+        const Job* job = jobs.data();
+        for (; index >= Ceil(job->columns, kTileColumns); ++job) index -= Ceil(job->columns, kTileColumns);
+        const int64_t column0 = index * kTileColumns;
+        const int64_t columns = std::min(kTileColumns, job->columns - column0);
+        const int64_t first_panel = task % row_blocks * block_panels;
+        const int64_t end_panel = std::min(panels, first_panel + block_panels);
+        uint32_t* tile_b = thread_words + thread * (tile_words + kScratch);
+        float* scratch = reinterpret_cast<float*>(tile_b + tile_words);
+        if (first_panel >= end_panel) return;
+
+        for (int64_t b = block0; b < block_end; ++b) {
+          const int64_t k0 = b * blocks.size;
+          const int64_t k = std::min(blocks.size, plan.k - k0);
+          PackColumns(isa, job->b, column0, columns, k0, k, b_panel, tile_b, scratch);
+          Tile tile;
+          tile.words = Ceil(k, isa.k_per_word);
+          tile.b_panel = b_panel;
+          tile.first = b == 0;
+          tile.last = b + 1 == blocks.count;
+          tile.alpha = plan.alpha;
+          tile.beta = plan.beta;
+          tile.c_stride = job->c_stride;
+          tile.acc_stride = job->sums != nullptr && !job->transposed ? job->columns
+                            : job->sums != nullptr                   ? plan.rows
+                                                                     : job->c_stride;
+          float* acc = job->sums != nullptr ? job->sums : job->c;
+          for (int64_t p = first_panel; p < end_panel; ++p) {
+            const int64_t row = (panel0 + p) * isa.mr;
+            tile.a = packed_a + ((b - block0) * panels + p) * a_panel;
+            tile.rows = static_cast<int>(std::min<int64_t>(isa.mr, plan.rows - row));
+            for (int64_t j = 0; j < columns; j += isa.nr) {
+              const int64_t column = column0 + j;
+              tile.b = tile_b + j / kPanelColumns * b_panel;
+              tile.columns = static_cast<int>(std::min<int64_t>(isa.nr, columns - j));
+              tile.bias = job->bias != nullptr ? job->bias + column : nullptr;
+              tile.c = job->c + (job->transposed ? column * tile.c_stride + row : row * tile.c_stride + column);
+              tile.acc = acc + (job->transposed ? column * tile.acc_stride + row : row * tile.acc_stride + column);
+              if (!job->transposed && (tile.columns == isa.nr || 2 * tile.columns == isa.nr)) {
+                isa.tile(tile);
+              } else {
+                RunEdge(isa, tile, job->transposed);
+              }
+            }
+          }
+        }
+      });
+    }
+  }
+  workspace.Release(mark);
+}
+
+const Isa& IsaFor(Compute compute) { return compute == Compute::kBF16 ? gemm::BF16Isa() : gemm::F32Isa(); }
+
+// Sums that cannot wait in c because c is an addend.
+void AddSums(Workspace& workspace, const Plan& plan, Job& job) {
+  if (plan.beta != 0.0f && KBlocks(plan.isa, plan.k).count > 1) {
+    job.sums = workspace.Array<float>(plan.rows * job.columns);
+  }
+}
+
+}  // namespace
+
+void DenseMatMul(ThreadPool& pool, Workspace& workspace, Compute compute, Tensor x, std::span<const Product> products) {
+  std::vector<Job> jobs;
+  jobs.reserve(products.size());
+  for (const Product& product : products) {
+    Check(product.w->in() == x.columns(), "x and the weights disagree on the number of inputs");
+    Check(product.y.columns() == product.w->out() && product.y.rows() == x.rows(), "y has another shape than x w^T");
+    jobs.push_back({.b = {.kind = Operand::kWeightsByOutput, .dense = {}, .w = product.w},
+                    .columns = product.w->out(),
+                    .c = product.y.f32(),
+                    .c_stride = product.w->out(),
+                    .bias = product.bias});
+  }
+  Run(pool, workspace, {.isa = IsaFor(compute), .a = {.dense = x}, .rows = x.rows(), .k = x.columns()}, jobs);
+}
+
+void MatMulBackward(ThreadPool& pool, Workspace& workspace, Compute compute, Tensor dy, const PackedMatrix& w,
+                    Tensor dx, bool add) {
+  Check(dy.columns() == w.out(), "dy and the weights disagree on the number of outputs");
+  Check(dx.columns() == w.in() && dx.rows() == dy.rows(), "dx has another shape than dy w");
+  const Plan plan{
+      .isa = IsaFor(compute), .a = {.dense = dy}, .rows = dy.rows(), .k = w.out(), .beta = add ? 1.0f : 0.0f};
+  Job job{.b = {.kind = Operand::kWeightsByInput, .dense = {}, .w = &w},
+          .columns = w.in(),
+          .c = dx.f32(),
+          .c_stride = w.in()};
+  const Workspace::Mark mark = workspace.GetMark();
+  AddSums(workspace, plan, job);
+  Run(pool, workspace, plan, {&job, 1});
+  workspace.Release(mark);
+}
+
+void Gemm(ThreadPool& pool, Workspace& workspace, Compute compute, bool transpose_a, bool transpose_b, float alpha,
+          Tensor a, Tensor b, float beta, Tensor c) {
+  const int64_t m = c.rows(), n = c.columns(), k = transpose_a ? a.rows() : a.columns();
+  Check((transpose_a ? a.columns() : a.rows()) == m, "a and c disagree on the number of rows");
+  Check((transpose_b ? b.rows() : b.columns()) == n, "b and c disagree on the number of columns");
+  Check((transpose_b ? b.columns() : b.rows()) == k, "a and b disagree on the number of summands");
+  const Isa& isa = IsaFor(compute);
+  Operand left{.dense = a, .k_minor = !transpose_a}, right{.dense = b, .k_minor = transpose_b};
+  // A thin result is computed as its transpose, so that its long side fills the vector lanes; the chains are the same.
+  const bool swap = n <= isa.mr && m > n;
+  if (swap) std::swap(left, right);
+  const Plan plan{.isa = isa, .a = left, .rows = swap ? n : m, .k = k, .alpha = alpha, .beta = beta};
+  Job job{.b = right, .columns = swap ? m : n, .c = c.f32(), .c_stride = n, .transposed = swap};
+  const Workspace::Mark mark = workspace.GetMark();
+  AddSums(workspace, plan, job);
+  Run(pool, workspace, plan, {&job, 1});
+  workspace.Release(mark);
+}
+
+}  // namespace cambium

@@ -1,0 +1,61 @@
+#pragma once
+
+// The inner level of the dense products: packed panels and the register tile, one table per instruction set.
+//
+// c [m, n] = sum over k of a(m, k) b(k, n). Both operands are packed into panels of `words` steps: a panel of a holds
+// `mr` rows as [words][a_stride], a panel of b holds 16 columns as [words][16]. A word is 32 bits: one f32, or, where
+// the instruction set multiplies bf16 pairs, the values of two consecutive k, the earlier one in the low half. Every
+// output is one chain of multiply-adds over ascending words, carried through memory between k blocks (law 2).
+
+#include <cstdint>
+
+#include "tensor/tensor.h"
+
+namespace cambium::gemm {
+
+inline constexpr int kPanelColumns = 16;
+inline constexpr int kWordStep = 16;  // panels are padded to whole steps, so that packing may write past `words`
+
+// Elements of a dense matrix (f32, f16 or bf16), `stride` elements between lines; `available` elements may be read.
+struct Source {
+  const void* data;
+  DType dtype;
+  int64_t stride;
+  int64_t available;
+};
+
+struct Tile {
+  int64_t words;
+  const uint32_t* a;
+  const uint32_t* b;
+  int64_t b_panel;  // words between two panels of b
+  int rows;         // 1..mr
+  int columns;      // 1..nr; the kernel writes nr or nr / 2 of them, whichever holds these
+  bool first;       // sums start at zero, else at acc
+  bool last;        // writes c = alpha * sum + beta * c + bias, else acc = sum
+  float* acc;       // may be c
+  int64_t acc_stride;
+  float* c;
+  int64_t c_stride;
+  float alpha, beta;
+  const float* bias;  // of the tile's first column, or null
+};
+
+struct Isa {
+  int mr, nr;    // rows and columns of a register tile
+  int a_stride;  // words per step of a panel of a
+  int k_per_word;
+  bool exact;  // words are the f32 values themselves
+  void (*tile)(const Tile&);
+  // Packs k elements of `lines` rows or columns into a panel [words][stride], stride 8 or 16; the values of an
+  // incomplete last pair are zero, lanes past `lines` hold anything. minor: k runs along the source's lines; major:
+  // across them.
+  void (*pack_k_minor)(const Source&, int lines, int64_t k, int stride, uint32_t* panel);
+  void (*pack_k_major)(const Source&, int lines, int64_t k, int stride, uint32_t* panel);
+};
+
+const Isa& F32Isa();         // fp32 multiply-adds
+const Isa& BF16Isa();        // inputs rounded to bf16: native pairs where the machine has them, else fp32 multiply-adds
+const Isa* NativeBF16Isa();  // avx512_bf16, or null if this build or machine lacks it
+
+}  // namespace cambium::gemm
