@@ -151,12 +151,12 @@ HWY_INLINE VecF Exp(F32 d, VecF x) {
   return hn::IfThenZeroElse(hn::Lt(x, hn::Set(d, -87.33f)), finite);
 }
 
-// e^x for x <= 0, the softmax case: one scale factor, no NaN or overflow handling; 0 below -87.33.
+// e^x for x <= 0, the softmax case: one scale factor, no clamp, because what lies below -87.33 becomes 0 whatever its
+// bits were. A NaN stays.
 HWY_INLINE VecF ExpNonPositive(F32 d, VecF x) {
   const hn::RebindToSigned<F32> di;
-  const auto clamped = hn::Max(x, hn::Set(d, -87.33f));
-  const auto n = hn::Round(hn::Mul(clamped, hn::Set(d, 1.44269504088896341f)));
-  auto r = hn::NegMulAdd(n, hn::Set(d, 0.693145751953125f), clamped);
+  const auto n = hn::Round(hn::Mul(x, hn::Set(d, 1.44269504088896341f)));
+  auto r = hn::NegMulAdd(n, hn::Set(d, 0.693145751953125f), x);
   r = hn::NegMulAdd(n, hn::Set(d, 1.42860682030941723212e-6f), r);
   auto p = hn::Set(d, 1.0f / 720);
   p = hn::MulAdd(p, r, hn::Set(d, 8.3333335e-3f));
