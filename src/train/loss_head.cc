@@ -1,0 +1,58 @@
+#include "train/loss_head.h"
+
+#include <algorithm>
+#include <cstring>
+#include <vector>
+
+namespace cambium {
+
+int64_t LossHeadChunk(int64_t vocab) { return vocab <= 65536 ? 128 : 64; }
+
+double LossHead(Transformer& model, Compute compute, Tensor hidden, std::span<const int32_t> targets, float row_weight,
+                Tensor dhidden, Tensor dhead) {
+  Check(static_cast<int64_t>(targets.size()) == hidden.rows(), "LossHead takes one target a row");
+  ThreadPool& pool = model.pool();
+  Workspace& workspace = model.workspace();
+  const int64_t width = hidden.columns(), vocab = model.config().vocab;
+  std::vector<int64_t> rows;
+  for (size_t row = 0; row < targets.size(); ++row) {
+    if (targets[row] >= 0) rows.push_back(static_cast<int64_t>(row));
+  }
+  if (dhidden) std::memset(dhidden.data, 0, static_cast<size_t>(dhidden.bytes()));
+
+  const size_t row_bytes = static_cast<size_t>(width) * sizeof(float);
+  const size_t chunk = static_cast<size_t>(LossHeadChunk(vocab));
+  double sum = 0;
+  for (size_t begin = 0; begin < rows.size(); begin += chunk) {
+    const std::span<const int64_t> some = std::span(rows).subspan(begin, std::min(chunk, rows.size() - begin));
+    const int64_t count = static_cast<int64_t>(some.size());
+    const Workspace::Mark mark = workspace.GetMark();
+    Tensor x = workspace.New({count, width}), logits = workspace.New({count, vocab});
+    std::vector<int32_t> wanted;
+    for (int64_t i = 0; i < count; ++i) {
+      std::memcpy(x.row(i), hidden.row(some[static_cast<size_t>(i)]), row_bytes);
+      wanted.push_back(targets[static_cast<size_t>(some[static_cast<size_t>(i)])]);
+    }
+    model.Head(compute, x, logits);
+    if (!dhidden) {
+      std::vector<float> log_probs(some.size());
+      TargetLogProbs(pool, logits, wanted, log_probs);
+      for (const float log_prob : log_probs) sum -= static_cast<double>(log_prob);
+      workspace.Release(mark);
+      continue;
+    }
+    std::vector<float> loss(some.size());
+    const std::vector<float> weights(some.size(), row_weight);
+    CrossEntropy(pool, logits, wanted, weights, loss);
+    for (const float value : loss) sum += static_cast<double>(value);
+    if (dhead) Gemm(pool, workspace, compute, true, false, 1.0f, logits, x, 1.0f, dhead);
+    MatMulBackward(pool, workspace, compute, logits, model.weights().head(), x);
+    for (int64_t i = 0; i < count; ++i) {
+      std::memcpy(dhidden.row(some[static_cast<size_t>(i)]), x.row(i), row_bytes);
+    }
+    workspace.Release(mark);
+  }
+  return sum;
+}
+
+}  // namespace cambium

@@ -1,0 +1,22 @@
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+#include "model/transformer.h"
+
+namespace cambium {
+
+// The output head and the cross-entropy in chunks of rows, so that a [rows, vocab] matrix never exists; only rows that
+// have a target pay for logits.
+//
+// hidden [rows, hidden] is the final norm's result; targets[row] is the token that row must predict, or negative for
+// none. Returns the sum of -log p(target) over rows. If dhidden is not empty, it becomes the gradient of
+// row_weight * that sum. If dhead [vocab, hidden] is not empty, the head's weight gradient is added to it.
+double LossHead(Transformer& model, Compute compute, Tensor hidden, std::span<const int32_t> targets, float row_weight,
+                Tensor dhidden = {}, Tensor dhead = {});
+
+// Rows of logits that LossHead holds at a time.
+int64_t LossHeadChunk(int64_t vocab);
+
+}  // namespace cambium
