@@ -47,15 +47,15 @@ class Drafter {
   virtual ~Drafter() = default;
   virtual std::string name() const = 0;
   virtual Needs needs() const { return {}; }
+  // Whether proposing costs next to nothing beside a pass (retrieval), or runs a network.
+  virtual bool cheap() const { return true; }
   // A new request; everything seen before is another request's.
   virtual void Begin(std::span<const int32_t> prompt) = 0;
   // After every pass, the prompt's included.
   virtual void Observe(const Observation& observation) = 0;
   // Adds at most `budget` nodes to the (empty) draft; depths below `max_depth`.
   virtual void Propose(int64_t budget, int64_t max_depth, Draft& draft) = 0;
-  // How the last draft fared: nodes on the accepted path, from the root.
-  virtual void Accept(const Draft& /*draft*/, std::span<const int32_t> /*path*/) {}
-  // Time of the pass that verified the last draft, for the cost model.
+  // Time of a pass over `rows` rows, for the cost model.
   virtual void Measure(int64_t /*rows*/, double /*pass_ms*/) {}
 };
 

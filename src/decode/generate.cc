@@ -99,10 +99,7 @@ class Loop {
     Commit(pass, committed_, path_, verdict.tokens.back());
     const double pass_ms = MillisSince(start);
     result_.counters.verify_ms += pass_ms;
-    if (drafter_ != nullptr) {
-      drafter_->Measure(static_cast<int64_t>(rows_.size()), pass_ms);
-      drafter_->Accept(draft, verdict.path);
-    }
+    if (drafter_ != nullptr) drafter_->Measure(static_cast<int64_t>(rows_.size()), pass_ms);
     Count(draft, verdict);
 
     for (size_t i = 0; i < verdict.tokens.size(); ++i) {

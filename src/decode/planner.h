@@ -1,0 +1,79 @@
+#pragma once
+
+#include <array>
+#include <memory>
+#include <vector>
+
+#include "cambium/sliding_max.h"
+#include "decode/drafter.h"
+
+namespace cambium {
+
+// T(n): what a pass over n rows costs on this machine with this model, learned from the passes themselves. Before a size
+// was seen, its ratio to T(1) is a prior (docs/speculative-decoding.md).
+class VerifyCurve {
+ public:
+  VerifyCurve();
+  void Measure(int64_t rows, double ms);
+  double Ms(int64_t rows) const;  // relative units until something was measured
+
+ private:
+  struct Point {
+    int64_t rows;
+    double prior;  // T(rows) / T(1)
+    SlidingMean ms{16};
+  };
+  double Scale() const;  // ms of a pass of one row, from whatever was measured
+  std::vector<Point> points_;
+};
+
+// Several drafters behind one: asks the cheap ones first and the neural ones where they have been paying off, merges their
+// proposals, corrects their beliefs by how they fared in a sliding window (per drafter, depth and confidence), and keeps
+// the tree that maximises expected tokens per second; nothing at all if plain decoding is best.
+class Planner : public Drafter {
+ public:
+  explicit Planner(std::vector<std::unique_ptr<Drafter>> members);
+
+  std::string name() const override { return "auto"; }
+  Needs needs() const override;
+  void Begin(std::span<const int32_t> prompt) override;
+  void Observe(const Observation& observation) override;
+  void Propose(int64_t budget, int64_t max_depth, Draft& draft) override;
+  void Measure(int64_t rows, double pass_ms) override;
+
+  const std::vector<std::unique_ptr<Drafter>>& members() const { return members_; }
+  const VerifyCurve& curve() const { return curve_; }
+
+ private:
+  static constexpr int kDepths = 6, kBins = 4, kWindow = 128;
+  struct Calibration {
+    SlidingMean outcome{kWindow}, predicted{kWindow};
+  };
+  // What calling a neural drafter has brought lately.
+  struct Payoff {
+    SlidingMean draft_ms{16}, expected{16};
+    int64_t calls = 0;
+    int64_t skip = 0;         // steps to go before it is tried again
+    int64_t skip_length = 4;  // doubles with every try that did not pay
+  };
+  Calibration& CalibrationOf(size_t member, int depth, float probability);
+  float Calibrated(size_t member, int depth, float probability);
+  void Ask(size_t member, int64_t budget, int64_t max_depth);
+  struct Plan {
+    std::vector<int32_t> nodes;  // of the pool, parents first
+    double tokens_per_ms = 0;
+    double expected = 1;         // tokens
+  };
+  Plan Choose(int64_t budget) const;
+  void ScorePool(const Observation& observation);
+
+  std::vector<std::unique_ptr<Drafter>> members_;
+  std::vector<std::array<std::array<Calibration, kBins>, kDepths>> calibrations_;  // per member
+  std::vector<Payoff> payoffs_;
+  VerifyCurve curve_;
+  Draft pool_;                      // everything proposed in this step, with corrected probabilities
+  std::vector<float> raw_;          // the drafters' own beliefs, per pool node
+  double draft_ms_ = 0;             // spent proposing in this step
+};
+
+}  // namespace cambium
