@@ -1,5 +1,6 @@
 # cmake --install: the program with its man page and completions, the library, its headers, and the CMake package that
 # exports cambium::cambium (tests/install uses it from outside).
+include(GNUInstallDirs)
 include(CMakePackageConfigHelpers)
 set(package_dir ${CMAKE_INSTALL_LIBDIR}/cmake/cambium)
 
