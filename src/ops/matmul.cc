@@ -1,9 +1,16 @@
 #include "ops/matmul.h"
 
+#include "base/simd_targets.h"
+
 #include <algorithm>
 #include <vector>
 
+#include "hwy/targets.h"
+#include "ops/gemm.h"
+#include "ops/matmul_kernels.h"
 #include "ops/panel.h"
+#include "ops/ranges.h"
+#include "tensor/quantize.h"
 
 namespace cambium {
 namespace {
@@ -24,7 +31,143 @@ void PackPanels(ThreadPool& pool, Tensor weights, std::span<const int32_t> row_o
   });
 }
 
+// Rows from which decoding a weight once for all of them pays; below, the f32 kernels stream the weights past the rows.
+// Both sum in the same order, so the cut shows in no result.
+constexpr int64_t kDenseRows = 8;
+// Activations of a chunk of rows stay in the second-level cache while panels pass by.
+constexpr int64_t kChunkBytes = int64_t{256} << 10;
+
+// A [rows, in] matrix of activations in groups of KernelTable::max_rows rows.
+struct Activations {
+  const ActBlock* x8 = nullptr;  // group after group, each [in / 32][rows of the group]
+  const float* x = nullptr;      // [rows][in]
+};
+
+const float* RowsAsF32(ThreadPool& pool, Workspace& workspace, Tensor x) {
+  if (x.dtype == DType::kF32) return x.f32();
+  const int64_t in = x.columns();
+  float* to = workspace.Array<float>(x.size());
+  ForRows(pool, x.rows(), in, [&](int64_t begin, int64_t end) {
+    const char* from = x.as<const char>() + begin * x.row_bytes();
+    Dequantize(x.dtype, from, to + begin * in, (end - begin) * in);
+  });
+  return to;
+}
+
+const ActBlock* QuantizeRows(ThreadPool& pool, Workspace& workspace, const KernelTable& kernels, const float* x,
+                             int64_t rows, int64_t in) {
+  const int64_t blocks = in / kBlock, group = kernels.max_rows;
+  ActBlock* to = workspace.Array<ActBlock>(rows * blocks);
+  ForRows(pool, (rows + group - 1) / group, group * in, [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin * group; row < std::min(rows, end * group); ++row) {
+      const int64_t first = row / group * group, width = std::min(group, rows - first);
+      kernels.quantize(x + row * in, blocks, to + first * blocks + (row - first), width);
+    }
+  });
+  return to;
+}
+
+// A run of panels, counted through all products of a call.
+struct PanelRange {
+  int64_t begin, end;
+};
+
+// Large pieces first and single panels last, so that threads finish together. How panels fall into pieces depends on the
+// thread count, what is summed does not.
+std::vector<PanelRange> CutPanels(int64_t panels, int threads) {
+  std::vector<PanelRange> ranges;
+  for (int64_t begin = 0; begin < panels;) {
+    const int64_t count = std::max<int64_t>(1, (panels - begin) / (4 * threads));
+    ranges.push_back({begin, begin + count});
+    begin += count;
+  }
+  return ranges;
+}
+
+// y rows [row_begin, row_end) of the given panels.
+void MultiplyPanels(const KernelTable& kernels, std::span<const Product> products, const Activations& activations,
+                    int64_t in, int64_t rows, int64_t row_begin, int64_t row_end, PanelRange range) {
+  const int64_t group = kernels.max_rows;
+  int64_t first = 0;  // of this product, in the count through all products
+  for (const Product& product : products) {
+    const PackedMatrix& w = *product.w;
+    const PanelLayout layout(w.dtype(), in);
+    const int64_t panels = Panels(w.out());
+    const int64_t begin = std::max<int64_t>(0, range.begin - first), end = std::min(panels, range.end - first);
+    for (int64_t p = begin; p < end; ++p) {
+      const uint8_t* panel = w.panels() + p * layout.bytes;
+      PanelCall call = {.dtype = w.dtype(), .rows = 0, .panel = panel, .next = panel + (p + 1 < end ? layout.bytes : 0),
+                        .layout = &layout, .in = in, .x8 = nullptr, .x = nullptr, .y = nullptr,
+                        .y_stride = product.y.columns(),
+                        .bias = product.bias == nullptr ? nullptr : product.bias + p * kPanel,
+                        .outputs = static_cast<int>(std::min<int64_t>(kPanel, w.out() - p * kPanel))};
+      for (int64_t row = row_begin; row < row_end; row += group) {
+        call.rows = static_cast<int>(std::min(group, rows - row));
+        call.y = product.y.f32() + row * call.y_stride + p * kPanel;
+        if (activations.x8 != nullptr) {
+          call.x8 = activations.x8 + row * (in / kBlock);
+          kernels.int8(call);
+        } else {
+          call.x = activations.x + row * in;
+          kernels.f32(call);
+        }
+        call.next = panel;
+      }
+    }
+    first += panels;
+  }
+}
+
+void MultiplyAll(ThreadPool& pool, const KernelTable& kernels, std::span<const Product> products,
+                 const Activations& activations, int64_t in, int64_t rows) {
+  int64_t panels = 0;
+  for (const Product& product : products) panels += Panels(product.w->out());
+  const std::vector<PanelRange> ranges = CutPanels(panels, pool.threads());
+  const int64_t group = kernels.max_rows, count = static_cast<int64_t>(ranges.size());
+  const int64_t chunk = std::max<int64_t>(1, kChunkBytes / (in * static_cast<int64_t>(sizeof(ActBlock)) / kBlock * group)) * group;
+  pool.Run((rows + chunk - 1) / chunk * count, [&](int64_t task, int) {
+    const int64_t row = task / count * chunk;
+    MultiplyPanels(kernels, products, activations, in, rows, row, std::min(rows, row + chunk), ranges[task % count]);
+  });
+}
+
 }  // namespace
+
+const KernelTable& Kernels() {
+#if defined(__x86_64__)
+  const int64_t targets = hwy::SupportedTargets();
+  if ((targets & HWY_AVX3_DL) != 0) return kAvx512Kernels;
+  if ((targets & HWY_AVX2) != 0) return kAvx2Kernels;
+#endif
+  return kPortableKernels;
+}
+
+void MatMul(ThreadPool& pool, Workspace& workspace, Compute compute, Tensor x, std::span<const Product> products) {
+  const int64_t rows = x.rows(), in = x.columns();
+  std::vector<Product> integer, few, many;
+  for (const Product& product : products) {
+    Check(product.w->in() == in && product.y.rows() == rows && product.y.columns() == product.w->out(),
+          "a product is [rows, in] by [out, in]");
+    if (compute == Compute::kInt8 && IsQuantized(product.w->dtype())) {
+      integer.push_back(product);
+    } else {
+      (compute != Compute::kBF16 && rows <= kDenseRows ? few : many).push_back(product);
+    }
+  }
+  if (rows == 0) return;
+  const Workspace::Mark mark = workspace.GetMark();
+  const KernelTable& kernels = Kernels();
+  if (!integer.empty() || !few.empty()) {
+    const float* f32 = RowsAsF32(pool, workspace, x);
+    if (!integer.empty()) {
+      const ActBlock* x8 = QuantizeRows(pool, workspace, kernels, f32, rows, in);
+      MultiplyAll(pool, kernels, integer, {.x8 = x8}, in, rows);
+    }
+    if (!few.empty()) MultiplyAll(pool, kernels, few, {.x = f32}, in, rows);
+  }
+  if (!many.empty()) DenseMatMul(pool, workspace, compute, x, many);
+  workspace.Release(mark);
+}
 
 PackedMatrix::PackedMatrix(ThreadPool& pool, Tensor weights, std::span<const int32_t> row_order,
                            void (*release)(void* context, int64_t row, int64_t rows), void* context)

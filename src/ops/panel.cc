@@ -3,6 +3,7 @@
 #include <bit>
 #include <cstring>
 
+#include "ops/matmul_kernels.h"
 #include "tensor/half.h"
 #include "tensor/scale_pack.h"
 
@@ -109,9 +110,8 @@ int QuantAt(const PanelPlanes& planes, const uint8_t* quants, const uint8_t* hig
   return low;
 }
 
-// The 32 values of output o in a block, written `stride` apart.
-void DecodeBlock(DType dtype, const PanelLayout& layout, const uint8_t* panel, int64_t block, int o, float* dst,
-                 int64_t stride) {
+// The 32 values of output o in a block.
+void DecodeBlock(DType dtype, const PanelLayout& layout, const uint8_t* panel, int64_t block, int o, float* dst) {
   const PanelPlanes planes = Planes(dtype);
   const uint8_t* quants = panel + block * planes.quants;
   const uint8_t* high = panel + layout.high + block * planes.high;
@@ -130,7 +130,7 @@ void DecodeBlock(DType dtype, const PanelLayout& layout, const uint8_t* panel, i
   }
   for (int k = 0; k < kBlock; ++k) {
     const int q = QuantAt(planes, quants, high, o, k) - planes.offset;
-    dst[k * stride] = d[k / 16] * static_cast<float>(q) + m;
+    dst[k] = d[k / 16] * static_cast<float>(q) + m;
   }
 }
 
@@ -201,11 +201,7 @@ void DecodePanel(DType dtype, int64_t in, const uint8_t* panel, int64_t begin, i
     return;
   }
   const PanelLayout layout(dtype, in);
-  for (int64_t block = begin / kBlock; block < (begin + count) / kBlock; ++block) {
-    for (int o = 0; o < kPanel; ++o) {
-      DecodeBlock(dtype, layout, panel, block, o, dst + (block * kBlock - begin) * kPanel + o, kPanel);
-    }
-  }
+  Kernels().decode(dtype, layout, panel, begin / kBlock, count / kBlock, dst);
 }
 
 void DecodePanelRow(DType dtype, int64_t in, const uint8_t* panel, int output, float* dst) noexcept {
@@ -215,7 +211,7 @@ void DecodePanelRow(DType dtype, int64_t in, const uint8_t* panel, int output, f
   }
   const PanelLayout layout(dtype, in);
   for (int64_t block = 0; block < in / kBlock; ++block) {
-    DecodeBlock(dtype, layout, panel, block, output, dst + block * kBlock, 1);
+    DecodeBlock(dtype, layout, panel, block, output, dst + block * kBlock);
   }
 }
 

@@ -44,6 +44,8 @@ constexpr PanelPlanes Planes(DType dtype) {
   }
 }
 
+constexpr bool IsDense(DType dtype) { return Planes(dtype).quants == 0; }
+
 inline int64_t Panels(int64_t out) { return (out + kPanel - 1) / kPanel; }
 
 // Where the planes of one panel begin, in bytes from its start.

@@ -1,0 +1,252 @@
+#include "base/simd_targets.h"
+
+#include <bit>
+#include <cstring>
+
+#include "hwy/base.h"
+#include "ops/matmul_kernels.h"
+
+#if HWY_ARCH_X86
+#include <immintrin.h>
+
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // GCC 12: PR 105593, in its own intrinsics
+
+// AVX-512 with VNNI. One panel is one register of 16 sums a row; activations are embedded broadcasts.
+HWY_PUSH_ATTRIBUTES("avx,avx2,fma,f16c,bmi2,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")
+namespace cambium {
+namespace {
+
+#include "ops/matmul_common-inl.h"
+
+constexpr int kMaxRows = 8;
+
+// A block's weights: unsigned bytes of eight groups, scales, minimum.
+template <DType kType>
+struct Block {
+  static constexpr PanelPlanes kPlanes = Planes(kType);
+  static constexpr bool kHasMinimum = kPlanes.offset == 0;
+  static constexpr bool kTwoScales = kType == DType::kQ6_K;
+  static constexpr int kOffsetShift = kHasMinimum ? 0 : std::countr_zero(static_cast<unsigned>(kPlanes.offset));
+
+  Block(const PanelLayout& layout, const uint8_t* panel, int64_t index)
+      : quants(panel + index * kPlanes.quants),
+        high(panel + layout.high + index * kPlanes.high),
+        scales(panel + layout.scales + index * kPlanes.scales),
+        supers(panel + layout.supers + index / kSuper * kPlanes.supers) {}
+
+  // Groups v and v + 4.
+  HWY_INLINE void Groups(int v, __m512i& first, __m512i& second) const {
+    if constexpr (kType == DType::kQ8_0) {
+      first = _mm512_load_si512(quants + 64 * v);
+      second = _mm512_load_si512(quants + 64 * (v + 4));
+      return;
+    }
+    const __m512i nibble = _mm512_set1_epi8(15);
+    const __m512i both = _mm512_load_si512(quants + 64 * v);
+    first = _mm512_and_si512(both, nibble);
+    second = _mm512_and_si512(_mm512_srli_epi16(both, 4), nibble);
+    if constexpr (kPlanes.high == 64) {
+      const __m512i bits = _mm512_load_si512(high), bit = _mm512_set1_epi8(16);
+      first = OrMasked(first, _mm512_slli_epi16(bits, 4 - v), bit);
+      second = OrMasked(second, v == 0 ? bits : _mm512_srli_epi16(bits, v), bit);
+    } else if constexpr (kPlanes.high == 128) {
+      const __m512i pair = _mm512_set1_epi8(48);
+      first = OrMasked(first, ToPair(_mm512_load_si512(high), v), pair);
+      second = OrMasked(second, ToPair(_mm512_load_si512(high + 64), v), pair);
+    }
+  }
+
+  HWY_INLINE __m512 Scale() const {
+    if constexpr (kTwoScales) return ScaleOfHalf(0);
+    if constexpr (kPlanes.supers == 0) return HalfVector(scales);
+    return _mm512_mul_ps(HalfVector(supers), ByteVector(scales));
+  }
+  HWY_INLINE __m512 ScaleOfHalf(int half) const {
+    const __m128i bytes = _mm_load_si128(reinterpret_cast<const __m128i*>(scales + 16 * half));
+    return _mm512_mul_ps(HalfVector(supers), _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes)));
+  }
+  HWY_INLINE __m512 Minimum() const {
+    if constexpr (kPlanes.supers == 0) return HalfVector(scales + 32);
+    const __m512 magnitude = _mm512_mul_ps(HalfVector(supers + 32), ByteVector(scales + 16));
+    return _mm512_castsi512_ps(_mm512_xor_si512(_mm512_castps_si512(magnitude), _mm512_set1_epi32(INT32_MIN)));
+  }
+
+  HWY_INLINE void Prefetch(int64_t distance) const {
+    for (int line = 0; line < kPlanes.quants; line += 64) _mm_prefetch(quants + distance + line, _MM_HINT_T0);
+    for (int line = 0; line < kPlanes.high; line += 64) _mm_prefetch(high + distance + line, _MM_HINT_T0);
+    _mm_prefetch(scales + distance, _MM_HINT_T0);
+    if constexpr (kPlanes.supers > 0) _mm_prefetch(supers + distance, _MM_HINT_T0);
+  }
+
+  const uint8_t *quants, *high, *scales, *supers;
+
+ private:
+  static HWY_INLINE __m512i OrMasked(__m512i a, __m512i b, __m512i mask) {
+    return _mm512_ternarylogic_epi32(a, b, mask, 0xF8);  // a | (b & mask)
+  }
+  // The two bits of group v (0..3) at bits 4 and 5.
+  static HWY_INLINE __m512i ToPair(__m512i bits, int v) {
+    if (v < 2) return _mm512_slli_epi16(bits, 4 - 2 * v);
+    return v == 2 ? bits : _mm512_srli_epi16(bits, 2);
+  }
+  static HWY_INLINE __m512 HalfVector(const uint8_t* from) {
+    return _mm512_cvtph_ps(_mm256_load_si256(reinterpret_cast<const __m256i*>(from)));
+  }
+  static HWY_INLINE __m512 ByteVector(const uint8_t* from) {
+    return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_load_si128(reinterpret_cast<const __m128i*>(from))));
+  }
+};
+
+HWY_INLINE __m512i Broadcast(const int8_t* from) {
+  int32_t four;
+  std::memcpy(&four, from, 4);
+  return _mm512_set1_epi32(four);
+}
+
+HWY_INLINE void Store(const PanelCall& call, int row, __m512 y) {
+  const __mmask16 mask = static_cast<__mmask16>((1u << call.outputs) - 1);
+  if (call.bias != nullptr) y = _mm512_add_ps(y, _mm512_maskz_loadu_ps(mask, call.bias));
+  _mm512_mask_storeu_ps(call.y + row * call.y_stride, mask, y);
+}
+
+template <DType kType, int kRows>
+void Int8Rows(const PanelCall& call) noexcept {
+  using B = Block<kType>;
+  const int64_t blocks = call.in / kBlock, ahead = call.next - call.panel;
+  const ActBlock* x = call.x8;
+  __m512 y[kRows];
+  for (int r = 0; r < kRows; ++r) y[r] = _mm512_setzero_ps();
+  for (int64_t b = 0; b < blocks; ++b, x += kRows) {
+    const B block(*call.layout, call.panel, b);
+    if (ahead != 0) block.Prefetch(ahead);
+    __m512i dot[kRows], dot_high[B::kTwoScales ? kRows : 1];
+    for (int r = 0; r < kRows; ++r) {
+      if constexpr (B::kTwoScales) {
+        dot[r] = _mm512_slli_epi32(_mm512_set1_epi32(x[r].neg_sum_low), B::kOffsetShift);
+        dot_high[r] = _mm512_slli_epi32(_mm512_set1_epi32(x[r].neg_sum - x[r].neg_sum_low), B::kOffsetShift);
+      } else if constexpr (!B::kHasMinimum) {
+        dot[r] = _mm512_slli_epi32(_mm512_set1_epi32(x[r].neg_sum), B::kOffsetShift);
+      } else {
+        dot[r] = _mm512_setzero_si512();
+      }
+    }
+#pragma GCC unroll 4
+    for (int v = 0; v < 4; ++v) {
+      __m512i first, second;
+      block.Groups(v, first, second);
+#pragma GCC unroll 8
+      for (int r = 0; r < kRows; ++r) {
+        dot[r] = _mm512_dpbusd_epi32(dot[r], first, Broadcast(x[r].q + 4 * v));
+        __m512i& rest = B::kTwoScales ? dot_high[B::kTwoScales ? r : 0] : dot[r];
+        rest = _mm512_dpbusd_epi32(rest, second, Broadcast(x[r].q + 16 + 4 * v));
+      }
+    }
+    const __m512 d = block.Scale();
+    for (int r = 0; r < kRows; ++r) {
+      y[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot[r]), _mm512_mul_ps(d, _mm512_set1_ps(x[r].scale)), y[r]);
+    }
+    if constexpr (B::kTwoScales) {
+      const __m512 d_high = block.ScaleOfHalf(1);
+      for (int r = 0; r < kRows; ++r) {
+        y[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot_high[r]), _mm512_mul_ps(d_high, _mm512_set1_ps(x[r].scale)), y[r]);
+      }
+    }
+    if constexpr (B::kHasMinimum) {
+      const __m512 m = block.Minimum();
+      for (int r = 0; r < kRows; ++r) y[r] = _mm512_fmadd_ps(m, _mm512_set1_ps(x[r].scaled_sum), y[r]);
+    }
+  }
+  for (int r = 0; r < kRows; ++r) Store(call, r, y[r]);
+}
+
+void Int8(const PanelCall& call) noexcept {
+  WithQuantized(call.dtype, [&]<DType kType>() {
+    WithRows<kMaxRows>(call.rows, [&]<int kRows>() { Int8Rows<kType, kRows>(call); });
+  });
+}
+
+// dst [32][16]
+template <DType kType>
+HWY_INLINE void DecodeBlock(const Block<kType>& block, float* dst) {
+  using B = Block<kType>;
+  const __m512i byte = _mm512_set1_epi32(255), offset = _mm512_set1_epi32(B::kPlanes.offset);
+  const __m512 d = block.Scale();
+  __m512 d_high = d, m = _mm512_setzero_ps();
+  if constexpr (B::kTwoScales) d_high = block.ScaleOfHalf(1);
+  if constexpr (B::kHasMinimum) m = block.Minimum();
+#pragma GCC unroll 4
+  for (int v = 0; v < 4; ++v) {
+    __m512i first, second;
+    block.Groups(v, first, second);
+    for (int i = 0; i < 4; ++i) {
+      // Products of a quantised value and its scale are exact in f32, so fusing the sum changes nothing.
+      const __m512i q0 = _mm512_sub_epi32(_mm512_and_si512(_mm512_srli_epi32(first, 8 * i), byte), offset);
+      const __m512i q1 = _mm512_sub_epi32(_mm512_and_si512(_mm512_srli_epi32(second, 8 * i), byte), offset);
+      _mm512_storeu_ps(dst + (4 * v + i) * kPanel, _mm512_fmadd_ps(_mm512_cvtepi32_ps(q0), d, m));
+      _mm512_storeu_ps(dst + (16 + 4 * v + i) * kPanel, _mm512_fmadd_ps(_mm512_cvtepi32_ps(q1), d_high, m));
+    }
+  }
+}
+
+void Decode(DType dtype, const PanelLayout& layout, const uint8_t* panel, int64_t begin, int64_t blocks,
+            float* dst) noexcept {
+  WithQuantized(dtype, [&]<DType kType>() {
+    for (int64_t b = 0; b < blocks; ++b) DecodeBlock(Block<kType>(layout, panel, begin + b), dst + b * kBlock * kPanel);
+  });
+}
+
+// The 16 weights of input k of a dense panel.
+template <DType kType>
+HWY_INLINE __m512 DenseVector(const uint8_t* panel, int64_t k) {
+  if constexpr (kType == DType::kF32) {
+    return _mm512_load_ps(panel + 64 * k);
+  } else {
+    const __m256i bits = _mm256_load_si256(reinterpret_cast<const __m256i*>(panel + 32 * k));
+    if constexpr (kType == DType::kF16) return _mm512_cvtph_ps(bits);
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
+  }
+}
+
+template <DType kType, int kRows>
+void F32Rows(const PanelCall& call) noexcept {
+  __m512 y[kRows];
+  for (int r = 0; r < kRows; ++r) y[r] = _mm512_setzero_ps();
+  if constexpr (IsDense(kType)) {
+    const int64_t ahead = call.next - call.panel;
+    constexpr int kBytes = kType == DType::kF32 ? 64 : 32;
+    for (int64_t k = 0; k < call.in; ++k) {
+      if (ahead != 0 && (k * kBytes) % 64 == 0) _mm_prefetch(call.panel + ahead + k * kBytes, _MM_HINT_T0);
+      const __m512 w = DenseVector<kType>(call.panel, k);
+      for (int r = 0; r < kRows; ++r) y[r] = _mm512_fmadd_ps(w, _mm512_set1_ps(call.x[r * call.in + k]), y[r]);
+    }
+  } else {
+    alignas(64) float weights[kBlock * kPanel];
+    for (int64_t b = 0; b < call.in / kBlock; ++b) {
+      DecodeBlock(Block<kType>(*call.layout, call.panel, b), weights);
+      for (int k = 0; k < kBlock; ++k) {
+        const __m512 w = _mm512_load_ps(weights + k * kPanel);
+        const float* x = call.x + b * kBlock + k;
+        for (int r = 0; r < kRows; ++r) y[r] = _mm512_fmadd_ps(w, _mm512_set1_ps(x[r * call.in]), y[r]);
+      }
+    }
+  }
+  for (int r = 0; r < kRows; ++r) Store(call, r, y[r]);
+}
+
+void F32(const PanelCall& call) noexcept {
+  WithStored(call.dtype, [&]<DType kType>() {
+    WithRows<kMaxRows>(call.rows, [&]<int kRows>() { F32Rows<kType, kRows>(call); });
+  });
+}
+
+void Quantize(const float* x, int64_t blocks, ActBlock* to, int64_t stride) noexcept {
+  QuantizeBlocks(x, blocks, to, stride);
+}
+
+}  // namespace
+
+const KernelTable kAvx512Kernels = {kMaxRows, Quantize, Int8, F32, Decode};
+
+}  // namespace cambium
+HWY_POP_ATTRIBUTES
+#endif

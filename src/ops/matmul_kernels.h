@@ -1,0 +1,51 @@
+#pragma once
+
+#include <cstdint>
+
+#include "ops/panel.h"
+#include "tensor/tensor.h"
+
+namespace cambium {
+
+// 32 activations of one row in int8: x = scale * q, scale = max|x| / 127. Not finite if an x is not.
+struct ActBlock {
+  int8_t q[kBlock];
+  float scale;
+  float scaled_sum;      // scale * sum of q: pairs with the weights' minimum
+  int32_t neg_sum;       // -sum of q: pairs with the weights' offset
+  int32_t neg_sum_low;   // the same of q[0..15]
+};
+static_assert(sizeof(ActBlock) == 48);
+
+// One panel times a group of rows: y[row][output] = sum over inputs in one fixed order, then + bias.
+struct PanelCall {
+  DType dtype;
+  int rows;                    // of this group, at most KernelTable::max_rows
+  const uint8_t* panel;
+  const uint8_t* next;         // the panel to prefetch; `panel` itself if there is none
+  const PanelLayout* layout;
+  int64_t in;
+  const ActBlock* x8;          // int8 kernels: [in / 32][rows]
+  const float* x;              // f32 kernels: [rows][in]
+  float* y;                    // [rows][y_stride], already at the panel's first output
+  int64_t y_stride;
+  const float* bias;           // of the panel's first output; may be null
+  int outputs;                 // 1 to 16 that exist
+};
+
+// The kernels of one instruction set. Whatever `rows` is, an output's sum has the same order: for int8 kernels blocks of
+// 32 inputs ascending, for f32 kernels one multiply-add chain over the inputs ascending, from zero.
+struct KernelTable {
+  int max_rows;
+  void (*quantize)(const float* x, int64_t blocks, ActBlock* to, int64_t stride) noexcept;  // stride in ActBlocks
+  void (*int8)(const PanelCall& call) noexcept;                                             // quantised types
+  void (*f32)(const PanelCall& call) noexcept;                                              // every type
+  void (*decode)(DType dtype, const PanelLayout& layout, const uint8_t* panel, int64_t begin, int64_t blocks,
+                 float* dst) noexcept;  // quantised types; dst [32 * blocks][16]
+};
+extern const KernelTable kAvx512Kernels, kAvx2Kernels, kPortableKernels;
+
+// The best that the machine has and CAMBIUM_ISA allows.
+const KernelTable& Kernels();
+
+}  // namespace cambium
