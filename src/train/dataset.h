@@ -1,0 +1,59 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "io/tokenizer.h"
+
+namespace cambium {
+
+class ChatTemplate;
+
+// One training text: tokens, and which of them the model learns to predict (labels other than -100).
+struct Example {
+  std::vector<int32_t> ids;
+  std::vector<uint8_t> trained;  // [ids.size()]; trained[0] is 0, as nothing predicts the first token
+  int64_t line = 0;              // in the file, from 1
+  int64_t targets() const;
+};
+
+struct DatasetOptions {
+  std::string format = "auto";      // or chat, completions, text, alpaca, sharegpt, ids, plain
+  int64_t max_tokens = 2048;        // longer examples lose their end
+  bool train_on_prompt = false;     // not only on the answers
+  bool use_template = true;         // completions and alpaca go through the model's chat template, if it has one
+  bool skip_bad = false;            // count bad lines instead of failing at the first
+  int64_t max_line_bytes = int64_t{16} << 20;
+};
+
+// What was read, and what was lost on the way.
+struct DatasetReport {
+  int64_t examples = 0, tokens = 0, trained_tokens = 0;
+  int64_t truncated_examples = 0, truncated_tokens = 0;
+  int64_t without_targets = 0;      // dropped: nothing to train on, or the answer begins beyond max_tokens
+  int64_t skipped = 0;              // bad lines, with skip_bad
+  std::string first_skipped;        // why
+  int64_t answers = 0;              // texts that ought to end with a stop token ...
+  int64_t answers_stopped = 0;      // ... and are trained to
+  bool stop_token_trained() const { return answers > 0 && answers_stopped == answers; }
+};
+
+struct Dataset {
+  std::vector<Example> examples;
+  DatasetReport report;
+  // Of all ids and masks: tells a resumed run that its data changed.
+  std::string Fingerprint() const;
+};
+
+// Reads `path`: JSON lines, one JSON array, or plain text (see docs/training.md). kData "PATH: line L: WHY" for the first
+// bad line unless skip_bad; kData if nothing remains to train on.
+Dataset LoadDataset(const std::string& path, const Tokenizer& tokenizer, const DatasetOptions& options);
+
+// Moves a share of the examples, chosen by `seed`, to a second data set; at least one stays in each. kUsage unless
+// 0 < share < 1 and there are two examples.
+Dataset SplitValidation(Dataset& data, double share, uint64_t seed);
+
+}  // namespace cambium
