@@ -81,6 +81,8 @@ true is sameas true, 1 is true
 'İ' | lower | length, 'straße' | upper, 'ﬁ'.upper() is string
 'a\u00a0'.strip() ~ '|', '\u3000x'.strip()
 'aXbXc'.split('X')[1:] | join('-'), 'x'.split('y'), ''.split(','), ''.split()
+'{}-{}|{a}{{}}'.format(1, 'b', a=none), '{1}{0}'.format(1, 2), none | select | list, none | map('upper') | list
+'é☃😀"\\' | tojson(ensure_ascii=true), [1, {'a': 2}] | tojson(separators=(',', ':'))
 'prefix-x'.removeprefix('prefix-'), 'x.py'.removesuffix('.py'), '7'.zfill(3), '-7'.zfill(3)
 '''.strip().split("\n")
 

@@ -12,10 +12,40 @@ namespace cambium::jinja {
 
 enum class NodeKind {
   // Expressions.
-  kConst, kName, kList, kTuple, kDict, kAttribute, kItem, kSlice, kCall, kFilter, kTest,
-  kNot, kNegate, kPlus, kBinary, kConcat, kAnd, kOr, kCompare, kConditional,
+  kConst,
+  kName,
+  kList,
+  kTuple,
+  kDict,
+  kAttribute,
+  kItem,
+  kSlice,
+  kCall,
+  kFilter,
+  kTest,
+  kNot,
+  kNegate,
+  kPlus,
+  kBinary,
+  kConcat,
+  kAnd,
+  kOr,
+  kCompare,
+  kConditional,
   // Statements.
-  kData, kPrint, kIf, kFor, kSet, kSetBlock, kMacro, kCallBlock, kFilterBlock, kWith, kBlock, kBreak, kContinue,
+  kData,
+  kPrint,
+  kIf,
+  kFor,
+  kSet,
+  kSetBlock,
+  kMacro,
+  kCallBlock,
+  kFilterBlock,
+  kWith,
+  kBlock,
+  kBreak,
+  kContinue,
 };
 
 // One node of a parsed template. What `kids` holds, by kind:

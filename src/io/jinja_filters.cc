@@ -13,9 +13,8 @@ using Items = std::vector<Value>;
 
 Arguments Without(const Arguments& arguments, size_t positional) {
   Arguments rest = arguments;
-  rest.positional.erase(rest.positional.begin(),
-                        rest.positional.begin() + static_cast<std::ptrdiff_t>(
-                                                      std::min(positional, rest.positional.size())));
+  rest.positional.erase(rest.positional.begin(), rest.positional.begin() + static_cast<std::ptrdiff_t>(std::min(
+                                                                               positional, rest.positional.size())));
   return rest;
 }
 
@@ -39,6 +38,7 @@ Value Dotted(Budget& budget, Value value, const Value& path) {
 
 Value Mapped(Budget& budget, const Value& input, const Arguments& arguments) {
   Items out;
+  if (!input.Truthy()) return Value::MakeList({});  // none too
   const Value* attribute = arguments.positional.empty() ? arguments.Get(0, "attribute") : nullptr;
   const Value* fallback = arguments.Get(9, "default");
   for (const Value& item : Iterate(budget, input)) {
@@ -55,6 +55,7 @@ Value Mapped(Budget& budget, const Value& input, const Arguments& arguments) {
 // select, reject, selectattr, rejectattr.
 Value Selected(Budget& budget, const Value& input, const Arguments& arguments, bool keep, bool by_attribute) {
   Items out;
+  if (!input.Truthy()) return Value::MakeList({});  // none too
   const size_t test_index = by_attribute ? 1 : 0;
   if (by_attribute && arguments.positional.empty()) TemplateError("selectattr: an argument is missing");
   const std::string test = arguments.Text(test_index, "test", "");
@@ -114,8 +115,8 @@ Value Unique(Budget& budget, const Value& input, const Arguments& arguments) {
   for (const Value& item : Iterate(budget, input)) {
     budget.Spend(1 + seen.size());
     const Value* attribute = arguments.Get(1, "attribute");
-    const Value key =
-        FoldCase(attribute == nullptr ? item : Dotted(budget, item, *attribute), arguments.Flag(0, "case_sensitive", false));
+    const Value key = FoldCase(attribute == nullptr ? item : Dotted(budget, item, *attribute),
+                               arguments.Flag(0, "case_sensitive", false));
     if (std::any_of(seen.begin(), seen.end(), [&](const Value& other) { return Equal(key, other); })) continue;
     seen.push_back(key);
     out.push_back(item);
@@ -207,12 +208,23 @@ std::string Escaped(std::string_view text) {
   std::string out;
   for (char c : text) {
     switch (c) {
-      case '&': out += "&amp;"; break;
-      case '<': out += "&lt;"; break;
-      case '>': out += "&gt;"; break;
-      case '"': out += "&#34;"; break;
-      case '\'': out += "&#39;"; break;
-      default: out += c;
+      case '&':
+        out += "&amp;";
+        break;
+      case '<':
+        out += "&lt;";
+        break;
+      case '>':
+        out += "&gt;";
+        break;
+      case '"':
+        out += "&#34;";
+        break;
+      case '\'':
+        out += "&#39;";
+        break;
+      default:
+        out += c;
     }
   }
   return out;
@@ -251,7 +263,10 @@ Value Rounded(const Value& input, const Arguments& arguments) {
   const double scale = std::pow(10, static_cast<double>(arguments.Integer(0, "precision", 0)));
   const double scaled = input.Number() * scale;
   if (!std::isfinite(scaled) || scale == 0) return input.Number();
-  return (method == "ceil" ? std::ceil(scaled) : method == "floor" ? std::floor(scaled) : std::nearbyint(scaled)) / scale;
+  return (method == "ceil"    ? std::ceil(scaled)
+          : method == "floor" ? std::floor(scaled)
+                              : std::nearbyint(scaled)) /
+         scale;
 }
 
 Value Batched(Budget& budget, const Value& input, const Arguments& arguments) {
@@ -283,8 +298,17 @@ Value ApplyFilter(Budget& budget, const std::string& name, const Value& input, c
   }
   if (name == "length" || name == "count") return Length(input);
   if (name == "tojson") {
-    std::string text = ToJson(input, static_cast<int>(std::clamp<int64_t>(arguments.Integer(1, "indent", -1), -1, 64)),
-                              arguments.Flag(3, "sort_keys", false));
+    JsonStyle style;
+    style.ensure_ascii = arguments.Flag(0, "ensure_ascii", false);
+    style.indent = static_cast<int>(std::clamp<int64_t>(arguments.Integer(1, "indent", -1), -1, 64));
+    if (style.indent >= 0) style.item_separator.pop_back();
+    const Value* separators = arguments.Get(2, "separators");
+    if (separators != nullptr && separators->IsList() && separators->Items().size() == 2) {
+      style.item_separator = separators->Items()[0].Str();
+      style.key_separator = separators->Items()[1].Str();
+    }
+    style.sort_keys = arguments.Flag(3, "sort_keys", false);
+    std::string text = ToJson(input, style);
     budget.SpendText(text.size());
     return text;
   }

@@ -67,7 +67,8 @@ class Interpreter {
 
   void Emit(std::string_view text) {
     budget_.SpendText(text.size());
-    if (out_->size() + text.size() > limits_.max_output) TemplateError("output of more than ", limits_.max_output, " bytes");
+    if (out_->size() + text.size() > limits_.max_output)
+      TemplateError("output of more than ", limits_.max_output, " bytes");
     out_->append(text);
   }
 
@@ -376,7 +377,8 @@ class Interpreter {
     const Value function = Evaluate(callee);
     if (function.Is<const Macro*>()) return CallMacro(*function.As<const Macro*>(), Given(node));
     if (function.Is<Function>()) return CallFunction(budget_, function.As<Function>().name, Given(node));
-    if (function.IsUndefined()) TemplateError("line ", node->line, ": \"", function.As<Undefined>().name, "\" is undefined");
+    if (function.IsUndefined())
+      TemplateError("line ", node->line, ": \"", function.As<Undefined>().name, "\" is undefined");
     TemplateError("line ", node->line, ": a ", function.TypeName(), " is not callable");
   }
 

@@ -236,7 +236,10 @@ class Lexer {
     uint32_t value = 0;
     for (int i = 0; i < digits; ++i) {
       const char c = at + i < source_.size() ? source_[at + i] : ' ';
-      const int digit = IsDigit(c) ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
+      const int digit = IsDigit(c)             ? c - '0'
+                        : c >= 'a' && c <= 'f' ? c - 'a' + 10
+                        : c >= 'A' && c <= 'F' ? c - 'A' + 10
+                                               : -1;
       if (digit < 0) Bad("a string has a broken escape");
       value = value * 16 + digit;
     }

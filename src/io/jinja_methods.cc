@@ -9,9 +9,10 @@ namespace cambium::jinja {
 namespace {
 
 constexpr std::string_view kStringMethods[] = {
-    "strip", "lstrip", "rstrip", "split", "rsplit", "splitlines", "startswith", "endswith", "upper", "lower",
-    "title", "capitalize", "replace", "find", "rfind", "index", "count", "join", "isdigit", "isalpha", "isalnum",
-    "isspace", "isupper", "islower", "removeprefix", "removesuffix", "zfill"};
+    "strip",    "lstrip",  "rstrip",  "split",        "rsplit",       "splitlines", "startswith",
+    "endswith", "upper",   "lower",   "title",        "capitalize",   "replace",    "find",
+    "rfind",    "index",   "count",   "join",         "isdigit",      "isalpha",    "isalnum",
+    "isspace",  "isupper", "islower", "removeprefix", "removesuffix", "zfill",      "format"};
 constexpr std::string_view kDictMethods[] = {"items", "keys", "values", "get", "copy"};
 constexpr std::string_view kListMethods[] = {"index", "count", "copy"};
 
@@ -119,6 +120,42 @@ std::string Capitalized(const std::string& text) {
   return ToUpper(text.substr(0, first)) + ToLower(text.substr(first));
 }
 
+// str.format with plain fields: {}, {0} or {name}. Attributes, items, conversions and widths are refused.
+Value Formatted(Budget& budget, std::string_view text, const Arguments& arguments) {
+  std::string out;
+  size_t next = 0;
+  while (!text.empty()) {
+    const size_t brace = text.find_first_of("{}");
+    out += text.substr(0, brace);
+    if (brace == text.npos) break;
+    text.remove_prefix(brace);
+    if (text.size() > 1 && text[1] == text[0]) {
+      out += text[0];
+      text.remove_prefix(2);
+      continue;
+    }
+    const size_t close = text.find('}');
+    if (text[0] == '}' || close == text.npos) TemplateError("format: a brace is not matched");
+    const std::string_view field = text.substr(1, close - 1);
+    size_t index = SIZE_MAX;
+    if (field.empty()) {
+      index = next++;
+    } else if (field.size() < 4 &&
+               std::all_of(field.begin(), field.end(), [](char c) { return c >= '0' && c <= '9'; })) {
+      index = static_cast<size_t>(std::stoi(std::string(field)));
+    } else if (field.find_first_of(".[]!:") != field.npos) {
+      TemplateError("format: the field \"", field.substr(0, 40), "\" is not a plain one");
+    }
+    const Value* value = arguments.Get(index, field);
+    if (value == nullptr) TemplateError("format: no argument for the field \"", field.substr(0, 40), "\"");
+    const std::string part = value->Str();
+    budget.SpendText(brace + part.size());
+    out += part;
+    text.remove_prefix(close + 1);
+  }
+  return out;
+}
+
 Value CallStringMethod(Budget& budget, const std::string& text, const std::string& name, const Arguments& arguments) {
   budget.SpendText(text.size());
   if (name == "strip" || name == "lstrip" || name == "rstrip") {
@@ -169,6 +206,7 @@ Value CallStringMethod(Budget& budget, const std::string& text, const std::strin
     if (!(prefix ? text.starts_with(part) : text.ends_with(part))) return text;
     return prefix ? text.substr(part.size()) : text.substr(0, text.size() - part.size());
   }
+  if (name == "format") return Formatted(budget, text, arguments);
   const int64_t width = arguments.Integer(0, "width", 0);  // zfill
   const auto length = static_cast<int64_t>(CountCodePoints(text));
   if (width <= length) return text;

@@ -74,9 +74,16 @@ class Parser {
 
   Node* New(NodeKind kind, Kids kids = {}, std::string text = "") {
     if (template_.nodes.size() >= kMaxNodes) Bad("more than ", kMaxNodes, " nodes");
-    Node& node = template_.nodes.emplace_back(Node{.kind = kind, .line = Now().line, .text = std::move(text),
-                                                   .value = {}, .kids = std::move(kids), .operators = {}, .args = {},
-                                                   .keywords = {}, .parameters = {}, .bodies = {}});
+    Node& node = template_.nodes.emplace_back(Node{.kind = kind,
+                                                   .line = Now().line,
+                                                   .text = std::move(text),
+                                                   .value = {},
+                                                   .kids = std::move(kids),
+                                                   .operators = {},
+                                                   .args = {},
+                                                   .keywords = {},
+                                                   .parameters = {},
+                                                   .bodies = {}});
     for (const Node* kid : node.kids) Under(&node, kid);
     return &node;
   }

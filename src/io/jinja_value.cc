@@ -46,9 +46,28 @@ std::string QuotePython(std::string_view text) {
   return out + quote;
 }
 
-void AppendJsonString(std::string& out, std::string_view text) {
+void AppendUnit(std::string& out, uint32_t unit) {
+  char escape[12];
+  std::snprintf(escape, sizeof escape, "\\u%04x", unit);
+  out += escape;
+}
+
+void AppendJsonString(std::string& out, std::string_view text, bool ensure_ascii) {
   out += '"';
-  for (char c : text) {
+  const char* end = text.data() + text.size();
+  for (const char* at = text.data(); at < end; ++at) {
+    const char c = *at;
+    if (ensure_ascii && (c & 0x80)) {
+      const CodePoint point = DecodeUtf8(at, end);
+      if (point.value >= 0x10000) {
+        AppendUnit(out, 0xD800 + ((point.value - 0x10000) >> 10));
+        AppendUnit(out, 0xDC00 + (point.value & 0x3FF));
+      } else {
+        AppendUnit(out, point.value);
+      }
+      at += point.length - 1;
+      continue;
+    }
     switch (c) {
       case '"':
         out += "\\\"";
@@ -73,9 +92,7 @@ void AppendJsonString(std::string& out, std::string_view text) {
         break;
       default:
         if (static_cast<unsigned char>(c) < 0x20) {
-          char escape[8];
-          std::snprintf(escape, sizeof escape, "\\u%04x", c);
-          out += escape;
+          AppendUnit(out, static_cast<unsigned char>(c));
         } else {
           out += c;
         }
@@ -84,13 +101,12 @@ void AppendJsonString(std::string& out, std::string_view text) {
   out += '"';
 }
 
-void AppendJson(std::string& out, const Value& value, int indent, bool sort_keys, int level) {
+void AppendJson(std::string& out, const Value& value, const JsonStyle& style, int level) {
   const auto newline = [&](int depth) {
-    if (indent < 0) return;
+    if (style.indent < 0) return;
     out += '\n';
-    out.append(static_cast<size_t>(depth) * indent, ' ');
+    out.append(static_cast<size_t>(depth) * style.indent, ' ');
   };
-  const char* comma = indent < 0 ? ", " : ",";
   if (value.IsNone()) {
     out += "null";
   } else if (value.Is<bool>()) {
@@ -101,36 +117,36 @@ void AppendJson(std::string& out, const Value& value, int indent, bool sort_keys
   } else if (value.IsNumber()) {
     out += value.Str();
   } else if (value.IsString()) {
-    AppendJsonString(out, value.Text());
+    AppendJsonString(out, value.Text(), style.ensure_ascii);
   } else if (value.IsList()) {
     const auto& items = value.Items();
     out += '[';
     for (size_t i = 0; i < items.size(); ++i) {
-      if (i > 0) out += comma;
+      if (i > 0) out += style.item_separator;
       newline(level + 1);
-      AppendJson(out, items[i], indent, sort_keys, level + 1);
+      AppendJson(out, items[i], style, level + 1);
     }
     if (!items.empty()) newline(level);
     out += ']';
   } else if (value.IsDict()) {
     auto members = value.Members();
-    if (sort_keys) {
+    if (style.sort_keys) {
       std::stable_sort(members.begin(), members.end(),
                        [](const auto& a, const auto& b) { return Compare(a.first, b.first) < 0; });
     }
     out += '{';
     for (size_t i = 0; i < members.size(); ++i) {
-      if (i > 0) out += comma;
+      if (i > 0) out += style.item_separator;
       newline(level + 1);
       if (members[i].first.IsString()) {
-        AppendJsonString(out, members[i].first.Text());
+        AppendJsonString(out, members[i].first.Text(), style.ensure_ascii);
       } else {
         out += '"';
-        AppendJson(out, members[i].first, -1, false, 0);
+        AppendJson(out, members[i].first, {}, 0);
         out += '"';
       }
-      out += ": ";
-      AppendJson(out, members[i].second, indent, sort_keys, level + 1);
+      out += style.key_separator;
+      AppendJson(out, members[i].second, style, level + 1);
     }
     if (!members.empty()) newline(level);
     out += '}';
@@ -302,9 +318,9 @@ int Compare(const Value& a, const Value& b) {
   Fail(ErrorCode::kData, "chat template: ", a.TypeName(), " and ", b.TypeName(), " have no order");
 }
 
-std::string ToJson(const Value& value, int indent, bool sort_keys) {
+std::string ToJson(const Value& value, const JsonStyle& style) {
   std::string out;
-  AppendJson(out, value, indent, sort_keys, 0);
+  AppendJson(out, value, style, 0);
   return out;
 }
 

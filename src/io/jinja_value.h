@@ -81,11 +81,11 @@ class Value {
   double Number() const { return Is<double>() ? As<double>() : static_cast<double>(Integer()); }
 
   bool Truthy() const;
-  int Depth() const;                           // of nested containers
-  const Value* Find(const Value& key) const;   // in a dict; null if absent
-  std::string TypeName() const;                // Python's
-  std::string Str() const;                     // str(value)
-  std::string Repr() const;                    // repr(value)
+  int Depth() const;                          // of nested containers
+  const Value* Find(const Value& key) const;  // in a dict; null if absent
+  std::string TypeName() const;               // Python's
+  std::string Str() const;                    // str(value)
+  std::string Repr() const;                   // repr(value)
 
  private:
   Storage data_;
@@ -94,8 +94,13 @@ class Value {
 bool Equal(const Value& a, const Value& b);
 int Compare(const Value& a, const Value& b);  // -1, 0, 1; kData for values that Python does not order
 
-// json.dumps(value, ensure_ascii=False, indent=indent); indent < 0: on one line.
-std::string ToJson(const Value& value, int indent, bool sort_keys);
+// The arguments of json.dumps; indent < 0: on one line.
+struct JsonStyle {
+  int indent = -1;
+  bool sort_keys = false, ensure_ascii = false;
+  std::string item_separator = ", ", key_separator = ": ";
+};
+std::string ToJson(const Value& value, const JsonStyle& style);
 
 std::string PythonFloat(double value);  // repr of a float
 

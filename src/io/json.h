@@ -10,7 +10,7 @@ namespace cambium {
 // What a JSON text may cost before it is refused.
 struct JsonLimits {
   size_t max_bytes = size_t{256} << 20;
-  int max_depth = 128;                 // open arrays and objects at once
+  int max_depth = 128;                  // open arrays and objects at once
   size_t max_values = size_t{1} << 25;  // every scalar, array and object counts one
 };
 

@@ -35,8 +35,9 @@ class PreTokenizer {
   // kData when a pattern does not compile.
   static PreTokenizer FromSteps(const std::vector<SplitStep>& steps);
 
-  // Appends the words of `text` (< 4 GiB) to `words`. Invalid UTF-8 bytes count as characters that are neither letter,
-  // number nor space. kData when a pattern exceeds its limits on this text.
+  // Appends the words of `text` (< 4 GiB) to `words`. Bytes that are not UTF-8 count as characters that are neither
+  // letter, number nor space; the patterns that PCRE2 runs match none of them. kData when a pattern exceeds its limits
+  // on this text.
   void Split(std::string_view text, std::vector<Span>& words) const;
 
  private:

@@ -167,8 +167,8 @@ Tokenizer Tokenizer::FromSpec(const TokenizerSpec& spec) {
   t.types_ = spec.types;
   if (t.types_.empty()) t.types_.assign(vocab, TokenType::kNormal);
   t.AddPieces(spec);
-  t.AddMerges(spec);
   t.AddSpecials(spec);
+  t.AddMerges(spec);
   return t;
 }
 
@@ -258,6 +258,14 @@ void Tokenizer::AddMerges(const TokenizerSpec& spec) {
     const int32_t left_id = tables.pieces.Find(whole.substr(0, cut), bytes_of);
     const int32_t right_id = tables.pieces.Find(whole.substr(cut), bytes_of);
     const int32_t id = tables.pieces.Find(whole, bytes_of);
+    const auto is_special = [&](std::string_view part) {
+      const auto match = tables.all_special.Next(part, 0);
+      return match.id >= 0 && match.begin == 0 && match.end == part.size();
+    };
+    if (id < 0 && is_special(whole)) {  // plain text never becomes a control token
+      ++rank;
+      continue;
+    }
     if (left_id < 0 || right_id < 0 || id < 0) {
       Fail(ErrorCode::kData, source_, ": tokenizer merge ", rank, " (\"", left.substr(0, 40), "\" \"",
            right.substr(0, 40), "\") names a piece that is not in the vocabulary");

@@ -73,14 +73,14 @@ std::vector<int32_t> Tokenizer::Encode(std::string_view text, bool add_special, 
   if (add_special && add_bos_ && bos_ >= 0) out.push_back(bos_);
   const SpecialMatcher& matcher = parse_special ? tables_->all_special : tables_->user_defined;
   Scratch scratch;
-  size_t done = 0;   // everything before it is encoded
-  size_t from = 0;   // where to look for the next special token
+  size_t done = 0;  // everything before it is encoded
+  size_t from = 0;  // where to look for the next special token
   while (done < text.size()) {
     auto match = matcher.Next(text, from);
     if (match.id >= 0 && !tables_->flags.empty()) {
       const auto& flags = tables_->flags;
-      const auto flag = std::lower_bound(flags.begin(), flags.end(), match.id,
-                                         [](const auto& f, int32_t id) { return f.id < id; });
+      const auto flag =
+          std::lower_bound(flags.begin(), flags.end(), match.id, [](const auto& f, int32_t id) { return f.id < id; });
       if (flag != flags.end() && flag->id == match.id) {
         if (flag->single_word && ((match.begin > 0 && IsWordCharacter(text, match.begin - 1)) ||
                                   (match.end < text.size() && IsWordCharacter(text, match.end)))) {
@@ -176,8 +176,8 @@ void Tokenizer::EncodeWord(std::string_view word, Scratch& scratch, std::vector<
       // A byte that the vocabulary lacks vanishes, and its neighbours may merge, as in Hugging Face's BPE.
       if (!byte_level || id >= 0 || unk_ >= 0) {
         const auto index = static_cast<uint32_t>(symbols.size());
-        symbols.push_back({id, static_cast<uint32_t>(at - word.data()), static_cast<uint32_t>(length), index + 1,
-                           index - 1});
+        symbols.push_back(
+            {id, static_cast<uint32_t>(at - word.data()), static_cast<uint32_t>(length), index + 1, index - 1});
       }
       at += length;
     }

@@ -279,9 +279,10 @@ Tokenizer Tokenizer::FromJson(std::string_view json, std::string_view config, st
   const Json root = ParseJson(json, source);
   TokenizerSpec spec = Reader(root, source).Read();
   const JsonLimits limits{.max_bytes = kMaxConfigBytes};
-  ReadConfigs(config.empty() ? Json() : ParseJson(config, source + " (tokenizer_config.json)", limits),
-              generation_config.empty() ? Json() : ParseJson(generation_config, source + " (generation_config.json)", limits),
-              spec);
+  ReadConfigs(
+      config.empty() ? Json() : ParseJson(config, source + " (tokenizer_config.json)", limits),
+      generation_config.empty() ? Json() : ParseJson(generation_config, source + " (generation_config.json)", limits),
+      spec);
   AddEndsByName(spec);
   return FromSpec(spec);
 }
@@ -291,7 +292,8 @@ Tokenizer Tokenizer::FromJsonFile(const std::string& path) {
     const auto other = std::filesystem::path(path).parent_path() / name;
     return std::filesystem::exists(other) ? ReadTextFile(other.string(), kMaxConfigBytes) : "";
   };
-  Tokenizer tokenizer = FromJson(ReadTextFile(path), beside("tokenizer_config.json"), beside("generation_config.json"), path);
+  Tokenizer tokenizer =
+      FromJson(ReadTextFile(path), beside("tokenizer_config.json"), beside("generation_config.json"), path);
   const std::string chat_template = beside("chat_template.jinja");
   if (!chat_template.empty()) tokenizer.chat_template_ = chat_template;
   return tokenizer;

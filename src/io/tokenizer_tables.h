@@ -141,9 +141,9 @@ class SpecialMatcher {
 };
 
 struct Tokenizer::Tables {
-  uint64_t serial = 0;  // which tokenizer a thread's cache belongs to
-  PieceMap pieces;      // those that merging may make
-  MergeMap merges;      // by pair of ids; empty: by score of the joined piece
+  uint64_t serial = 0;                // which tokenizer a thread's cache belongs to
+  PieceMap pieces;                    // those that merging may make
+  MergeMap merges;                    // by pair of ids; empty: by score of the joined piece
   std::vector<uint32_t> score_rank;   // [vocab], where merges is empty
   std::array<int32_t, 256> byte_ids;  // piece of a single byte, -1 if there is none
   size_t longest_piece = 0;

@@ -224,8 +224,8 @@ std::string ToTitle(std::string_view text) {
   bool inside = false;
   return MapCodePoints(text, [&](std::string& out, uint32_t c) {
     const utf8proc_category_t category = Category(c);
-    const bool cased = category == UTF8PROC_CATEGORY_LU || category == UTF8PROC_CATEGORY_LL ||
-                       category == UTF8PROC_CATEGORY_LT;
+    const bool cased =
+        category == UTF8PROC_CATEGORY_LU || category == UTF8PROC_CATEGORY_LL || category == UTF8PROC_CATEGORY_LT;
     AppendUtf8(out, inside ? utf8proc_tolower(c) : utf8proc_totitle(c));
     inside = cased;
   });
