@@ -203,5 +203,122 @@ TEST_P(EveryIsa, GemmRowsDoNotKnowTheirCompany) {
   }
 }
 
+struct Weights {
+  Weights(ThreadPool& pool, DType dtype, int64_t out, int64_t in, uint64_t seed) : values({out, in}) {
+    const Matrix random(DType::kF32, out, in, seed);
+    OwnedTensor stored(dtype, {out, in});
+    Quantize(dtype, random.values.data(), stored.view.data, out * in);
+    packed = PackedMatrix(pool, stored.view);
+    Dequantize(dtype, stored.view.data, values.view.f32(), out * in);
+  }
+  PackedMatrix packed;
+  OwnedTensor values;  // [out, in], as stored
+};
+
+constexpr DType kStored[] = {DType::kF32,  DType::kF16,  DType::kBF16, DType::kQ8_0,
+                             DType::kQ4_0, DType::kQ4_1, DType::kQ4_K};
+
+TEST_P(EveryIsa, ProductsWithWeightsMatchTheDefinition) {
+  ThreadPool pool(2);
+  Workspace workspace;
+  for (const DType dtype : kStored) {
+    // Two k blocks both ways, a tile of less than a panel, a panel pair of which the second is partial.
+    const int64_t in = IsQuantized(dtype) ? 1024 : 845, rows = 3;
+    const Weights w(pool, dtype, 853, in, 11), small(pool, dtype, 9, in, 12);
+    for (const Compute compute : {Compute::kF32, Compute::kBF16}) {
+      const auto input = [&](float value) { return compute == Compute::kBF16 ? RoundBF16(value) : value; };
+      const std::string where = std::string(Info(dtype).name) + (compute == Compute::kBF16 ? " bf16" : " f32");
+      std::vector<float> bias(853);
+      for (size_t i = 0; i < bias.size(); ++i) bias[i] = Noise(13, static_cast<int64_t>(i));
+
+      const Matrix x(DType::kF16, rows, in, 14);
+      OwnedTensor y({rows, 853}), y_small({rows, 9});
+      const Product products[] = {{&w.packed, y.view, bias.data()}, {&small.packed, y_small.view}};
+      DenseMatMul(pool, workspace, compute, x.view(), products);
+      const auto forward = [&](Tensor values, const float* added, bool magnitude) {
+        return [&, values, added, magnitude](int64_t i, int64_t j) {
+          double total = added == nullptr ? 0.0 : static_cast<double>(added[j]);
+          if (magnitude) total = std::fabs(total);
+          for (int64_t p = 0; p < in; ++p) {
+            const double product = static_cast<double>(input(x.at(i, p))) * input(values.row(j)[p]);
+            total += magnitude ? std::fabs(product) : product;
+          }
+          return magnitude ? total * 0x1p-24 * (4 + std::sqrt(static_cast<double>(in))) : total;
+        };
+      };
+      EXPECT_LT(
+          WorstError(y.view, forward(w.values.view, bias.data(), false), forward(w.values.view, bias.data(), true)),
+          1.0)
+          << where;
+      EXPECT_LT(WorstError(y_small.view, forward(small.values.view, nullptr, false),
+                           forward(small.values.view, nullptr, true)),
+                1.0)
+          << where;
+
+      const Matrix dy(DType::kBF16, rows, 853, 15);
+      for (const bool add : {false, true}) {
+        OwnedTensor dx = Filled(rows, in, 0.5f);
+        MatMulBackward(pool, workspace, compute, dy.view(), w.packed, dx.view, add);
+        const auto backward = [&](bool magnitude) {
+          return [&, magnitude](int64_t i, int64_t j) {
+            double total = add ? 0.5 : 0.0;
+            for (int64_t p = 0; p < 853; ++p) {
+              const double product = static_cast<double>(input(dy.at(i, p))) * input(w.values.view.row(p)[j]);
+              total += magnitude ? std::fabs(product) : product;
+            }
+            return magnitude ? total * 0x1p-24 * (4 + std::sqrt(853.0)) : total;
+          };
+        };
+        EXPECT_LT(WorstError(dx.view, backward(false), backward(true)), 1.0) << where << " backward, add " << add;
+      }
+    }
+  }
+}
+
+TEST_P(EveryIsa, ProductsWithWeightsKeepRowsApart) {
+  constexpr int64_t kRows = 61, kOut = 208, kIn = 1024;
+  for (const DType dtype : {DType::kBF16, DType::kQ4_1}) {
+    for (const Compute compute : {Compute::kF32, Compute::kBF16}) {
+      ThreadPool one(1);
+      Workspace workspace;
+      const Weights w(one, dtype, kOut, kIn, 21);
+      const Matrix x(DType::kF32, kRows, kIn, 22), dy(DType::kF32, kRows, kOut, 23);
+      OwnedTensor y({kRows, kOut}), dx({kRows, kIn});
+      const Product whole{&w.packed, y.view};
+      DenseMatMul(one, workspace, compute, x.view(), {&whole, 1});
+      MatMulBackward(one, workspace, compute, dy.view(), w.packed, dx.view);
+      for (const int threads : {1, 2, 3}) {
+        ThreadPool pool(threads);
+        for (const auto& [begin, count] : {std::pair<int64_t, int64_t>{0, 1}, {60, 1}, {5, 13}, {0, 61}}) {
+          OwnedTensor part_y({count, kOut}), part_dx({count, kIn});
+          const Product part{&w.packed, part_y.view};
+          DenseMatMul(pool, workspace, compute, x.view().Rows(begin, count), {&part, 1});
+          MatMulBackward(pool, workspace, compute, dy.view().Rows(begin, count), w.packed, part_dx.view);
+          EXPECT_TRUE(SameBits(part_y.view, y.view.Rows(begin, count))) << begin << " + " << count;
+          EXPECT_TRUE(SameBits(part_dx.view, dx.view.Rows(begin, count))) << begin << " + " << count;
+        }
+      }
+    }
+  }
+}
+
+// A row block, a chunk of packed rows and a chunk of k blocks each change where sums wait, not what they are.
+TEST(Gemm, LargeProductsAreTheSameChains) {
+  ThreadPool pool(2);
+  Workspace workspace;
+  constexpr int64_t kRows = 1030, kOut = 64, kIn = 32 * 1024;
+  const Weights w(pool, DType::kQ4_1, kOut, kIn, 31);
+  const Matrix x(DType::kF32, kRows, kIn, 32);
+  for (const Compute compute : {Compute::kF32, Compute::kBF16}) {
+    OwnedTensor whole({kRows, kOut}), part({3, kOut});
+    const Product all{&w.packed, whole.view}, some{&w.packed, part.view};
+    DenseMatMul(pool, workspace, compute, x.view(), {&all, 1});
+    for (const int64_t begin : {int64_t{0}, int64_t{509}, int64_t{1027}}) {
+      DenseMatMul(pool, workspace, compute, x.view().Rows(begin, 3), {&some, 1});
+      EXPECT_TRUE(SameBits(part.view, whole.view.Rows(begin, 3))) << begin;
+    }
+  }
+}
+
 }  // namespace
 }  // namespace cambium

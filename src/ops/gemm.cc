@@ -24,6 +24,8 @@ constexpr int64_t kKUnit = 32;
 constexpr int64_t kRowBlock = 512;
 constexpr int64_t kMinRowBlock = 256;
 constexpr int64_t kEnoughTasks = 16;
+// Floats of decoded weights that wait to be packed.
+constexpr int64_t kScratch = 2 * kTileColumns * gemm::kPanelColumns;
 // Bound on the packed part of a, in words.
 constexpr int64_t kPackedWords = int64_t{8} << 20;
 
@@ -56,41 +58,57 @@ void PackDense(const Isa& isa, const Operand& operand, int64_t line, int lines, 
   (operand.k_minor ? isa.pack_k_minor : isa.pack_k_major)(source, lines, k, stride, panel);
 }
 
-const uint8_t* WeightPanel(const PackedMatrix& w, int64_t panel, const PanelLayout& layout) {
-  return w.panels() + panel * layout.bytes;
-}
-
-// Decodes columns [column, column + columns) of a product with weights into panels `panel_words` apart; scratch holds
-// kTileColumns * 16 floats.
+// Packs columns [column, column + columns) of weights into panels `panel_words` apart; scratch holds kScratch floats.
 void PackWeights(const Isa& isa, const Operand& operand, int64_t column, int64_t columns, int64_t k0, int64_t k,
                  int64_t panel_words, uint32_t* panels, float* scratch) {
   const PackedMatrix& w = *operand.w;
-  const PanelLayout layout(w.dtype(), w.in());
+  const DType dtype = w.dtype();
+  const PanelLayout layout(dtype, w.in());
+  const auto panel = [&](int64_t index) { return w.panels() + index * layout.bytes; };
+  const int64_t element = IsQuantized(dtype) ? 0 : Info(dtype).bytes;
+  const int64_t end_panel = Ceil(columns, kPanelColumns);
+
   if (operand.kind == Operand::kWeightsByOutput) {
-    constexpr int64_t kStep = 64;
-    for (int64_t p = 0; p < Ceil(columns, kPanelColumns); ++p) {
-      const uint8_t* from = WeightPanel(w, column / kPanelColumns + p, layout);
+    for (int64_t p = 0; p < end_panel; ++p) {
+      const uint8_t* from = panel(column / kPanelColumns + p);
       uint32_t* to = panels + p * panel_words;
-      if (isa.exact) {
-        DecodePanel(w.dtype(), w.in(), from, k0, k, reinterpret_cast<float*>(to));
+      if (element != 0) {
+        isa.pack_k_major({from + k0 * kPanelColumns * element, dtype, kPanelColumns, k * kPanelColumns}, kPanelColumns,
+                         k, kPanelColumns, to);
         continue;
       }
+      if (isa.exact) {
+        DecodePanel(dtype, w.in(), from, k0, k, reinterpret_cast<float*>(to));
+        continue;
+      }
+      constexpr int64_t kStep = kScratch / kPanelColumns;
       for (int64_t i = 0; i < k; i += kStep) {
         const int64_t count = std::min(kStep, k - i);
-        DecodePanel(w.dtype(), w.in(), from, k0 + i, count, scratch);
+        DecodePanel(dtype, w.in(), from, k0 + i, count, scratch);
         isa.pack_k_major({scratch, DType::kF32, kPanelColumns, count * kPanelColumns}, kPanelColumns, count,
                          kPanelColumns, to + i / isa.k_per_word * kPanelColumns);
       }
     }
     return;
   }
-  for (int64_t i = 0; i < k; i += kPanelColumns) {
-    const int64_t count = std::min<int64_t>(kPanelColumns, k - i);
-    DecodePanel(w.dtype(), w.in(), WeightPanel(w, (k0 + i) / kPanelColumns, layout), column, columns, scratch);
-    for (int64_t p = 0; p < Ceil(columns, kPanelColumns); ++p) {
+  // Two weight panels at a time, so that 32 summands fill a vector of bf16 pairs.
+  for (int64_t i = 0; i < k; i += 2 * kPanelColumns) {
+    const int64_t count = std::min<int64_t>(2 * kPanelColumns, k - i), first = (k0 + i) / kPanelColumns;
+    Source source{scratch, DType::kF32, kPanelColumns, kScratch, kTileColumns * kPanelColumns};
+    if (element != 0) {
+      source = {panel(first) + column * kPanelColumns * element, dtype, kPanelColumns, columns * kPanelColumns,
+                layout.bytes / element};
+    } else {
+      for (int64_t half = 0; half < Ceil(count, kPanelColumns); ++half) {
+        DecodePanel(dtype, w.in(), panel(first + half), column, columns, scratch + half * source.k16);
+      }
+    }
+    for (int64_t p = 0; p < end_panel; ++p) {
       const int lines = static_cast<int>(std::min<int64_t>(kPanelColumns, columns - p * kPanelColumns));
-      isa.pack_k_minor({scratch + p * kPanelColumns * kPanelColumns, DType::kF32, kPanelColumns, lines * kPanelColumns},
-                       lines, count, kPanelColumns, panels + p * panel_words + i / isa.k_per_word * kPanelColumns);
+      isa.pack_k_minor(source, lines, count, kPanelColumns,
+                       panels + p * panel_words + i / isa.k_per_word * kPanelColumns);
+      source.data = static_cast<const uint8_t*>(source.data) +
+                    kPanelColumns * kPanelColumns * (element != 0 ? element : int64_t{sizeof(float)});
     }
   }
 }
@@ -106,42 +124,67 @@ void PackColumns(const Isa& isa, const Operand& operand, int64_t column, int64_t
   }
 }
 
-// Runs a tile through buffers of full width, for the last columns of a matrix and for transposed results.
-void RunEdge(const Isa& isa, const Tile& tile, bool transposed) {
-  constexpr int kMaxNr = 32, kMaxMr = 16;
-  alignas(64) float acc[kMaxMr * kMaxNr], c[kMaxMr * kMaxNr], bias[kMaxNr] = {};
-  const auto each = [&](float* matrix, int64_t stride, float* buffer, auto&& move) {
-    for (int r = 0; r < tile.rows; ++r) {
-      for (int j = 0; j < tile.columns; ++j) {
-        move(matrix[transposed ? j * stride + r : r * stride + j], buffer[r * kMaxNr + j]);
-      }
-    }
-  };
-  const auto load = [](float& outer, float& inner) { inner = outer; };
-  const auto store = [](float& outer, float& inner) { outer = inner; };
-  Tile full = tile;
-  full.acc = acc;
-  full.c = c;
-  full.acc_stride = full.c_stride = kMaxNr;
-  if (tile.bias != nullptr) {
-    std::copy_n(tile.bias, tile.columns, bias);
-    full.bias = bias;
-  }
-  if (!tile.first) each(tile.acc, tile.acc_stride, acc, load);
-  if (tile.last && tile.beta != 0.0f) each(tile.c, tile.c_stride, c, load);
-  isa.tile(full);
-  if (tile.last) {
-    each(tile.c, tile.c_stride, c, store);
-  } else {
-    each(tile.acc, tile.acc_stride, acc, store);
-  }
-}
-
 struct Plan {
   const Isa& isa;
   Operand a;
   int64_t rows, k;
   float alpha = 1.0f, beta = 0.0f;
+};
+
+// Where the tiles of one k block take their sums from and put them. Full tiles run in place; partial and transposed
+// ones, and those with an epilogue, through a buffer.
+class Destination {
+ public:
+  Destination(const Plan& plan, const Job& job, bool first, bool last)
+      : isa_(plan.isa), job_(job), alpha_(plan.alpha), beta_(plan.beta), first_(first), last_(last) {
+    plain_ = alpha_ == 1.0f && beta_ == 0.0f && job.bias == nullptr;
+    sums_ = job.sums != nullptr ? job.sums : job.c;
+    sums_stride_ = job.sums == nullptr ? job.c_stride : job.transposed ? plan.rows : job.columns;
+  }
+
+  void Run(Tile tile, int64_t row, int64_t column) const {
+    float* sums = sums_ + Offset(sums_stride_, row, column);
+    float* c = job_.c + Offset(job_.c_stride, row, column);
+    const bool whole = !job_.transposed && (tile.columns == isa_.nr || 2 * tile.columns == isa_.nr);
+    alignas(64) float buffer[kMaxMr * kMaxNr];
+    const bool in_place = whole && (!last_ || plain_);
+    tile.to = in_place ? (last_ ? c : sums) : buffer;
+    tile.to_stride = in_place ? (last_ ? job_.c_stride : sums_stride_) : kMaxNr;
+    tile.from = first_ ? nullptr : whole ? sums : buffer;
+    tile.from_stride = whole ? sums_stride_ : kMaxNr;
+    if (!first_ && !whole) {
+      for (int r = 0; r < tile.rows; ++r) {
+        for (int j = 0; j < tile.columns; ++j) buffer[r * kMaxNr + j] = sums[Offset(sums_stride_, r, j)];
+      }
+    }
+    isa_.tile(tile);
+    if (in_place) return;
+    const float alpha = last_ ? alpha_ : 1.0f, beta = last_ ? beta_ : 0.0f;
+    float* to = last_ ? c : sums;
+    const int64_t stride = last_ ? job_.c_stride : sums_stride_;
+    if (!job_.transposed) {
+      isa_.finish({tile.rows, tile.columns, buffer, kMaxNr, to, stride, alpha, beta,
+                   last_ && job_.bias != nullptr ? job_.bias + column : nullptr});
+      return;
+    }
+    float turned[kMaxMr * kMaxNr];
+    for (int j = 0; j < tile.columns; ++j) {
+      for (int r = 0; r < tile.rows; ++r) turned[j * kMaxMr + r] = buffer[r * kMaxNr + j];
+    }
+    isa_.finish({tile.columns, tile.rows, turned, kMaxMr, to, stride, alpha, beta, nullptr});
+  }
+
+ private:
+  static constexpr int kMaxMr = 16, kMaxNr = 32;
+  int64_t Offset(int64_t stride, int64_t row, int64_t column) const {
+    return job_.transposed ? column * stride + row : row * stride + column;
+  }
+  const Isa& isa_;
+  const Job& job_;
+  float alpha_, beta_;
+  bool first_, last_, plain_;
+  float* sums_;
+  int64_t sums_stride_;
 };
 
 // The k blocks of a product: equal multiples of kKUnit, the last one shorter.
@@ -169,7 +212,6 @@ void Run(ThreadPool& pool, Workspace& workspace, const Plan& plan, std::span<con
   const int64_t chunk_panels = std::clamp<int64_t>(kPackedWords / (chunk_blocks * a_panel), 1, all_panels);
   uint32_t* packed_a = workspace.Array<uint32_t>(chunk_blocks * chunk_panels * a_panel);
 
-  constexpr int64_t kScratch = kTileColumns * kPanelColumns;
   const int64_t tile_words = kTileColumns / kPanelColumns * b_panel;
   uint32_t* thread_words = workspace.Array<uint32_t>(pool.threads() * (tile_words + kScratch));
 
@@ -215,34 +257,19 @@ void Run(ThreadPool& pool, Workspace& workspace, const Plan& plan, std::span<con
           const int64_t k0 = b * blocks.size;
           const int64_t k = std::min(blocks.size, plan.k - k0);
           PackColumns(isa, job->b, column0, columns, k0, k, b_panel, tile_b, scratch);
-          Tile tile;
-          tile.words = Ceil(k, isa.k_per_word);
-          tile.b_panel = b_panel;
-          tile.first = b == 0;
-          tile.last = b + 1 == blocks.count;
-          tile.alpha = plan.alpha;
-          tile.beta = plan.beta;
-          tile.c_stride = job->c_stride;
-          tile.acc_stride = job->sums != nullptr && !job->transposed ? job->columns
-                            : job->sums != nullptr                   ? plan.rows
-                                                                     : job->c_stride;
-          float* acc = job->sums != nullptr ? job->sums : job->c;
+          const Destination to(plan, *job, b == 0, b + 1 == blocks.count);
           for (int64_t p = first_panel; p < end_panel; ++p) {
             const int64_t row = (panel0 + p) * isa.mr;
-            tile.a = packed_a + ((b - block0) * panels + p) * a_panel;
-            tile.rows = static_cast<int>(std::min<int64_t>(isa.mr, plan.rows - row));
+            const uint32_t* panel_a = packed_a + ((b - block0) * panels + p) * a_panel;
+            const int rows = static_cast<int>(std::min<int64_t>(isa.mr, plan.rows - row));
             for (int64_t j = 0; j < columns; j += isa.nr) {
-              const int64_t column = column0 + j;
-              tile.b = tile_b + j / kPanelColumns * b_panel;
-              tile.columns = static_cast<int>(std::min<int64_t>(isa.nr, columns - j));
-              tile.bias = job->bias != nullptr ? job->bias + column : nullptr;
-              tile.c = job->c + (job->transposed ? column * tile.c_stride + row : row * tile.c_stride + column);
-              tile.acc = acc + (job->transposed ? column * tile.acc_stride + row : row * tile.acc_stride + column);
-              if (!job->transposed && (tile.columns == isa.nr || 2 * tile.columns == isa.nr)) {
-                isa.tile(tile);
-              } else {
-                RunEdge(isa, tile, job->transposed);
-              }
+              to.Run({.words = Ceil(k, isa.k_per_word),
+                      .a = panel_a,
+                      .b = tile_b + j / kPanelColumns * b_panel,
+                      .b_panel = b_panel,
+                      .rows = rows,
+                      .columns = static_cast<int>(std::min<int64_t>(isa.nr, columns - j))},
+                     row, column0 + j);
             }
           }
         }

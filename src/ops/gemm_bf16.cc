@@ -25,7 +25,7 @@ __attribute__((noinline)) void TileKernel(const Tile& t) {
   for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 2
     for (int v = 0; v < kVecs; ++v) {
-      sums[r][v] = t.first ? _mm512_setzero_ps() : _mm512_loadu_ps(t.acc + r * t.acc_stride + v * 16);
+      sums[r][v] = t.from == nullptr ? _mm512_setzero_ps() : _mm512_loadu_ps(t.from + r * t.from_stride + v * 16);
     }
   }
   const uint32_t* a = t.a;
@@ -41,26 +41,10 @@ __attribute__((noinline)) void TileKernel(const Tile& t) {
       for (int v = 0; v < kVecs; ++v) sums[r][v] = _mm512_dpbf16_ps(sums[r][v], av, bv[v]);
     }
   }
-  if (!t.last) {
-#pragma GCC unroll 16
-    for (int r = 0; r < kRows; ++r) {
-#pragma GCC unroll 2
-      for (int v = 0; v < kVecs; ++v) _mm512_storeu_ps(t.acc + r * t.acc_stride + v * 16, sums[r][v]);
-    }
-    return;
-  }
-  const __m512 alpha = _mm512_set1_ps(t.alpha);
-  const __m512 beta = _mm512_set1_ps(t.beta);
 #pragma GCC unroll 16
   for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 2
-    for (int v = 0; v < kVecs; ++v) {
-      float* c = t.c + r * t.c_stride + v * 16;
-      __m512 value = _mm512_mul_ps(alpha, sums[r][v]);
-      if (t.beta != 0.0f) value = _mm512_fmadd_ps(beta, _mm512_loadu_ps(c), value);
-      if (t.bias != nullptr) value = _mm512_add_ps(value, _mm512_loadu_ps(t.bias + v * 16));
-      _mm512_storeu_ps(c, value);
-    }
+    for (int v = 0; v < kVecs; ++v) _mm512_storeu_ps(t.to + r * t.to_stride + v * 16, sums[r][v]);
   }
 }
 
@@ -86,14 +70,16 @@ __m512 LoadF32(const Source& source, int64_t offset, __mmask16 mask) {
   return _mm512_maskz_loadu_ps(mask, static_cast<const float*>(source.data) + offset);
 }
 
-// Up to 32 consecutive elements as 16 pairs.
-__m512i LoadPairs(const Source& source, int64_t offset, int64_t count) {
-  const __mmask16 low = FirstLanes(count), high = FirstLanes(count - 16);
+// Elements k .. k + 31 of a line as 16 pairs, those from `count` on zero.
+__m512i LoadPairs(const Source& source, int64_t line, int64_t k, int64_t count) {
+  const __mmask16 low_mask = FirstLanes(count), high_mask = FirstLanes(count - 16);
+  const int64_t low = line * source.stride + k / 16 * source.k16, high = low + source.k16;
   if (source.dtype == DType::kBF16) {
-    const __mmask32 mask = static_cast<__mmask32>(low) | static_cast<__mmask32>(high) << 16;
-    return _mm512_maskz_loadu_epi16(mask, static_cast<const uint16_t*>(source.data) + offset);
+    const uint16_t* from = static_cast<const uint16_t*>(source.data);
+    return _mm512_inserti64x4(_mm512_castsi256_si512(_mm256_maskz_loadu_epi16(low_mask, from + low)),
+                              _mm256_maskz_loadu_epi16(high_mask, from + high), 1);
   }
-  return (__m512i)_mm512_cvtne2ps_pbh(LoadF32(source, offset + 16, high), LoadF32(source, offset, low));
+  return (__m512i)_mm512_cvtne2ps_pbh(LoadF32(source, high, high_mask), LoadF32(source, low, low_mask));
 }
 
 void Transpose(__m512i x[16], uint32_t* to) {
@@ -123,7 +109,7 @@ void PackKMinor(const Source& source, int lines, int64_t k, int /*stride*/, uint
     __m512i x[16];
 #pragma GCC unroll 16
     for (int line = 0; line < 16; ++line) {
-      x[line] = LoadPairs(source, (line < lines ? line : lines - 1) * source.stride + begin, k - begin);
+      x[line] = LoadPairs(source, line < lines ? line : lines - 1, begin, k - begin);
     }
     Transpose(x, panel + begin / 2 * 16);
   }
@@ -150,8 +136,6 @@ void PackKMajor(const Source& source, int lines, int64_t k, int /*stride*/, uint
   }
 }
 
-constexpr Isa kIsa{kMr, 32, 16, 2, false, &RunTile, &PackKMinor, &PackKMajor};
-
 }  // namespace
 }  // namespace cambium::gemm
 
@@ -159,10 +143,12 @@ constexpr Isa kIsa{kMr, 32, 16, 2, false, &RunTile, &PackKMinor, &PackKMajor};
 
 namespace cambium::gemm {
 
-const Isa* NativeBF16Isa() {
+const Isa* NativeBF16Isa(const Isa& base) {
   static const bool supported = __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512bw") &&
                                 __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-  return supported ? &kIsa : nullptr;
+  if (!supported || base.nr != 32) return nullptr;
+  static const Isa kIsa{kMr, 32, 16, 2, false, &RunTile, base.finish, &PackKMinor, &PackKMajor};
+  return &kIsa;
 }
 
 }  // namespace cambium::gemm
@@ -170,7 +156,7 @@ const Isa* NativeBF16Isa() {
 #else
 
 namespace cambium::gemm {
-const Isa* NativeBF16Isa() { return nullptr; }
+const Isa* NativeBF16Isa(const Isa&) { return nullptr; }
 }  // namespace cambium::gemm
 
 #endif

@@ -47,7 +47,7 @@ HWY_NOINLINE void TileKernel(const Tile& t) {
   for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 4
     for (int v = 0; v < kVecs; ++v) {
-      sums[r][v] = t.first ? hn::Zero(d) : hn::LoadU(d, t.acc + r * t.acc_stride + v * kLanes);
+      sums[r][v] = t.from == nullptr ? hn::Zero(d) : hn::LoadU(d, t.from + r * t.from_stride + v * kLanes);
     }
   }
   for (int64_t word = 0; word < t.words; ++word) {
@@ -61,26 +61,10 @@ HWY_NOINLINE void TileKernel(const Tile& t) {
       for (int v = 0; v < kVecs; ++v) sums[r][v] = hn::MulAdd(av, bv[v], sums[r][v]);
     }
   }
-  if (!t.last) {
-#pragma GCC unroll 16
-    for (int r = 0; r < kRows; ++r) {
-#pragma GCC unroll 4
-      for (int v = 0; v < kVecs; ++v) hn::StoreU(sums[r][v], d, t.acc + r * t.acc_stride + v * kLanes);
-    }
-    return;
-  }
-  const Vec alpha = hn::Set(d, t.alpha);
-  const Vec beta = hn::Set(d, t.beta);
 #pragma GCC unroll 16
   for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 4
-    for (int v = 0; v < kVecs; ++v) {
-      float* c = t.c + r * t.c_stride + v * kLanes;
-      Vec value = hn::Mul(alpha, sums[r][v]);
-      if (t.beta != 0.0f) value = hn::MulAdd(beta, hn::LoadU(d, c), value);
-      if (t.bias != nullptr) value = hn::Add(value, hn::LoadU(d, t.bias + v * kLanes));
-      hn::StoreU(value, d, c);
-    }
+    for (int v = 0; v < kVecs; ++v) hn::StoreU(sums[r][v], d, t.to + r * t.to_stride + v * kLanes);
   }
 }
 
@@ -93,6 +77,33 @@ void RunTile(const Tile& tile) {
   static constexpr auto kWide = Kernels<kVectors>(std::make_integer_sequence<int, kMr>());
   static constexpr auto kNarrow = Kernels<kVectors / 2>(std::make_integer_sequence<int, kMr>());
   (tile.columns > kNr / 2 ? kWide : kNarrow)[static_cast<size_t>(tile.rows - 1)](tile);
+}
+
+void RunFinish(const Finish& f) {
+  const F32 d;
+  const Vec alpha = hn::Set(d, f.alpha);
+  const Vec beta = hn::Set(d, f.beta);
+  const auto one = [&](const float* sums, const float* c, const float* bias) HWY_ATTR {
+    Vec value = hn::Mul(alpha, hn::LoadU(d, sums));
+    if (f.beta != 0.0f) value = hn::MulAdd(beta, hn::LoadU(d, c), value);
+    return bias == nullptr ? value : hn::Add(value, hn::LoadU(d, bias));
+  };
+  for (int r = 0; r < f.rows; ++r) {
+    const float* sums = f.sums + r * f.sums_stride;
+    float* c = f.c + r * f.c_stride;
+    int j = 0;
+    for (; j + kLanes <= f.columns; j += kLanes) {
+      hn::StoreU(one(sums + j, c + j, f.bias == nullptr ? nullptr : f.bias + j), d, c + j);
+    }
+    if (j == f.columns) continue;
+    float buffer[3][kLanes] = {};
+    const size_t bytes = static_cast<size_t>(f.columns - j) * sizeof(float);
+    std::memcpy(buffer[0], sums + j, bytes);
+    std::memcpy(buffer[1], c + j, bytes);
+    if (f.bias != nullptr) std::memcpy(buffer[2], f.bias + j, bytes);
+    hn::StoreU(one(buffer[0], buffer[1], f.bias == nullptr ? nullptr : buffer[2]), d, buffer[0]);
+    std::memcpy(c + j, buffer[0], bytes);
+  }
 }
 
 template <bool kRound>
@@ -196,11 +207,13 @@ void PackMinor(const Source& source, int lines, int64_t k, int stride, float* HW
   alignas(64) float staged[16 * 16];
   for (int64_t begin = 0; begin < k; begin += 16) {
     if (std::is_same_v<T, float> && !kRound && k - begin >= 16) {
-      Transpose(reinterpret_cast<const float*>(from) + begin, source.stride, lines, stride, panel + begin * stride);
+      Transpose(reinterpret_cast<const float*>(from) + begin / 16 * source.k16, source.stride, lines, stride,
+                panel + begin * stride);
       continue;
     }
     for (int line = 0; line < lines; ++line) {
-      Stage<kRound>(from + line * source.stride + begin, std::min<int64_t>(k - begin, 16), staged + line * 16);
+      Stage<kRound>(from + line * source.stride + begin / 16 * source.k16, std::min<int64_t>(k - begin, 16),
+                    staged + line * 16);
     }
     Transpose(staged, 16, lines, stride, panel + begin * stride);
   }
@@ -249,8 +262,10 @@ void PackKMajor(const Source& source, int lines, int64_t k, int stride, uint32_t
 }
 
 const Isa* FindIsa(bool round) {
-  static constexpr Isa kExact{kMr, kNr, kAStride, 1, true, &RunTile, &PackKMinor<false>, &PackKMajor<false>};
-  static constexpr Isa kRounded{kMr, kNr, kAStride, 1, false, &RunTile, &PackKMinor<true>, &PackKMajor<true>};
+  static constexpr Isa kExact{
+      kMr, kNr, kAStride, 1, true, &RunTile, &RunFinish, &PackKMinor<false>, &PackKMajor<false>};
+  static constexpr Isa kRounded{
+      kMr, kNr, kAStride, 1, false, &RunTile, &RunFinish, &PackKMinor<true>, &PackKMajor<true>};
   return round ? &kRounded : &kExact;
 }
 
@@ -267,8 +282,8 @@ const Isa& F32Isa() { return *HWY_DYNAMIC_DISPATCH(FindIsa)(false); }
 
 const Isa& BF16Isa() {
   const Isa& rounded = *HWY_DYNAMIC_DISPATCH(FindIsa)(true);
-  const Isa* native = NativeBF16Isa();
-  return native != nullptr && rounded.mr == native->mr ? *native : rounded;
+  const Isa* native = NativeBF16Isa(rounded);
+  return native != nullptr ? *native : rounded;
 }
 
 }  // namespace cambium::gemm

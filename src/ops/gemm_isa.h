@@ -22,23 +22,31 @@ struct Source {
   DType dtype;
   int64_t stride;
   int64_t available;
+  int64_t k16 = 16;  // pack_k_minor: elements from k to k + 16, for k a multiple of 16
 };
 
 struct Tile {
   int64_t words;
   const uint32_t* a;
   const uint32_t* b;
-  int64_t b_panel;  // words between two panels of b
-  int rows;         // 1..mr
-  int columns;      // 1..nr; the kernel writes nr or nr / 2 of them, whichever holds these
-  bool first;       // sums start at zero, else at acc
-  bool last;        // writes c = alpha * sum + beta * c + bias, else acc = sum
-  float* acc;       // may be c
-  int64_t acc_stride;
+  int64_t b_panel;              // words between two panels of b
+  int rows;                     // 1..mr
+  int columns;                  // 1..nr; the kernel touches nr or nr / 2 of them, whichever holds these
+  const float* from = nullptr;  // sums so far, or null for zeros
+  int64_t from_stride = 0;
+  float* to = nullptr;
+  int64_t to_stride = 0;
+};
+
+// c = alpha * sums + beta * c + bias
+struct Finish {
+  int rows, columns;
+  const float* sums;
+  int64_t sums_stride;
   float* c;
   int64_t c_stride;
   float alpha, beta;
-  const float* bias;  // of the tile's first column, or null
+  const float* bias;  // of the first column, or null
 };
 
 struct Isa {
@@ -47,6 +55,7 @@ struct Isa {
   int k_per_word;
   bool exact;  // words are the f32 values themselves
   void (*tile)(const Tile&);
+  void (*finish)(const Finish&);
   // Packs k elements of `lines` rows or columns into a panel [words][stride], stride 8 or 16; the values of an
   // incomplete last pair are zero, lanes past `lines` hold anything. minor: k runs along the source's lines; major:
   // across them.
@@ -54,8 +63,9 @@ struct Isa {
   void (*pack_k_major)(const Source&, int lines, int64_t k, int stride, uint32_t* panel);
 };
 
-const Isa& F32Isa();         // fp32 multiply-adds
-const Isa& BF16Isa();        // inputs rounded to bf16: native pairs where the machine has them, else fp32 multiply-adds
-const Isa* NativeBF16Isa();  // avx512_bf16, or null if this build or machine lacks it
+const Isa& F32Isa();   // fp32 multiply-adds
+const Isa& BF16Isa();  // inputs rounded to bf16: native pairs where the machine has them, else fp32 multiply-adds
+// The pairs of avx512_bf16, with `base` (an AVX-512 table) for the rest; or null if this build or machine lacks them.
+const Isa* NativeBF16Isa(const Isa& base);
 
 }  // namespace cambium::gemm
