@@ -101,6 +101,13 @@ void CheckpointStore::Save(int64_t step, const nlohmann::json& state, std::vecto
   for (size_t i = 0; i + static_cast<size_t>(keep_) < steps.size(); ++i) fs::remove_all(PathOf(steps[i]), ignored);
 }
 
+void CheckpointStore::RemoveNewerThan(int64_t step) {
+  std::error_code ignored;
+  for (const int64_t other : Steps()) {
+    if (other > step) fs::remove_all(PathOf(other), ignored);
+  }
+}
+
 std::vector<int64_t> CheckpointStore::Steps() const {
   std::vector<int64_t> steps;
   std::error_code error;

@@ -45,6 +45,8 @@ class CheckpointStore {
   // One checkpoint; kData naming the file that is damaged or missing.
   static Loaded Load(const std::string& path);
 
+  // Removes the damaged ones that LoadNewest passed over, so that they do not count as kept.
+  void RemoveNewerThan(int64_t step);
   // The step numbers present, ascending, whole or not.
   std::vector<int64_t> Steps() const;
   const std::string& directory() const { return directory_; }

@@ -44,9 +44,10 @@ struct DatasetReport {
 struct Dataset {
   std::vector<Example> examples;
   DatasetReport report;
-  // Of all ids and masks: tells a resumed run that its data changed.
-  std::string Fingerprint() const;
 };
+
+// SHA-256 of all ids and masks: tells a resumed run that its data changed.
+std::string Fingerprint(const std::vector<Example>& examples);
 
 // Reads `path`: JSON lines, one JSON array, or plain text (see docs/training.md). kData "PATH: line L: WHY" for the first
 // bad line unless skip_bad; kData if nothing remains to train on.

@@ -1,0 +1,221 @@
+#include "train/trainer.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstring>
+
+#include "base/random.h"
+#include "cambium/error.h"
+#include "train/loss_head.h"
+
+namespace cambium {
+namespace {
+
+std::vector<Parameter*> Parameters(Graft& graft) {
+  std::vector<Parameter*> params;
+  graft.VisitParams([&](Parameter& param) { params.push_back(&param); });
+  if (params.empty()) Fail(ErrorCode::kUsage, "the graft has nothing to train");
+  return params;
+}
+
+// Half an epoch is half of the epoch's steps.
+int64_t CountSteps(Batches& batches, double epochs) {
+  double steps = 0;
+  for (int64_t epoch = 0; static_cast<double>(epoch) < epochs; ++epoch) {
+    steps += static_cast<double>(batches.StepsOf(epoch)) * std::min(1.0, epochs - static_cast<double>(epoch));
+  }
+  return std::max<int64_t>(1, std::llround(steps));
+}
+
+bool AllFinite(Tensor x) {
+  return std::all_of(x.f32(), x.f32() + x.size(), [](float value) { return std::isfinite(value); });
+}
+
+uint64_t NoiseKey(uint64_t seed, int64_t step, int64_t micro) {
+  const Philox::Block b = Philox(seed)(static_cast<uint64_t>(step), 0x64726f70 + static_cast<uint64_t>(micro));
+  return (uint64_t{b[0]} << 32 | b[1]) | 1;
+}
+
+}  // namespace
+
+Trainer::Trainer(Transformer& model, Graft& graft, const std::vector<Example>& train,
+                 const std::vector<Example>& valid, const TrainOptions& options, std::string directory)
+    : model_(model),
+      graft_(graft),
+      grafts_{&graft},
+      train_(train),
+      valid_(valid),
+      options_(options),
+      directory_(std::move(directory)),
+      plan_(PlanOf(options.precision)),
+      batches_(train, options.batch),
+      tape_(plan_.storage),
+      scaler_(plan_.scale_loss && options.scale_loss) {
+  if (train.empty()) Fail(ErrorCode::kData, "no examples to train on");
+  if (!(options.epochs > 0) && options.steps <= 0) Fail(ErrorCode::kUsage, "neither steps nor epochs are positive");
+  optimizer_ = std::make_unique<Optimizer>(model.pool(), Parameters(graft), options.optimizer, plan_.storage,
+                                           options.master_weights);
+  graft_.AfterUpdate();
+  total_steps_ = options.steps > 0 ? options.steps : CountSteps(batches_, options.epochs);
+  if (directory_.empty()) return;
+  store_.emplace(directory_ + "/checkpoints", options.keep);
+  settings_ = MakeSettings();
+}
+
+Trainer::~Trainer() = default;
+
+std::vector<int32_t> Trainer::Fill(Pass& pass, const std::vector<const Example*>& micro) {
+  pass.compute = plan_.compute;
+  std::vector<int32_t> targets;
+  for (size_t i = 0; i < micro.size(); ++i) {
+    const Example& example = *micro[i];
+    pass.Append(static_cast<int>(i), graft_.prefix_length(), example.ids).grafts = grafts_;
+    for (size_t j = 1; j < example.ids.size(); ++j) targets.push_back(example.trained[j] ? example.ids[j] : -1);
+    targets.push_back(-1);
+  }
+  return targets;
+}
+
+double Trainer::ForwardBackward(const std::vector<const Example*>& micro, float row_weight, uint64_t noise) {
+  Pass pass;
+  const std::vector<int32_t> targets = Fill(pass, micro);
+  pass.tape = &tape_;
+  pass.noise = noise;
+  pass.gradient_storage = plan_.storage;
+  pass.checkpoint = options_.checkpoint_activations;
+  if (observe) observe(pass, false);
+  tape_.Clear();
+  model_.Forward(pass);
+  Tensor dhidden = model_.workspace().New({pass.rows(), model_.config().hidden});
+  const double loss = LossHead(model_, plan_.compute, pass.hidden, targets, row_weight, dhidden);
+  if (!std::isfinite(loss)) Diverged(micro, loss);
+  model_.Backward(pass, dhidden);
+  if (observe) observe(pass, true);
+  return loss;
+}
+
+std::optional<StepMetrics> Trainer::Step(const std::atomic<bool>* stop) {
+  const auto start = std::chrono::steady_clock::now();
+  DataCursor cursor = cursor_;
+  const Batches::Step batch = batches_.Next(cursor);
+  optimizer_->ZeroGrad();
+  const float scale = scaler_.scale();
+  const float row_weight = scale / static_cast<float>(batch.targets);
+  double sum = 0;
+  for (size_t i = 0; i < batch.micro.size(); ++i) {
+    if (stop != nullptr && *stop) return std::nullopt;
+    sum += ForwardBackward(batch.micro[i], row_weight, NoiseKey(options_.seed, step_ + 1, static_cast<int64_t>(i)));
+  }
+  StepMetrics metrics;
+  metrics.step = step_ + 1;
+  metrics.loss = sum / static_cast<double>(batch.targets);
+  metrics.loss_scale = static_cast<double>(scale);
+  metrics.tokens = batch.rows;
+  metrics.lr = LearningRate(options_.optimizer, step_ + 1, total_steps_);
+  metrics.grad_norm = optimizer_->GradNorm(1 / scale);
+  metrics.skipped = !std::isfinite(metrics.grad_norm);
+  if (metrics.skipped && !(plan_.scale_loss && options_.scale_loss)) Diverged(batch.micro.front(), metrics.loss);
+  if (!metrics.skipped) {
+    optimizer_->Step(metrics.lr, 1 / scale, metrics.grad_norm);
+    graft_.AfterUpdate();
+  }
+  scaler_.Update(metrics.skipped);
+  cursor_ = cursor;
+  ++step_;
+  last_loss_ = metrics.loss;
+  const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start;
+  metrics.tokens_per_s = static_cast<double>(batch.rows) / elapsed.count();
+  return metrics;
+}
+
+// Finds where the first value that is not finite appears: in a parameter, a block's output, or a gradient.
+void Trainer::Diverged(const std::vector<const Example*>& micro, double loss) {
+  std::string where;
+  for (const Parameter* param : optimizer_->params()) {
+    if (where.empty() && !AllFinite(param->value)) where = "parameter " + param->name;
+  }
+  if (where.empty()) {
+    Pass pass;
+    Fill(pass, micro);
+    for (int64_t layer = 0; layer < model_.config().layers; ++layer) pass.capture.push_back(layer);
+    model_.Forward(pass);
+    for (size_t layer = 0; layer < pass.captured.size() && where.empty(); ++layer) {
+      if (!AllFinite(pass.captured[layer])) where = "the output of layer " + std::to_string(layer);
+    }
+    if (where.empty() && !AllFinite(pass.hidden)) where = "the final norm";
+  }
+  if (where.empty() && !std::isfinite(loss)) where = "the output head";
+  for (const Parameter* param : optimizer_->params()) {
+    if (where.empty() && !AllFinite(param->grad)) where = "the gradient of " + param->name;
+  }
+  const std::vector<int64_t> saved = store_ ? store_->Steps() : std::vector<int64_t>();
+  Fail(ErrorCode::kRuntime, "step ", step_ + 1, ": the ", std::isfinite(loss) ? "gradient" : "loss",
+       " is not finite; the first such value is in ", where.empty() ? "the activations" : where,
+       saved.empty() ? "; no checkpoint was saved yet" : "; the last checkpoint is step " + std::to_string(saved.back()),
+       "; try a lower lr");
+}
+
+double Trainer::ValidationLoss() {
+  double sum = 0;
+  int64_t targets = 0;
+  const size_t batch = static_cast<size_t>(std::max<int64_t>(1, options_.batch.batch_size));
+  for (size_t begin = 0; begin < valid_.size(); begin += batch) {
+    std::vector<const Example*> micro;
+    for (size_t i = begin; i < std::min(valid_.size(), begin + batch); ++i) micro.push_back(&valid_[i]);
+    Pass pass;
+    const std::vector<int32_t> wanted = Fill(pass, micro);
+    model_.Forward(pass);
+    sum += LossHead(model_, plan_.compute, pass.hidden, wanted, 1.0f);
+    for (const Example* example : micro) targets += example->targets();
+  }
+  return sum / static_cast<double>(targets);
+}
+
+bool Trainer::EvaluateNow(int64_t epoch_before) const {
+  if (valid_.empty()) return false;
+  if (step_ == total_steps_) return true;
+  return options_.eval_every > 0 ? step_ % options_.eval_every == 0 : cursor_.epoch != epoch_before;
+}
+
+TrainResult Trainer::Run(const Callbacks& callbacks) {
+  if (!directory_.empty() && !log_) log_ = std::make_unique<MetricsLog>(directory_, step_);
+  TrainResult result;
+  while (step_ < total_steps_) {
+    if (options_.patience > 0 && evaluations_without_best_ >= options_.patience) {
+      result.end = TrainResult::End::kEarlyStop;
+      break;
+    }
+    const int64_t epoch = cursor_.epoch;
+    const std::optional<StepMetrics> metrics = Step(callbacks.stop);
+    if (!metrics) {
+      result.end = TrainResult::End::kInterrupted;
+      break;
+    }
+    if (log_) log_->Add(*metrics);
+    if (callbacks.on_step) callbacks.on_step(*metrics);
+    if (EvaluateNow(epoch)) {
+      const double loss = ValidationLoss();
+      const bool best = std::isfinite(loss) && (!best_loss_ || loss < *best_loss_);
+      evaluations_without_best_ = best ? 0 : evaluations_without_best_ + 1;
+      if (best) {
+        best_loss_ = loss;
+        best_step_ = step_;
+        SaveBest();
+      }
+      if (log_) log_->AddValidation(step_, loss);
+      if (callbacks.on_valid) callbacks.on_valid(step_, loss, best);
+    }
+    if (options_.save_every > 0 && step_ % options_.save_every == 0) Save();
+  }
+  if (store_ && (store_->Steps().empty() || store_->Steps().back() != step_)) Save();
+  if (log_) log_->WritePlot();
+  result.steps = step_;
+  result.loss = last_loss_;
+  result.best_loss = best_loss_;
+  result.best_step = best_step_;
+  if (result.end != TrainResult::End::kInterrupted) RestoreBest();
+  return result;
+}
+
+}  // namespace cambium

@@ -1,0 +1,115 @@
+#pragma once
+
+#include <atomic>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "model/transformer.h"
+#include "train/batches.h"
+#include "train/checkpoint.h"
+#include "train/metrics.h"
+#include "train/optimizer.h"
+#include "train/precision.h"
+
+namespace cambium {
+
+struct TrainOptions {
+  BatchOptions batch;
+  OptimizerOptions optimizer;
+  int64_t steps = 0;    // 0 = as many as `epochs` take
+  double epochs = 3;
+  Precision precision = Precision::kBf16;
+  bool master_weights = true;          // false only to show what happens without
+  bool scale_loss = true;              // likewise; fp16
+  bool checkpoint_activations = false; // keep only block inputs, run blocks again going back
+  int64_t eval_every = 0;   // steps; 0 = at the end of each epoch
+  int64_t patience = 0;     // evaluations without a better one before the run stops; 0 = never stops early
+  int64_t save_every = 50;  // steps; 0 = only at the end
+  int keep = 2;             // checkpoints
+  uint64_t seed = 0;
+};
+
+struct TrainResult {
+  enum class End : uint8_t { kDone, kEarlyStop, kInterrupted };
+  End end = End::kDone;
+  int64_t steps = 0;
+  double loss = 0;                   // of the last step
+  std::optional<double> best_loss;   // on the validation data; its weights are in the graft now
+  int64_t best_step = 0;
+};
+
+// Trains whatever parameters a graft shows, on the one forward and its backward. The result does not depend on the
+// thread count, on accumulation against batch size, nor on how often the run was killed and resumed.
+class Trainer {
+ public:
+  // `directory` takes checkpoints/, best/, metrics.jsonl, the event file and loss.svg; empty = write nothing. valid may
+  // be empty. The references must outlive the trainer.
+  Trainer(Transformer& model, Graft& graft, const std::vector<Example>& train, const std::vector<Example>& valid,
+          const TrainOptions& options, std::string directory);
+  ~Trainer();
+
+  // Goes on from the newest whole checkpoint in the directory; false if there is none. `notes` gets a line for each
+  // damaged one. kUsage naming what differs if options or data are not those of the checkpoint.
+  bool Resume(std::vector<std::string>& notes);
+
+  struct Callbacks {
+    std::function<void(const StepMetrics&)> on_step;
+    std::function<void(int64_t step, double loss, bool best)> on_valid;
+    const std::atomic<bool>* stop = nullptr;  // becomes true when the user wants the run to end
+  };
+  // Throws kRuntime naming step and layer when the loss is not finite; the last checkpoint stays.
+  TrainResult Run(const Callbacks& callbacks);
+
+  int64_t total_steps() const { return total_steps_; }
+  int64_t step() const { return step_; }
+  Optimizer& optimizer() { return *optimizer_; }
+  const LossScaler& scaler() const { return scaler_; }
+  double ValidationLoss();
+  // Forward and backward of one micro-batch, adding gradients of row_weight * loss; returns the sum of its losses.
+  double ForwardBackward(const std::vector<const Example*>& micro, float row_weight, uint64_t noise);
+  // Called with every pass before it runs and after its backward (numerics report); may be empty.
+  std::function<void(Pass&, bool after)> observe;
+  size_t tape_bytes() const { return tape_.peak_bytes(); }
+
+ private:
+  // One step of accumulated micro-batches. Nullopt if `stop` became true: then nothing but gradients changed.
+  std::optional<StepMetrics> Step(const std::atomic<bool>* stop);
+  // Sets up a pass over the examples, each a sequence of its own; returns the targets of its rows.
+  std::vector<int32_t> Fill(Pass& pass, const std::vector<const Example*>& micro);
+  [[noreturn]] void Diverged(const std::vector<const Example*>& micro, double loss);
+  void Save();
+  void SaveBest();
+  void RestoreBest();
+  std::vector<TensorToWrite> Tensors() const;
+  void ReadTensors(const CheckpointStore::Loaded& loaded);
+  nlohmann::json MakeSettings() const;
+  bool EvaluateNow(int64_t epoch_before) const;
+
+  Transformer& model_;
+  Graft& graft_;
+  std::vector<Graft*> grafts_;  // just the one, for segments
+  const std::vector<Example>& train_;
+  const std::vector<Example>& valid_;
+  TrainOptions options_;
+  std::string directory_;
+  PrecisionPlan plan_;
+  Batches batches_;
+  Tape tape_;
+  LossScaler scaler_;
+  std::unique_ptr<Optimizer> optimizer_;
+  std::optional<CheckpointStore> store_;
+  std::unique_ptr<MetricsLog> log_;
+
+  nlohmann::json settings_;  // what a resumed run must share
+  int64_t total_steps_ = 0;
+  int64_t step_ = 0;  // done
+  DataCursor cursor_;
+  std::optional<double> best_loss_;
+  int64_t best_step_ = 0, evaluations_without_best_ = 0;
+  double last_loss_ = 0;
+};
+
+}  // namespace cambium

@@ -1,0 +1,128 @@
+// What a trainer writes to disk and reads back.
+#include <cstring>
+#include <filesystem>
+
+#include "cambium/error.h"
+#include "train/dataset.h"
+#include "train/trainer.h"
+
+namespace cambium {
+namespace {
+
+constexpr int kStateVersion = 1;
+
+}  // namespace
+
+nlohmann::json Trainer::MakeSettings() const {
+  const OptimizerOptions& o = options_.optimizer;
+  return {{"version", kStateVersion},
+          {"graft", graft_.kind()},
+          {"parameters", optimizer_->parameters()},
+          {"data", Fingerprint(train_)},
+          {"validation data", Fingerprint(valid_)},
+          {"batch-size", options_.batch.batch_size},
+          {"pack rows", options_.batch.pack_rows},
+          {"accumulate", options_.batch.accumulate},
+          {"shuffle", options_.batch.shuffle},
+          {"seed", options_.seed},
+          {"precision", PrecisionName(options_.precision)},
+          {"lr", o.lr},
+          {"weight-decay", o.weight_decay},
+          {"clip", o.clip},
+          {"schedule", static_cast<int>(o.schedule)},
+          {"warmup", o.warmup},
+          {"8-bit moments", o.eight_bit},
+          {"steps", total_steps_}};
+}
+
+std::vector<TensorToWrite> Trainer::Tensors() const {
+  std::vector<TensorToWrite> tensors;
+  for (const Optimizer::State& state : optimizer_->states()) tensors.push_back({state.name, state.tensor});
+  return tensors;
+}
+
+void Trainer::ReadTensors(const CheckpointStore::Loaded& loaded) {
+  for (const Optimizer::State& state : optimizer_->states()) {
+    const Tensor* const stored = loaded.tensors->FindTensor(state.name);
+    if (stored == nullptr || stored->bytes() != state.tensor.bytes() || stored->dtype != state.tensor.dtype) {
+      Fail(ErrorCode::kData, loaded.tensors->path(), ": tensor ", state.name, stored == nullptr ? " is missing" : " has ",
+           stored == nullptr ? 0 : stored->size(), " values, expected ", state.tensor.size());
+    }
+    std::memcpy(state.tensor.data, stored->data, static_cast<size_t>(stored->bytes()));
+  }
+  loaded.tensors->CheckIntact();
+}
+
+void Trainer::Save() {
+  if (!store_) return;
+  const nlohmann::json state = {
+      {"settings", settings_},
+      {"step", step_},
+      {"optimizer_steps", optimizer_->steps()},
+      {"cursor", {{"epoch", cursor_.epoch}, {"position", cursor_.position}}},
+      {"scaler", {{"scale", scaler_.state().scale}, {"clean_steps", scaler_.state().clean_steps}}},
+      {"best", {{"loss", best_loss_ ? nlohmann::json(*best_loss_) : nlohmann::json()},
+                {"step", best_step_},
+                {"evaluations_without", evaluations_without_best_}}},
+      {"last_loss", last_loss_}};
+  store_->Save(step_, state, Tensors());
+}
+
+bool Trainer::Resume(std::vector<std::string>& notes) {
+  if (!store_) return false;
+  const std::optional<CheckpointStore::Loaded> loaded = store_->LoadNewest(notes);
+  if (!loaded) return false;
+  try {
+    const nlohmann::json& saved = loaded->state.at("settings");
+    for (const auto& [name, value] : settings_.items()) {
+      // Through text, as the saved value went: floats compare by their shortest form.
+      const std::string before = saved.contains(name) ? saved[name].dump() : "absent";
+      if (before != nlohmann::json::parse(value.dump()).dump()) {
+        Fail(ErrorCode::kUsage, loaded->path, ": cannot resume: ", name, " was ", before, ", now it is ", value.dump(),
+             "; give the same settings or another output directory");
+      }
+    }
+    ReadTensors(*loaded);
+    const nlohmann::json& state = loaded->state;
+    step_ = state.at("step").get<int64_t>();
+    cursor_ = {state.at("cursor").at("epoch").get<int64_t>(), state.at("cursor").at("position").get<int64_t>()};
+    scaler_.Restore({state.at("scaler").at("scale").get<float>(), state.at("scaler").at("clean_steps").get<int>()});
+    const nlohmann::json& best = state.at("best");
+    if (!best.at("loss").is_null()) best_loss_ = best.at("loss").get<double>();
+    best_step_ = best.at("step").get<int64_t>();
+    evaluations_without_best_ = best.at("evaluations_without").get<int64_t>();
+    last_loss_ = state.at("last_loss").get<double>();
+    optimizer_->Restore(state.at("optimizer_steps").get<int64_t>());
+  } catch (const nlohmann::json::exception&) {
+    Fail(ErrorCode::kData, loaded->path, "/state.json: not the state of a training run");
+  }
+  graft_.AfterUpdate();
+  store_->RemoveNewerThan(step_);
+  return true;
+}
+
+// The best weights are a checkpoint of their own, of values alone.
+void Trainer::SaveBest() {
+  if (!store_) return;
+  std::vector<TensorToWrite> values;
+  for (TensorToWrite& tensor : Tensors()) {
+    if (tensor.name.starts_with("value.")) values.push_back(std::move(tensor));
+  }
+  CheckpointStore(directory_ + "/best", 2).Save(best_step_, {{"valid_loss", *best_loss_}}, std::move(values));
+}
+
+void Trainer::RestoreBest() {
+  if (!store_ || !best_loss_ || best_step_ == step_) return;
+  const CheckpointStore::Loaded best = CheckpointStore::Load(directory_ + "/best/step-" + std::to_string(best_step_));
+  for (const Optimizer::State& state : optimizer_->states()) {
+    const Tensor* const stored = best.tensors->FindTensor(state.name);
+    if (stored == nullptr) continue;
+    if (stored->bytes() != state.tensor.bytes()) Fail(ErrorCode::kData, best.path, ": tensor ", state.name, " differs");
+    std::memcpy(state.tensor.data, stored->data, static_cast<size_t>(stored->bytes()));
+  }
+  best.tensors->CheckIntact();
+  optimizer_->Restore(optimizer_->steps());
+  graft_.AfterUpdate();
+}
+
+}  // namespace cambium

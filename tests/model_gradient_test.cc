@@ -1,0 +1,173 @@
+// The transformer's backward against central differences of its forward, for every family and every kind of graft.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <numeric>
+
+#include "test_graft.h"
+#include "train/loss_head.h"
+
+namespace cambium {
+namespace {
+
+struct Case {
+  TinyFamily family;
+  TestGraftParts parts;
+  bool checkpoint = false;
+  int threads = 2;
+};
+
+// Three sequences of unequal length in one pass; some rows without a target.
+class Harness {
+ public:
+  explicit Harness(const Case& c)
+      : pool_(c.threads),
+        model_(TinyModel(pool_, 7, {.family = c.family}), pool_),
+        graft_(model_, 11, c.parts),
+        grafts_{&graft_},
+        case_(c) {
+    graft_.VisitParams([&](Parameter& param) {
+      grads_.emplace_back(std::make_unique<OwnedTensor>(std::initializer_list<int64_t>{param.value.size()}));
+      param.grad = param.value;
+      param.grad.data = grads_.back()->view.data;
+    });
+    const Philox noise(3);
+    for (const size_t length : {9, 1, 14}) {
+      std::vector<int32_t> ids;
+      for (size_t i = 0; i < length; ++i) {
+        ids.push_back(static_cast<int32_t>(noise(i, length)[0] % static_cast<uint32_t>(model_.config().vocab)));
+      }
+      sequences_.push_back(ids);
+    }
+  }
+
+  Transformer& model() { return model_; }
+  TestGraft& graft() { return graft_; }
+
+  double Loss() { return Run(false); }
+  double LossAndGradients() { return Run(true); }
+
+ private:
+  double Run(bool backward) {
+    Pass pass;
+    pass.compute = Compute::kF32;
+    Tape tape;
+    if (backward) pass.tape = &tape;
+    pass.checkpoint = case_.checkpoint;
+    std::vector<int32_t> targets;
+    for (const std::vector<int32_t>& ids : sequences_) {
+      pass.Append(0, case_.parts.prefix, ids).grafts = grafts_;
+      for (size_t i = 1; i < ids.size(); ++i) targets.push_back(i % 4 == 3 ? -1 : ids[i]);
+      targets.push_back(-1);
+    }
+    model_.Forward(pass);
+    if (!backward) return LossHead(model_, Compute::kF32, pass.hidden, targets, 1.0f);
+    Tensor dhidden = model_.workspace().New({pass.rows(), model_.config().hidden});
+    const double loss = LossHead(model_, Compute::kF32, pass.hidden, targets, 1.0f, dhidden);
+    model_.Backward(pass, dhidden);
+    return loss;
+  }
+
+  ThreadPool pool_;
+  Transformer model_;
+  TestGraft graft_;
+  std::vector<Graft*> grafts_;
+  Case case_;
+  std::vector<std::unique_ptr<OwnedTensor>> grads_;
+  std::vector<std::vector<int32_t>> sequences_;
+};
+
+// Along its own direction a gradient's slope is its length; fp32 noise is far below the change that a step of this size
+// makes in the loss.
+::testing::AssertionResult SlopeAgrees(const std::string& name, Tensor value, const std::vector<float>& gradient,
+                                       const std::function<double()>& loss) {
+  double norm = 0;
+  for (const float g : gradient) norm += static_cast<double>(g) * static_cast<double>(g);
+  norm = std::sqrt(norm);
+  if (!(norm > 1e-4)) return ::testing::AssertionFailure() << name << ": the gradient is " << norm;
+  const double step = 0.01 / std::max(1.0, norm);
+  const std::vector<float> before(value.f32(), value.f32() + value.size());
+  const auto move = [&](double by) {
+    for (size_t i = 0; i < gradient.size(); ++i) {
+      value.f32()[i] = before[i] + static_cast<float>(by * static_cast<double>(gradient[i]) / norm);
+    }
+  };
+  // Fourth-order central difference.
+  double slope = 0;
+  for (const auto& [at, weight] : {std::pair{1.0, 8.0}, {-1.0, -8.0}, {2.0, -1.0}, {-2.0, 1.0}}) {
+    move(at * step);
+    slope += weight * loss() / (12 * step);
+  }
+  std::copy(before.begin(), before.end(), value.f32());
+  // The loss is a sum of fp32 terms of order 100.
+  const double tolerance = 4e-3 * norm + 2e-5 / step;
+  if (std::fabs(slope - norm) <= tolerance) return ::testing::AssertionSuccess();
+  return ::testing::AssertionFailure() << name << ": slope " << slope << ", gradient " << norm;
+}
+
+std::vector<float> CopyOf(Tensor x) { return {x.f32(), x.f32() + x.size()}; }
+
+class ModelGradient : public ::testing::TestWithParam<Case> {};
+
+TEST_P(ModelGradient, AgreesWithDifferences) {
+  Harness h(GetParam());
+  h.LossAndGradients();
+  h.graft().VisitParams([&](Parameter& param) {
+    EXPECT_TRUE(SlopeAgrees(param.name, param.value, CopyOf(param.grad), [&] { return h.Loss(); }));
+  });
+  ModelWeights& weights = h.model().mutable_weights();
+  for (TestGraft::NormSlot& slot : h.graft().norms()) {
+    NormWeights* norm = &weights.final_norm;
+    if (slot.kind != NormKind::kFinal) {
+      BlockWeights& block = weights.blocks[static_cast<size_t>(slot.layer)];
+      NormWeights* const norms[] = {&block.attention_norm, &block.attention_post_norm, &block.ffn_norm,
+                                    &block.ffn_post_norm,  &block.q_norm,              &block.k_norm};
+      norm = norms[static_cast<int>(slot.kind)];
+    }
+    const std::string name = "norm " + std::to_string(static_cast<int>(slot.kind)) + " of layer " +
+                             std::to_string(slot.layer);
+    EXPECT_TRUE(SlopeAgrees(name, norm->gain.view, CopyOf(slot.dgain.view), [&] { return h.Loss(); }));
+    if (norm->bias.view) {
+      EXPECT_TRUE(SlopeAgrees(name + " bias", norm->bias.view, CopyOf(slot.dbias.view), [&] { return h.Loss(); }));
+    }
+  }
+}
+
+TEST_P(ModelGradient, DoesNotDependOnCheckpointingOrThreads) {
+  Case with = GetParam();
+  with.checkpoint = !with.checkpoint;
+  with.threads = 3;
+  Harness a(GetParam()), b(with);
+  EXPECT_EQ(a.LossAndGradients(), b.LossAndGradients());
+  std::vector<std::vector<float>> grads;
+  a.graft().VisitParams([&](Parameter& param) { grads.push_back(CopyOf(param.grad)); });
+  size_t i = 0;
+  b.graft().VisitParams([&](Parameter& param) { EXPECT_EQ(grads[i++], CopyOf(param.grad)) << param.name; });
+}
+
+TEST(ModelGradientHelper, SlopeAgreesNoticesAFalseGradient) {
+  Harness h({TinyFamily::kLlama, {}});
+  h.LossAndGradients();
+  h.graft().VisitParams([&](Parameter& param) {
+    std::vector<float> wrong = CopyOf(param.grad);
+    for (float& g : wrong) g *= 1.05f;
+    EXPECT_FALSE(SlopeAgrees(param.name, param.value, wrong, [&] { return h.Loss(); }));
+  });
+}
+
+std::vector<Case> Cases() {
+  std::vector<Case> cases;
+  for (const TinyFamily family : kTinyFamilies) {
+    cases.push_back({family, {.linears = true, .branches = false, .embedding = true, .norms = true}});
+    cases.push_back({family, {.linears = true, .branches = true, .embedding = false, .norms = false, .prefix = 3}, true});
+  }
+  return cases;
+}
+std::string CaseName(const ::testing::TestParamInfo<Case>& info) {
+  static constexpr const char* kNames[] = {"Llama", "Qwen3", "Gemma3", "Gpt2"};
+  return std::string(kNames[static_cast<int>(info.param.family)]) + (info.param.parts.prefix > 0 ? "Prefix" : "Plain");
+}
+INSTANTIATE_TEST_SUITE_P(Families, ModelGradient, ::testing::ValuesIn(Cases()), CaseName);
+
+}  // namespace
+}  // namespace cambium
