@@ -1,12 +1,12 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
-#include <filesystem>
 #include <nlohmann/json.hpp>
 
 #include "base/isa.h"
+#include "decode/planner.h"
+#include "drafters/drafters.h"
 #include "engine_impl.h"
-#include "io/gguf.h"
 #include "io/model_cache.h"
 #include "io/unicode.h"
 
@@ -14,13 +14,6 @@ namespace cambium {
 namespace {
 
 constexpr int64_t kDefaultContext = 4096;
-
-Tokenizer LoadTokenizer(const std::string& path) {
-  if (std::filesystem::is_directory(path)) {
-    return Tokenizer::FromJsonFile((std::filesystem::path(path) / "tokenizer.json").string());
-  }
-  return Tokenizer::FromGguf(GgufFile(path));
-}
 
 DType KvType(const EngineOptions& options) {
   if (options.kv_type.empty()) return options.exact ? DType::kF32 : DType::kF16;
@@ -97,6 +90,31 @@ Engine::Impl::Impl(const std::string& model, const EngineOptions& options)
   state.sequence = kv.NewSequence();
 }
 
+Drafter* Engine::Impl::DrafterFor(const std::vector<std::string>& specs) {
+  if (!drafter_made || specs != drafter_specs) {
+    drafter = MakeDrafters(specs, {transformer, kv, state, tokenizer, compute, context});
+    drafter_specs = specs;
+    drafter_made = true;
+  }
+  return drafter.get();
+}
+
+DraftReport Engine::Impl::Report(const DraftCounters& counters) const {
+  DraftReport report;
+  report.num_drafts = counters.num_drafts;
+  report.num_draft_tokens = counters.num_draft_tokens;
+  report.num_accepted_tokens = counters.num_accepted_tokens;
+  report.num_accepted_tokens_per_pos = counters.num_accepted_tokens_per_pos;
+  report.passes = counters.passes;
+  report.draft_ms = counters.draft_ms;
+  report.verify_ms = counters.verify_ms;
+  if (const auto* planner = dynamic_cast<const Planner*>(drafter.get()); planner != nullptr) {
+    for (const auto& member : planner->members()) report.drafters.push_back(member->name());
+    report.plain_ms = planner->curve().Ms(1);
+  }
+  return report;
+}
+
 Engine Engine::Load(const std::string& model, const EngineOptions& options) {
   ApplyIsaFromEnv();
   const auto start = std::chrono::steady_clock::now();
@@ -134,12 +152,40 @@ std::string Engine::ApplyTemplate(std::span<const Message> messages, bool add_ge
       .Render(list, add_generation_prompt, {{"bos_token", name(tokenizer.bos())}, {"eos_token", name(tokenizer.eos())}});
 }
 
+std::vector<int32_t> Engine::TokenizeChat(std::span<const Message> messages, bool add_generation_prompt) const {
+  const Tokenizer& tokenizer = impl_->tokenizer;
+  // Each control token in a content is broken behind its first byte by a noncharacter, at which the text is cut again.
+  constexpr std::string_view kBreak = "\uFDD0";
+  std::vector<Message> guarded(messages.begin(), messages.end());
+  for (int32_t id = 0; id < tokenizer.vocab_size(); ++id) {
+    const std::string_view piece = tokenizer.Piece(id);
+    if (tokenizer.Type(id) != TokenType::kControl || piece.size() < 2) continue;
+    for (Message& message : guarded) {
+      for (size_t at = 0; (at = message.content.find(piece, at)) != std::string::npos; at += kBreak.size()) {
+        message.content.insert(at + 1, kBreak);
+      }
+    }
+  }
+  const std::string text = ApplyTemplate(guarded, add_generation_prompt);
+  std::vector<int32_t> ids;
+  for (size_t begin = 0; begin <= text.size();) {
+    const size_t end = std::min(text.find(kBreak, begin), text.size());
+    const std::vector<int32_t> part = tokenizer.Encode(std::string_view(text).substr(begin, end - begin), false, true);
+    ids.insert(ids.end(), part.begin(), part.end());
+    begin = end + kBreak.size();
+  }
+  return ids;
+}
+
 Generation Engine::Generate(std::span<const int32_t> prompt, const GenerateOptions& options,
                             const std::function<bool(std::string_view)>& on_text) {
   Impl& e = *impl_;
   if (prompt.empty()) Fail(ErrorCode::kUsage, "the prompt is empty");
   for (int32_t id : prompt) {
     if (id < 0 || id >= vocab()) Fail(ErrorCode::kUsage, "token id ", id, " is outside the vocabulary of ", vocab());
+  }
+  for (const auto& [id, bias] : options.sampling.logit_bias) {
+    if (id < 0 || id >= vocab()) Fail(ErrorCode::kUsage, "logit bias for id ", id, ", the vocabulary has ", vocab());
   }
   if (static_cast<int64_t>(prompt.size()) >= e.context) {
     Fail(ErrorCode::kUsage, "the prompt has ", prompt.size(), " tokens, the context holds ", e.context,
@@ -162,13 +208,18 @@ Generation Engine::Generate(std::span<const int32_t> prompt, const GenerateOptio
   if (!options.ignore_end) {
     request.is_end = [&](int32_t token) { return e.tokenizer.IsEndOfGeneration(token); };
   }
+  Drafter* drafter = e.DrafterFor(options.drafters);
+  request.max_rows = std::min<int64_t>(options.draft_rows, 1024);
   request.on_token = [&](const Emitted& emitted) {
+    generation.origins.push_back(emitted.drafter >= 0 ? emitted.drafter
+                                 : emitted.corrected  ? Generation::kCorrected
+                                                      : Generation::kPlain);
     const bool going = show(filter.Push(utf8.Push(e.tokenizer.Piece(emitted.token))));
     return going && !filter.done();
   };
   DecodeResult result;
   try {
-    result = cambium::Generate(e.transformer, e.kv, e.state, sampler, nullptr, request);
+    result = cambium::Generate(e.transformer, e.kv, e.state, sampler, drafter, request);
   } catch (...) {
     e.kv.Truncate(e.state.sequence, 0);
     e.state.committed.clear();
@@ -176,6 +227,7 @@ Generation Engine::Generate(std::span<const int32_t> prompt, const GenerateOptio
   }
   if (!filter.done()) show(filter.Push(utf8.Finish()) + filter.Finish());
   generation.ids = std::move(result.tokens);
+  generation.draft = e.Report(result.counters);
   generation.finish_reason = result.reason == StopReason::kEnd || filter.done()  ? "stop"
                              : result.reason == StopReason::kCancelled ? "cancelled"
                                                                        : "length";

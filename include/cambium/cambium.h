@@ -41,6 +41,7 @@ struct GenerateOptions {
   bool ignore_end = false;            // go on past end-of-generation tokens
   std::vector<std::string> grafts;    // NAME or NAME=SCALE, see docs
   std::vector<std::string> drafters;  // NAME[:options]; empty = "auto"; {"none"} = plain decoding
+  int64_t draft_rows = 64;            // most rows of a verifying pass, 1 to 1024
 };
 
 struct Timings {
@@ -51,9 +52,22 @@ struct Timings {
   double decode_ms = 0;
 };
 
+// How speculation went; counters as vLLM names them.
+struct DraftReport {
+  int64_t num_drafts = 0, num_draft_tokens = 0, num_accepted_tokens = 0;
+  std::vector<int64_t> num_accepted_tokens_per_pos;
+  int64_t passes = 0;                 // of the target after the prompt
+  double draft_ms = 0, verify_ms = 0;
+  double plain_ms = 0;                // of a pass over one row, measured in the same run where one was run
+  std::vector<std::string> drafters;  // by index, as in Generation::origins
+};
+
 struct Generation {
+  static constexpr int16_t kPlain = -1, kCorrected = -2;
   std::string text;
   std::vector<int32_t> ids;
+  std::vector<int16_t> origins;  // per id: the drafter that proposed it, kPlain, or kCorrected against a draft
+  DraftReport draft;
   std::string finish_reason;  // "stop" (end token or stop string), "length", "cancelled"
   Timings timings;
 };
@@ -84,6 +98,8 @@ class Engine {
   std::string Piece(int32_t id) const;
   // The model's chat template over the messages.
   std::string ApplyTemplate(std::span<const Message> messages, bool add_generation_prompt = true) const;
+  // The same as ids: the template's special tokens are parsed, those spelled out in a message's content stay plain text.
+  std::vector<int32_t> TokenizeChat(std::span<const Message> messages, bool add_generation_prompt = true) const;
 
   // Streams: on_text gets whole code points as they come; returning false cancels.
   Generation Generate(std::span<const int32_t> prompt, const GenerateOptions& options,

@@ -30,7 +30,7 @@ void Generate(const Flags& flags) {
     ids = InputIds(flags.input, engine);
   } else if (flags.chat) {
     const Message message{"user", prompt};
-    ids = ChatIds(engine, {&message, 1});
+    ids = engine.TokenizeChat({&message, 1});
   } else {
     ids = engine.Tokenize(prompt, flags.input.special);
   }

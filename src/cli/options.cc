@@ -12,6 +12,7 @@
 #include <limits>
 #include <random>
 
+#include "decode/sampler.h"
 #include "io/json.h"
 #include "io/unicode.h"
 
@@ -78,16 +79,7 @@ std::vector<int32_t> InputIds(const InputFlags& flags, const Engine& engine, boo
   if (flags.text_option->count() > 0 || !flags.file.empty() || !flags.dash.empty()) {
     Fail(ErrorCode::kUsage, "more than one of -p, -f, - and --ids is given");
   }
-  for (const int32_t id : flags.ids) {
-    if (id < 0 || id >= engine.vocab()) {
-      Fail(ErrorCode::kUsage, "--ids: ", id, " is outside the vocabulary of ", engine.vocab());
-    }
-  }
   return flags.ids;
-}
-
-std::vector<int32_t> ChatIds(const Engine& engine, std::span<const Message> messages) {
-  return engine.Tokenize(engine.ApplyTemplate(messages), true, false);
 }
 
 void AddGenerateOptions(CLI::App& verb, GenerateFlags& flags) {
@@ -134,21 +126,14 @@ std::pair<int32_t, float> ParseLogitBias(const std::string& text) {
 
 GenerateOptions CheckedOptions(const GenerateFlags& flags) {
   GenerateOptions options = flags.options;
-  const SamplingOptions& sampling = options.sampling;
-  constexpr double kMax = std::numeric_limits<float>::max();
   CheckRange("-n", static_cast<double>(options.max_tokens), -1, std::numeric_limits<int32_t>::max());
   CheckRange("--seed", static_cast<double>(flags.seed), -1, static_cast<double>(std::numeric_limits<int64_t>::max()));
-  CheckRange("--temp", sampling.temperature, 0, kMax);
-  CheckRange("--top-k", sampling.top_k, 0, std::numeric_limits<int32_t>::max());
-  CheckRange("--top-p", sampling.top_p, 0, 1);
-  CheckRange("--min-p", sampling.min_p, 0, 1);
-  CheckRange("--repeat-penalty", sampling.repeat_penalty, std::numeric_limits<float>::min(), kMax);
-  CheckRange("--repeat-last-n", sampling.repeat_last_n, -1, std::numeric_limits<int32_t>::max());
   for (const std::string& stop : options.stop) {
     if (stop.empty()) Fail(ErrorCode::kUsage, "--stop: the string is empty");
   }
   for (const std::string& bias : flags.logit_bias) options.sampling.logit_bias.insert(ParseLogitBias(bias));
   options.sampling.seed = flags.seed >= 0 ? static_cast<uint64_t>(flags.seed) : std::random_device{}();
+  const Sampler check(options.sampling);  // refuses bad values now, not after the model is loaded
   return options;
 }
 

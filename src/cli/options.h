@@ -4,7 +4,6 @@
 #include <cstdint>
 #include <cstdio>
 #include <nlohmann/json.hpp>
-#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -42,11 +41,8 @@ void AddInput(CLI::App& verb, InputFlags& flags);
 bool HasIds(const InputFlags& flags);
 // The text, checked to be UTF-8 and not empty; kUsage otherwise or where there is not exactly one source.
 std::string ReadInput(const InputFlags& flags);
-// The ids given, checked against the vocabulary, or the text's.
+// The ids given, or the text's; the engine checks ids against the vocabulary.
 std::vector<int32_t> InputIds(const InputFlags& flags, const Engine& engine, bool add_bos = true);
-
-// The messages in the model's chat template, ready for the answer.
-std::vector<int32_t> ChatIds(const Engine& engine, std::span<const Message> messages);
 
 // Sampling and length, under llama.cpp's names.
 struct GenerateFlags {

@@ -148,11 +148,11 @@ class Chat {
     Generation result;
     try {
       interrupted = false;
-      result =
-          engine_.Generate(ChatIds(engine_, messages_), CheckedOptions(flags_.generate), [&](std::string_view text) {
-            if (!flags_.output.json) Write(text);
-            return !interrupted;
-          });
+      result = engine_.Generate(engine_.TokenizeChat(messages_), CheckedOptions(flags_.generate),
+                                [&](std::string_view text) {
+                                  if (!flags_.output.json) Write(text);
+                                  return !interrupted;
+                                });
     } catch (...) {
       messages_.pop_back();
       throw;

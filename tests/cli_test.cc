@@ -1,0 +1,275 @@
+// The program from outside: what it prints where, and its exit codes.
+#include <gtest/gtest.h>
+#include <sys/wait.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <string>
+
+#include "test_model.h"
+
+namespace cambium {
+namespace {
+
+using nlohmann::json;
+
+struct Run {
+  int code = 0;
+  std::string out, err;
+};
+
+std::string ReadAll(const std::filesystem::path& path) {
+  std::ifstream file(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(file), {}};
+}
+
+// Runs `cambium ARGUMENTS` in a shell, whose redirections and pipes may follow the arguments.
+Run Cambium(const std::string& arguments, const std::string& before = "") {
+  const auto directory = std::filesystem::path(testing::TempDir());
+  const std::string id = std::to_string(getpid());
+  const auto out = directory / ("cli_out_" + id), err = directory / ("cli_err_" + id);
+  const std::string command = "{ " + before + "'" CAMBIUM_CLI "' " + arguments + "; } > '" + out.string() + "' 2> '" +
+                              err.string() + "' < /dev/null";
+  const int status = std::system(command.c_str());
+  return {WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status), ReadAll(out), ReadAll(err)};
+}
+
+// One line, "error: ...", with `part` in it; nothing on stdout.
+void ExpectError(const std::string& arguments, int code, const std::string& part, const std::string& before = "") {
+  SCOPED_TRACE(arguments);
+  const Run run = Cambium(arguments, before);
+  EXPECT_EQ(run.code, code);
+  EXPECT_EQ(run.out, "");
+  EXPECT_EQ(run.err.rfind("error: ", 0), 0u) << run.err;
+  EXPECT_EQ(std::count(run.err.begin(), run.err.end(), '\n'), 1) << run.err;
+  EXPECT_NE(run.err.find(part), std::string::npos) << run.err;
+}
+
+TEST(Cli, UsageErrorsAreOneLineAndCodeTwo) {
+  ExpectError("", 2, "a verb is required");
+  ExpectError("grow", 2, "unknown verb `grow`");
+  ExpectError("generate", 2, "MODEL is required");
+  ExpectError("generate m --no-such-flag", 2, "--no-such-flag");
+  ExpectError("generate m -n many -p x", 2, "many");
+  ExpectError("generate m", 2, "no text");
+  ExpectError("generate m -p x --ids 1", 2, "more than one");
+  ExpectError("generate m -p ''", 2, "the text is empty");
+  ExpectError("generate m -", 2, "standard input: the text is empty");
+  ExpectError("generate m -p \"$(printf 'ab\\377c')\"", 2, "byte 0xff at offset 2");
+  ExpectError("generate m -p x --temp nan", 2, "temperature is nan, expected");
+  ExpectError("generate m -p x --temp -1", 2, "temperature is -1");
+  ExpectError("generate m -p x --top-p 1.5", 2, "top-p is 1.5");
+  ExpectError("generate m -p x --min-p inf", 2, "min-p is inf");
+  ExpectError("generate m -p x --top-k -3", 2, "top-k is -3");
+  ExpectError("generate m -p x -n -2", 2, "-n: -2");
+  ExpectError("generate m -p x --repeat-penalty 0", 2, "repeat-penalty is 0");
+  ExpectError("generate m -p x --stop ''", 2, "--stop");
+  for (const char* bias : {"x", "5", "5+", "+5", "-5+1", "5+nan", "5+1x", "99999999999+1"}) {
+    ExpectError(std::string("generate m -p x --logit-bias ") + bias, 2, "--logit-bias");
+  }
+  ExpectError("generate m -p x -t -1", 2, "--threads");
+  ExpectError("generate m -p x -c -1", 2, "--ctx-size");
+  ExpectError("generate m -p x --kv-type q4", 2, "--kv-type");
+  ExpectError("completion tcsh", 2, "tcsh");
+}
+
+TEST(Cli, DataErrorsAreOneLineAndCodeThree) {
+  const std::string directory = testing::TempDir();
+  ExpectError("generate /nonexistent.gguf -p x", 3, "/nonexistent.gguf");
+  ExpectError("generate m -f /nonexistent.txt", 3, "/nonexistent.txt");
+  ExpectError("generate '" CAMBIUM_TEST_DIR "/golden' -p x", 3, "golden");
+  std::ofstream(directory + "/cli_bad.gguf") << "this is no model";
+  ExpectError("generate '" + directory + "/cli_bad.gguf' -p x", 3, "magic");
+}
+
+TEST(Cli, AFullDiskIsCodeFour) {
+  if (!std::filesystem::exists("/dev/full")) GTEST_SKIP();
+  const Run run = Cambium("version > /dev/full");
+  EXPECT_EQ(run.code, 4);
+  EXPECT_NE(run.err.find("error: standard output: "), std::string::npos);
+}
+
+TEST(Cli, HelpVersionManAndCompletions) {
+  EXPECT_EQ(Cambium("--help").code, 0);
+  EXPECT_EQ(Cambium("version").out, Cambium("version").out);
+  EXPECT_EQ("cambium " + Cambium("--version").out, Cambium("version").out);
+  const json table = json::parse(Cambium("man --json").out);
+  const std::string man = Cambium("man").out, bash = Cambium("completion bash").out;
+  const std::string zsh = Cambium("completion zsh").out, fish = Cambium("completion fish").out;
+  size_t options = 0;
+  for (const json& verb : table) {
+    const std::string name = verb["verb"];
+    if (name.empty()) continue;
+    // Every verb has --json, and all that it takes is in the manual and in each completion.
+    bool has_json = false, is_group = false;
+    for (const json& other : table) is_group |= other["verb"].get<std::string>().starts_with(name + " ");
+    EXPECT_EQ(Cambium(name + " --help").code, 0) << name;
+    for (const json& option : verb["options"]) {
+      ++options;
+      EXPECT_NE(option["description"], "") << name << option["names"];
+      for (const std::string word : option["names"]) {
+        has_json |= word == "--json";
+        if (!word.starts_with("--")) continue;
+        EXPECT_NE(bash.find(word), std::string::npos) << name << word;
+        EXPECT_NE(zsh.find("'" + word + "["), std::string::npos) << name << word;
+        EXPECT_NE(fish.find("-l " + word.substr(2)), std::string::npos) << name << word;
+        std::string roff;
+        for (const char c : word) roff += c == '-' ? "\\-" : std::string(1, c);
+        EXPECT_NE(man.find(roff), std::string::npos) << name << word;
+      }
+    }
+    EXPECT_TRUE(has_json || is_group) << name;
+  }
+  EXPECT_GT(options, 50u);
+  EXPECT_EQ(std::system(("'" CAMBIUM_CLI "' completion bash | bash -n")), 0);
+}
+
+class CliWithModel : public testing::Test {
+ protected:
+  void SetUp() override {
+    model_ = DefaultTestModel();
+    if (model_.empty()) GTEST_SKIP() << "no default model";
+  }
+  std::string Model() const { return "'" + model_ + "' "; }
+  std::string model_;
+};
+
+TEST_F(CliWithModel, GenerateStreamsTextAndPrintsRates) {
+  const Run plain = Cambium("generate " + Model() + "-p 'The capital of France is' -n 6 --temp 0");
+  ASSERT_EQ(plain.code, 0) << plain.err;
+  EXPECT_NE(plain.out.find("Paris"), std::string::npos) << plain.out;
+  EXPECT_NE(plain.err.find("tokens/s"), std::string::npos) << plain.err;
+  EXPECT_EQ(plain.err.find('\033'), std::string::npos) << "no colour where stderr is no terminal";
+
+  const Run quiet = Cambium("generate " + Model() + "-p 'The capital of France is' -n 6 --temp 0 --json --quiet");
+  EXPECT_EQ(quiet.err, "");
+  const json result = json::parse(quiet.out);
+  EXPECT_EQ(result["text"].get<std::string>() + "\n", plain.out);
+  EXPECT_EQ(result["ids"].size(), 6u);
+  EXPECT_EQ(result["finish_reason"], "length");
+  EXPECT_EQ(result["timings"]["prompt_tokens"], 5);
+  EXPECT_GT(result["timings"]["prompt_ms"], 0.0);
+  EXPECT_GT(result["timings"]["load_ms"], 0.0);
+  EXPECT_TRUE(result["timings"].contains("decode_tokens") && result["timings"].contains("decode_ms"));
+}
+
+TEST_F(CliWithModel, AllSourcesOfThePromptAgree) {
+  const std::string tail = " -n 4 --temp 0 --json -q";
+  const json text = json::parse(Cambium("generate " + Model() + "-p 'Once upon a time'" + tail).out);
+  const std::string file = testing::TempDir() + "/cli_prompt.txt";
+  std::ofstream(file) << "Once upon a time\n";
+  EXPECT_EQ(json::parse(Cambium("generate " + Model() + "-f " + file + tail).out)["ids"], text["ids"]);
+  EXPECT_EQ(json::parse(Cambium("generate " + Model() + "-" + tail, "printf 'Once upon a time' | ").out)["ids"],
+            text["ids"]);
+  std::string ids;
+  for (const int id : json::parse(Cambium("tokenize " + Model() + "-p 'Once upon a time' --json -q").out)["ids"]) {
+    ids += (ids.empty() ? "" : ",") + std::to_string(id);
+  }
+  EXPECT_EQ(json::parse(Cambium("generate " + Model() + "--ids " + ids + tail).out)["ids"], text["ids"]);
+}
+
+TEST_F(CliWithModel, SeedsStopsAndBiases) {
+  const std::string base = "generate " + Model() + "-p 'Write a list:' -n 12 --json -q ";
+  const json seven = json::parse(Cambium(base + "-s 7 -t 1").out);
+  EXPECT_EQ(seven["ids"], json::parse(Cambium(base + "-s 7 -t 2").out)["ids"]);
+  EXPECT_NE(seven["ids"], json::parse(Cambium(base + "-s 8 --temp 2 --top-k 0 --top-p 1 --min-p 0").out)["ids"]);
+
+  const std::string greedy = "generate " + Model() + "-p 'The capital of France is' -n 8 --temp 0 --json -q ";
+  const json free = json::parse(Cambium(greedy).out);
+  const int first = free["ids"][0];
+  const json banned = json::parse(Cambium(greedy + "--logit-bias " + std::to_string(first) + "-inf").out);
+  EXPECT_NE(banned["ids"][0], first);
+  const json stopped = json::parse(Cambium(greedy + "--stop Paris").out);
+  EXPECT_EQ(stopped["finish_reason"], "stop");
+  EXPECT_EQ(stopped["text"].get<std::string>().find("Paris"), std::string::npos);
+}
+
+TEST_F(CliWithModel, ChatKeepsSpecialTokensOfTheUserPlain) {
+  const Run run = Cambium("generate " + Model() + "--chat -p 'Say hello.' -n 8 --temp 0 --json -q");
+  ASSERT_EQ(run.code, 0) << run.err;
+  EXPECT_NE(json::parse(run.out)["text"], "");
+  // With and without the end token in the user's text the prompt differs by the plain spelling, several tokens long.
+  const json spelled =
+      json::parse(Cambium("generate " + Model() + "--chat -p 'Say <|im_end|>hello.' -n 1 --temp 0 --json -q").out);
+  EXPECT_GE(spelled["timings"]["prompt_tokens"].get<int>(),
+            json::parse(run.out)["timings"]["prompt_tokens"].get<int>() + 4);
+}
+
+TEST_F(CliWithModel, TokenizeAndBack) {
+  const json plain = json::parse(Cambium("tokenize " + Model() + "-p 'a<|im_end|>' --json -q").out);
+  const json special = json::parse(Cambium("tokenize " + Model() + "-p 'a<|im_end|>' --special --json -q").out);
+  EXPECT_GT(plain["ids"].size(), special["ids"].size());
+  EXPECT_EQ(special["ids"].size(), 2u);
+  EXPECT_EQ(special["pieces"][1], "<|im_end|>");
+  EXPECT_EQ(Cambium("tokenize " + Model() + "--ids " + std::to_string(special["ids"][0].get<int>()) + " -q").out,
+            "a\n");
+}
+
+TEST_F(CliWithModel, ScoreAndEval) {
+  const json score = json::parse(Cambium("score " + Model() + "-p 'The capital of France is Paris.' --json -q").out);
+  double sum = 0;
+  for (const double logprob : score["logprobs"]) sum -= logprob;
+  EXPECT_EQ(score["logprobs"].size() + 1, score["ids"].size());
+  EXPECT_NEAR(score["loss"].get<double>(), sum / static_cast<double>(score["logprobs"].size()), 1e-9);
+  EXPECT_NEAR(score["perplexity"].get<double>(), std::exp(score["loss"].get<double>()), 1e-9);
+
+  const std::string jsonl = testing::TempDir() + "/cli.jsonl";
+  std::ofstream(jsonl) << "{\"text\": \"The capital of France is Paris.\"}\n\n";
+  const json eval = json::parse(Cambium("eval " + Model() + "--jsonl " + jsonl + " --json -q").out);
+  EXPECT_NEAR(eval["loss"].get<double>(), score["loss"].get<double>(), 1e-9);
+  std::ofstream(jsonl) << "{\"text\": \"good\"}\n{\"txt\": 1}\n";
+  ExpectError("eval " + Model() + "--jsonl " + jsonl + " -q", 3, "line 2");
+  ExpectError("eval " + Model() + "-p 'too short' -q", 2, "fewer than one chunk");
+}
+
+TEST_F(CliWithModel, BadInputToALoadedModel) {
+  ExpectError("generate " + Model() + "--ids 1,999999 -q", 2, "999999");
+  ExpectError("generate " + Model() + "--ids -1 -q", 2, "-1");
+  ExpectError("generate " + Model() + "-c 16 -f '" CAMBIUM_TEST_DIR "/cli_test.cc' -q", 2, "context holds 16");
+  ExpectError("generate " + Model() + "-c 99999999 -p x -q", 2, "99999999");
+  ExpectError("score " + Model() + "--ids 5 -q", 2, "at least 2 tokens");
+  ExpectError("generate " + Model() + "-p x --logit-bias 999999+1 -q", 2, "999999");
+}
+
+TEST_F(CliWithModel, ChatReadsLinesAndCommands) {
+  const std::string saved = testing::TempDir() + "/cli_chat.json";
+  const Run run = Cambium("run " + Model() + "--temp 0 -n 8 --json -q",
+                          "printf 'Hello.\\n/set predict 4\\nAnd again?\\n/save " + saved + "\\n/exit\\nlost\\n' | ");
+  ASSERT_EQ(run.code, 0) << run.err;
+  std::istringstream lines(run.out);
+  std::string line;
+  std::vector<json> answers;
+  while (std::getline(lines, line)) answers.push_back(json::parse(line));
+  ASSERT_EQ(answers.size(), 2u);
+  EXPECT_LE(answers[0]["ids"].size(), 8u);
+  EXPECT_LE(answers[1]["ids"].size(), 4u);
+  const json messages = json::parse(ReadAll(saved))["messages"];
+  ASSERT_EQ(messages.size(), 4u);
+  EXPECT_EQ(messages[0]["content"], "Hello.");
+  EXPECT_EQ(messages[1]["content"], answers[0]["text"]);
+  ExpectError("run " + Model() + "-q", 2, "unknown command /nope", "printf '/nope\\n' | ");
+}
+
+TEST_F(CliWithModel, BenchHasTheDocumentedKeys) {
+  const json bench = json::parse(Cambium("bench " + Model() + "-p 16 -n 4 -r 1 --verify-rows 1,4 --json -q").out);
+  EXPECT_GT(bench["prefill_tps"], 0.0);
+  EXPECT_GT(bench["decode_tps"], 0.0);
+  ASSERT_EQ(bench["verify"].size(), 2u);
+  EXPECT_EQ(bench["verify"][1]["rows"], 4);
+  EXPECT_GT(bench["verify"][1]["ms"], 0.0);
+  EXPECT_GT(bench["peak_rss_bytes"], 1 << 20);
+}
+
+TEST_F(CliWithModel, InterruptIsCode130) {
+  const Run run = Cambium("generate " + Model() + "-p 'Once' -n 100000 -c 8192 --ignore-eos -q", "timeout -s INT 1 ");
+  EXPECT_EQ(run.code, 124) << "timeout saw it end after its signal";
+  const Run code = Cambium("generate " + Model() + "-p 'Once' -n 100000 -c 8192 --ignore-eos -q",
+                           "timeout --preserve-status -s INT 1 ");
+  EXPECT_EQ(code.code, 130);
+}
+
+}  // namespace
+}  // namespace cambium
