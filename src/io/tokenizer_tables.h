@@ -7,7 +7,6 @@
 #include <string_view>
 #include <vector>
 
-#include "base/check.h"
 #include "io/tokenizer.h"
 
 namespace cambium {
