@@ -6,6 +6,7 @@
 #include <cmath>
 #include <limits>
 
+#include "cambium/error.h"
 #include "io/tokenizer_tables.h"
 #include "io/unicode.h"
 

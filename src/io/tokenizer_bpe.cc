@@ -2,6 +2,7 @@
 #include <queue>
 
 #include "io/tokenizer.h"
+#include "cambium/error.h"
 #include "io/tokenizer_tables.h"
 #include "io/unicode.h"
 
