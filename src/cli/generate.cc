@@ -16,25 +16,14 @@ struct Flags {
 
 void Generate(const Flags& flags) {
   const GenerateOptions options = CheckedOptions(flags.generate);
-  std::string prompt;
-  if (!HasIds(flags.input)) {
-    prompt = ReadInput(flags.input);
-    // An editor's newline at the end of the file is no part of the prompt.
-    if (flags.input.text_option->count() == 0 && prompt.size() > 1 && prompt.back() == '\n') prompt.pop_back();
-  } else if (flags.chat) {
-    Fail(ErrorCode::kUsage, "--chat wraps a text; it cannot be used with --ids");
-  }
+  Input input = ReadInput(flags.input);
+  if (input.has_ids() && flags.chat) Fail(ErrorCode::kUsage, "--chat wraps a text; it cannot be used with --ids");
+  // An editor's newline at the end of a file is no part of the prompt.
+  if (flags.input.text_option->count() == 0 && input.text.size() > 1 && input.text.back() == '\n')
+    input.text.pop_back();
   Engine engine = LoadModel(flags.model, flags.output);
-  std::vector<int32_t> ids;
-  if (HasIds(flags.input)) {
-    ids = InputIds(flags.input, engine);
-  } else if (flags.chat) {
-    const Message message{"user", prompt};
-    ids = engine.TokenizeChat({&message, 1});
-  } else {
-    ids = engine.Tokenize(prompt, flags.input.special);
-  }
-
+  const Message message{"user", input.text};
+  const std::vector<int32_t> ids = flags.chat ? engine.TokenizeChat({&message, 1}) : input.Ids(engine);
   const Generation result = engine.Generate(ids, options, [&](std::string_view text) {
     if (!flags.output.json) Write(text);
     return true;

@@ -59,27 +59,21 @@ void AddInput(CLI::App& verb, InputFlags& flags) {
   verb.add_flag("--special", flags.special, "Parse special tokens such as <|im_end|> in the text");
 }
 
-bool HasIds(const InputFlags& flags) { return flags.ids_option->count() > 0; }
-
-std::string ReadInput(const InputFlags& flags) {
-  const int sources = (flags.text_option->count() > 0) + !flags.file.empty() + !flags.dash.empty() + HasIds(flags);
+Input ReadInput(const InputFlags& flags) {
+  const bool has_text = flags.text_option->count() > 0, has_ids = flags.ids_option->count() > 0;
+  const int sources = has_text + !flags.file.empty() + !flags.dash.empty() + has_ids;
   if (sources == 0) Fail(ErrorCode::kUsage, "no text: give -p TEXT, -f FILE, - for standard input, or --ids 1,2,3");
   if (sources > 1) Fail(ErrorCode::kUsage, "more than one of -p, -f, - and --ids is given");
-  const std::string text = !flags.dash.empty()   ? ReadStdin()
-                           : !flags.file.empty() ? ReadTextFile(flags.file)
-                                                 : flags.text;
-  const std::string name = !flags.dash.empty() ? "standard input" : !flags.file.empty() ? flags.file : "-p";
+  if (has_ids) return {"", flags.ids, flags.special};
+  const std::string name = has_text ? "-p" : flags.dash.empty() ? flags.file : "standard input";
+  std::string text = has_text ? flags.text : flags.dash.empty() ? ReadTextFile(flags.file) : ReadStdin();
   if (text.empty()) Fail(ErrorCode::kUsage, name, ": the text is empty");
   CheckUtf8(text, name);
-  return text;
+  return {std::move(text), {}, flags.special};
 }
 
-std::vector<int32_t> InputIds(const InputFlags& flags, const Engine& engine, bool add_bos) {
-  if (!HasIds(flags)) return engine.Tokenize(ReadInput(flags), flags.special, add_bos);
-  if (flags.text_option->count() > 0 || !flags.file.empty() || !flags.dash.empty()) {
-    Fail(ErrorCode::kUsage, "more than one of -p, -f, - and --ids is given");
-  }
-  return flags.ids;
+std::vector<int32_t> Input::Ids(const Engine& engine, bool add_bos) const {
+  return has_ids() ? ids : engine.Tokenize(text, special, add_bos);
 }
 
 void AddGenerateOptions(CLI::App& verb, GenerateFlags& flags) {

@@ -38,11 +38,19 @@ struct InputFlags {
   CLI::Option* ids_option = nullptr;
 };
 void AddInput(CLI::App& verb, InputFlags& flags);
-bool HasIds(const InputFlags& flags);
-// The text, checked to be UTF-8 and not empty; kUsage otherwise or where there is not exactly one source.
-std::string ReadInput(const InputFlags& flags);
-// The ids given, or the text's; the engine checks ids against the vocabulary.
-std::vector<int32_t> InputIds(const InputFlags& flags, const Engine& engine, bool add_bos = true);
+
+// What they gave.
+struct Input {
+  std::string text;          // UTF-8, not empty; empty where ids were given
+  std::vector<int32_t> ids;  // not empty only where they were given
+  bool special = false;
+
+  bool has_ids() const { return !ids.empty(); }
+  // The ids given, or the text's; the engine checks ids against the vocabulary.
+  std::vector<int32_t> Ids(const Engine& engine, bool add_bos = true) const;
+};
+// kUsage where there is not exactly one source, or the text is empty or not UTF-8.
+Input ReadInput(const InputFlags& flags);
 
 // Sampling and length, under llama.cpp's names.
 struct GenerateFlags {

@@ -15,9 +15,9 @@ struct Flags {
 };
 
 void ScoreText(const Flags& flags) {
-  if (!HasIds(flags.input)) ReadInput(flags.input);
+  const Input input = ReadInput(flags.input);
   Engine engine = LoadModel(flags.model, flags.output);
-  const Score score = engine.ScoreIds(InputIds(flags.input, engine));
+  const Score score = engine.ScoreIds(input.Ids(engine));
   if (flags.output.json) {
     WriteJson(
         {{"ids", score.ids}, {"logprobs", score.logprobs}, {"loss", score.loss}, {"perplexity", score.perplexity}});

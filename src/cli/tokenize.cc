@@ -16,14 +16,14 @@ struct Flags {
 };
 
 void Tokenize(const Flags& flags) {
-  if (!HasIds(flags.input)) ReadInput(flags.input);
+  const Input input = ReadInput(flags.input);
   const Engine engine = LoadModel(flags.model, flags.output);
-  const std::vector<int32_t> ids = InputIds(flags.input, engine, !flags.no_bos);
+  const std::vector<int32_t> ids = input.Ids(engine, !flags.no_bos);
   if (flags.output.json) {
     auto pieces = nlohmann::ordered_json::array();
     for (const int32_t id : ids) pieces.push_back(engine.Piece(id));
     WriteJson({{"ids", ids}, {"pieces", pieces}});
-  } else if (HasIds(flags.input)) {
+  } else if (input.has_ids()) {
     Write(engine.Detokenize(ids) + "\n");
   } else {
     std::string lines;
