@@ -7,6 +7,7 @@ namespace cambium::cli {
 // Each adds its verb, with options and callback, to the application. One file a verb.
 void AddBench(CLI::App& app);
 void AddCompletion(CLI::App& app);
+void AddCorpus(CLI::App& app);
 void AddEval(CLI::App& app);
 void AddGenerate(CLI::App& app);
 void AddInspect(CLI::App& app);
@@ -17,8 +18,10 @@ void AddQuantize(CLI::App& app);
 void AddRm(CLI::App& app);
 void AddRun(CLI::App& app);
 void AddScore(CLI::App& app);
+void AddSearch(CLI::App& app);
 void AddTokenize(CLI::App& app);
 void AddVersion(CLI::App& app);
+void AddWindow(CLI::App& app);
 
 // In the order in which help lists them.
 inline constexpr void (*kVerbs[])(CLI::App&) = {
@@ -34,6 +37,9 @@ inline constexpr void (*kVerbs[])(CLI::App&) = {
     AddList,
     AddRm,
     AddBench,
+    AddCorpus,
+    AddSearch,
+    AddWindow,
     AddVersion,
     AddMan,
     AddCompletion,

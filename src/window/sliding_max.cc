@@ -43,7 +43,7 @@ class Kernel {
     if (blocks_ == 1) {
       for (int64_t e = 0; e < count_ + pad_; e += chunk) {
         Fill(e, filled, keys.get());
-        Double(filled, keys.get());
+        Double(e, filled, keys.get());
         const int64_t stop = std::min(chunk, count_ + pad_ - e);
         for (int64_t i = 0; i < stop; i += lanes_) {
           Emit(e + i, hn::Max(hn::Load(dk_, keys.get() + i), hn::LoadU(dk_, keys.get() + i + rest_)));
@@ -58,42 +58,56 @@ class Kernel {
  private:
   static constexpr int64_t kChunkBytes = 8192;      // of keys, in the first-level cache
   static constexpr int64_t kStreamBytes = 4 << 20;  // beyond the caches: stores pass them by
-  static constexpr int64_t kDoubleVectors = 16;
+  static constexpr int64_t kDoubleVectors = 16;     // a longer window is cheaper in blocks
 
   // Lane by lane, a window of blocks_ vectors that already hold the extremes of `reach_` neighbours. With B = blocks_
   // and vectors counted from 0, window [v, v + B) is the suffix of its block from v joined to the prefix of the next
   // block up to v + B - 1.
-  HWY_ATTR void RunBlocks(int64_t chunk, int64_t filled, K* keys) const {
-    const auto suffixes = hwy::AllocateAligned<K>(blocks_ * lanes_);
-    K* suffix = suffixes.get();
-    std::fill(suffix, suffix + blocks_ * lanes_, Order::kLowest);
+  HWY_ATTR void RunBlocks(int64_t chunk, int64_t filled, K* HWY_RESTRICT keys) const {
+    const int64_t lanes = lanes_, rest = rest_, blocks = blocks_;
+    const auto suffixes = hwy::AllocateAligned<K>(blocks * lanes);
+    K* HWY_RESTRICT suffix = suffixes.get();
+    std::fill(suffix, suffix + blocks * lanes, Order::kLowest);
     V prefix = hn::Set(dk_, Order::kLowest);
-    const int64_t lag = (blocks_ - 1) * lanes_;  // the window that ends with vector e begins at e - lag
-    int64_t at = 0;                              // place within the block
+    const int64_t lag = (blocks - 1) * lanes;  // the window that ends with vector e begins at e - lag
+    int64_t at = 0;                            // place within the block
     for (int64_t e = 0; e - lag < count_ + pad_; e += chunk) {
       Fill(e, filled, keys);
-      Double(filled, keys);
+      Double(e, filled, keys);
       const int64_t stop = std::min(chunk, count_ + pad_ + lag - e);
       for (int64_t i = 0; i < stop;) {
-        const int64_t run = std::min((stop - i + lanes_ - 1) / lanes_, blocks_ - 1 - at);
-        for (int64_t r = 0; r < run; ++r, ++at, i += lanes_) {
-          const V here = hn::Load(dk_, keys + i);
+        const int64_t run = std::min((stop - i + lanes - 1) / lanes, blocks - 1 - at);
+        const auto step = [&](int64_t r) HWY_ATTR {
+          const V here = hn::Load(dk_, keys + i + r * lanes);
           prefix = hn::Max(prefix, here);
-          const V window = hn::Max(prefix, hn::Load(dk_, suffix + (at + 1) * lanes_));
-          hn::Store(here, dk_, suffix + at * lanes_);
-          Emit(e + i - lag, hn::Max(window, hn::LoadU(dk_, keys + i + rest_)));
+          const V window = hn::Max(prefix, hn::Load(dk_, suffix + (at + r + 1) * lanes));
+          hn::Store(here, dk_, suffix + (at + r) * lanes);
+          return hn::Max(window, hn::LoadU(dk_, keys + i + r * lanes + rest));
+        };
+        const int64_t first = e + i - lag;
+        if (first >= pad_ && first + run * lanes <= count_ + pad_) {
+          T* HWY_RESTRICT to = out_ + first - pad_;
+          if (stream_) {
+            for (int64_t r = 0; r < run; ++r) hn::Stream(Decode(step(r)), d_, to + r * lanes);
+          } else {
+            for (int64_t r = 0; r < run; ++r) hn::Store(Decode(step(r)), d_, to + r * lanes);
+          }
+        } else {
+          for (int64_t r = 0; r < run; ++r) Emit(first + r * lanes, step(r));
         }
+        at += run;
+        i += run * lanes;
         if (i >= stop) break;
         V tail = hn::Load(dk_, keys + i);
-        Emit(e + i - lag, hn::Max(hn::Max(prefix, tail), hn::LoadU(dk_, keys + i + rest_)));
-        hn::Store(tail, dk_, suffix + at * lanes_);
+        Emit(e + i - lag, hn::Max(hn::Max(prefix, tail), hn::LoadU(dk_, keys + i + rest)));
+        hn::Store(tail, dk_, suffix + at * lanes);
         for (int64_t back = at - 1; back >= 0; --back) {
-          tail = hn::Max(tail, hn::Load(dk_, suffix + back * lanes_));
-          hn::Store(tail, dk_, suffix + back * lanes_);
+          tail = hn::Max(tail, hn::Load(dk_, suffix + back * lanes));
+          hn::Store(tail, dk_, suffix + back * lanes);
         }
         prefix = hn::Set(dk_, Order::kLowest);
         at = 0;
-        i += lanes_;
+        i += lanes;
       }
     }
   }
@@ -112,11 +126,14 @@ class Kernel {
   }
   K KeyAt(int64_t e) const { return e < pad_ + n_ ? Order::Encode(values_[e - pad_]) : Order::kLowest; }
 
-  // keys[i] = the extreme of keys[i .. i + reach_).
-  HWY_ATTR void Double(int64_t size, K* keys) const {
+  // keys[i] = the extreme of keys[i .. i + reach_). The first pass calls for the next chunk's values.
+  HWY_ATTR void Double(int64_t e, int64_t size, K* keys) const {
+    const T* next = values_ + e + size - pad_;
+    const int64_t ahead = std::clamp<int64_t>(n_ - (e + size - pad_), 0, size);
     int64_t width = 1;
     for (; width * 4 <= reach_; width *= 4) {
       for (int64_t i = 0; i < size; i += lanes_) {
+        if (width == 1 && i < ahead) hwy::Prefetch(next + i);
         const V a = hn::Max(hn::Load(dk_, keys + i), hn::LoadU(dk_, keys + i + width));
         const V b = hn::Max(hn::LoadU(dk_, keys + i + 2 * width), hn::LoadU(dk_, keys + i + 3 * width));
         hn::Store(hn::Max(a, b), dk_, keys + i);
@@ -124,6 +141,7 @@ class Kernel {
     }
     if (width * 2 <= reach_) {
       for (int64_t i = 0; i < size; i += lanes_) {
+        if (width == 1 && i < ahead) hwy::Prefetch(next + i);
         hn::Store(hn::Max(hn::Load(dk_, keys + i), hn::LoadU(dk_, keys + i + width)), dk_, keys + i);
       }
     }

@@ -1,0 +1,180 @@
+#include <algorithm>
+#include <memory>
+#include <tuple>
+
+#include "base/parallel.h"
+#include "cli/options.h"
+#include "cli/verbs.h"
+#include "io/json.h"
+#include "io/mapped_file.h"
+#include "window/passages.h"
+
+namespace cambium::cli {
+namespace {
+
+struct SearchFlags {
+  OutputFlags output;
+  std::vector<std::string> files, terms;
+  std::string field;
+  PassageOptions options;
+  int threads = 0;
+};
+
+struct Result {
+  std::string file;
+  int64_t line = 0;
+  std::string text;
+  int64_t size() const { return static_cast<int64_t>(text.size()); }
+};
+
+std::string_view View(const MappedFile& file) {
+  return {reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size()};
+}
+
+std::vector<Result> SearchText(const std::vector<MappedFile>& files, const SearchFlags& flags) {
+  std::vector<std::string_view> corpus;
+  for (const MappedFile& file : files) corpus.push_back(View(file));
+  std::vector<Result> results;
+  for (const Passage& p : FindPassages(corpus, flags.terms, flags.options)) {
+    const std::string_view text = corpus[p.document];
+    results.push_back({files[p.document].path(), 1 + CountLines(text.substr(0, p.begin)),
+                       std::string(text.substr(p.begin, p.size()))});
+  }
+  return results;
+}
+
+// One record a line; a passage lies within one record's field.
+std::vector<Result> SearchRecords(const MappedFile& file, const SearchFlags& flags) {
+  const WordMatcher matcher(flags.terms, flags.options.ignore_case);
+  const WordFinder finder(matcher);
+  const std::string_view text = View(file);
+  std::vector<Result> results;
+  const auto keep_best = [&] {
+    std::stable_sort(results.begin(), results.end(), [](auto& a, auto& b) { return a.size() < b.size(); });
+    if (static_cast<int64_t>(results.size()) > flags.options.limit) results.resize(flags.options.limit);
+  };
+  int64_t line = 0;
+  for (size_t at = 0; at < text.size();) {
+    const size_t end = std::min(text.find('\n', at), text.size());
+    const std::string_view record = text.substr(at, end - at);
+    at = end + 1;
+    ++line;
+    if (record.find_first_not_of(" \t\r") == std::string_view::npos) continue;
+    const std::string where = file.path() + ", line " + std::to_string(line);
+    const nlohmann::json json = ParseJson(record, where);
+    const auto field = json.is_object() ? json.find(flags.field) : json.end();
+    if (!json.is_object() || field == json.end() || !field->is_string()) {
+      Fail(ErrorCode::kData, where, ": field \"", flags.field, "\" is not a text");
+    }
+    const std::string& value = field->get_ref<const std::string&>();
+    std::vector<Passage> found;
+    MinimalPassages(value, finder, 0, static_cast<int64_t>(value.size()), flags.options.within,
+                    [&](int64_t begin, int64_t stop) {
+                      found.push_back({0, begin, stop});
+                    });
+    for (const Passage& p : ShortestPassages(std::move(found), flags.options.limit)) {
+      results.push_back({file.path(), line, value.substr(p.begin, p.size())});
+    }
+    if (static_cast<int64_t>(results.size()) > 16 * flags.options.limit) keep_best();
+  }
+  keep_best();
+  return results;
+}
+
+// The passage on one line, its terms in bold where colour is wanted.
+std::string Highlight(const std::string& text, const WordMatcher& matcher, bool color) {
+  std::string shown;
+  int64_t at = 0;
+  ForEachWord(text, [&](int64_t begin, int64_t end) {
+    if (!color || matcher.Find(std::string_view(text).substr(begin, end - begin)) < 0) return;
+    shown += text.substr(at, begin - at) + "\033[1;31m" + text.substr(begin, end - begin) + "\033[0m";
+    at = end;
+  });
+  shown += text.substr(at);
+  // Line ends and control characters of the corpus must not reach a terminal; ours begin with \033[.
+  std::string safe;
+  for (size_t i = 0; i < shown.size(); ++i) {
+    const auto c = static_cast<unsigned char>(shown[i]);
+    const bool ours =
+        c == '\033' && color && (shown.compare(i, 7, "\033[1;31m") == 0 || shown.compare(i, 4, "\033[0m") == 0);
+    safe += (c < 0x20 || c == 0x7F) && !ours ? ' ' : shown[i];
+  }
+  return safe;
+}
+
+void RunSearch(const SearchFlags& given) {
+  SearchFlags flags = given;
+  flags.options.threads = flags.threads > 0 ? flags.threads : DefaultThreads();
+  std::vector<MappedFile> texts, records;
+  const WordMatcher matcher(flags.terms, flags.options.ignore_case);
+  for (const std::string& path : flags.files) {
+    const bool jsonl = !flags.field.empty() || path.ends_with(".jsonl");
+    (jsonl ? records : texts).emplace_back(path);
+  }
+  if (flags.field.empty()) flags.field = "text";
+  std::vector<Result> results = SearchText(texts, flags);
+  for (const MappedFile& file : texts) file.CheckIntact();
+  for (const MappedFile& file : records) {
+    for (Result& result : SearchRecords(file, flags)) results.push_back(std::move(result));
+    file.CheckIntact();
+  }
+  const auto place = [&](const Result& r) { return std::find(flags.files.begin(), flags.files.end(), r.file); };
+  std::stable_sort(results.begin(), results.end(), [&](const Result& a, const Result& b) {
+    return std::tuple(a.size(), place(a), a.line) < std::tuple(b.size(), place(b), b.line);
+  });
+  if (static_cast<int64_t>(results.size()) > flags.options.limit) results.resize(flags.options.limit);
+
+  if (flags.output.json) {
+    auto list = nlohmann::ordered_json::array();
+    for (const Result& r : results) {
+      list.push_back({{"file", r.file}, {"line", r.line}, {"bytes", r.size()}, {"text", r.text}});
+    }
+    return WriteJson(list);
+  }
+  const bool color = UseColor(stdout);
+  for (const Result& r : results) {
+    Write(r.file + ":" + std::to_string(r.line) + ": " + Highlight(r.text, matcher, color) + "\n");
+  }
+}
+
+void AddOptions(CLI::App& verb, SearchFlags& flags) {
+  verb.add_option("-n,--limit", flags.options.limit, "passages wanted")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  verb.add_option("--within", flags.options.within, "the longest passage, in bytes")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  verb.add_option("--field", flags.field, "treat every file as JSON lines and search this field (.jsonl: text)");
+  verb.add_flag("-i,--ignore-case", flags.options.ignore_case, "upper and lower case are the same");
+  verb.add_option("--threads", flags.threads, "threads; 0 takes all")->check(CLI::Range(0, 1024));
+  AddOutput(verb, flags.output);
+}
+
+}  // namespace
+
+void AddSearch(CLI::App& app) {
+  auto flags = std::make_shared<SearchFlags>();
+  CLI::App* verb = app.add_subcommand("search", "Find the shortest passages of FILES that hold all TERMS");
+  verb->footer(
+      "cambium search [OPTIONS] FILES... -- TERMS...\n"
+      "FILES are plain text or .jsonl; a TERM is one word, and one given twice must occur twice.");
+  AddOptions(*verb, *flags);
+  // CLI11 drops "--" between two lists of arguments. So all from the first file on is left over here; what stands
+  // before "--" is parsed again, since options may follow files.
+  verb->prefix_command();
+  verb->callback([verb, flags] {
+    std::vector<std::string> rest = verb->remaining();
+    const auto dashes = std::find(rest.begin(), rest.end(), "--");
+    if (dashes == rest.end()) Fail(ErrorCode::kUsage, "no \"--\": the terms follow it, as in `search FILES -- TERMS`");
+    flags->terms.assign(dashes + 1, rest.end());
+    rest.erase(dashes, rest.end());
+    std::reverse(rest.begin(), rest.end());  // the order in which CLI11 takes a vector
+    CLI::App inner;
+    AddOptions(inner, *flags);
+    inner.add_option("FILES", flags->files)->required();
+    inner.parse(rest);
+    RunSearch(*flags);
+  });
+}
+
+}  // namespace cambium::cli
