@@ -17,6 +17,7 @@ namespace {
 
 constexpr int kTilesPerChunk = 8;      // 512 logical positions: the unit of flash-decoding
 constexpr float kNothing = -1e30f;     // the running maximum before any key; finite, so that differences are numbers
+constexpr float kHidden = -1e36f;      // the score of a key that a row does not see
 constexpr int64_t kTargetRows = 48;    // (row, head) pairs a task keeps in flight
 constexpr int64_t kDirectRows = 12;    // up to here f16 is widened in the kernel, beyond it once a tile
 
@@ -35,6 +36,9 @@ struct Problem {
   const float* q;
   float* out;
   float* lse;  // may be null
+  // Probabilities are powers of two: 2^(score * base - maximum), so one multiply-add stands before each. `base` is
+  // log2(e) times the scale, or log2(e) alone where a softcap has applied the scale already.
+  float base;
   int64_t tail_rows;  // longest tree
   int64_t group() const { return shape.heads / shape.kv_heads; }
   int64_t width() const { return (shape.head_dim + 15) / 16 * 16; }
@@ -48,12 +52,15 @@ int64_t Depth(const AttentionSegment& segment, int64_t row) {
   return depth;
 }
 
+// The natural logarithm of total * 2^maximum.
+float Lse(float maximum, float total) { return maximum * 0.69314718f + std::log(total); }
+
 int64_t ItemRows(const Problem& problem) { return std::max<int64_t>(1, kTargetRows / problem.group()); }
 
 // Floats of scratch for one thread; Scratch in the kernel cuts it up.
 int64_t ScratchFloats(const Problem& problem) {
   const int64_t rows = ItemRows(problem) * problem.group(), width = problem.width();
-  return rows * (3 * width + 64 + 4) + 2 * 64 * width + (problem.tail_rows > 0 ? rows * problem.tail_slots() : 0);
+  return rows * (3 * width + 64 + 16 + 3) + 2 * 64 * width + (problem.tail_rows > 0 ? rows * problem.tail_slots() : 0);
 }
 
 }  // namespace
@@ -69,13 +76,13 @@ HWY_BEFORE_NAMESPACE();
 namespace cambium::HWY_NAMESPACE {
 namespace {
 
-// acc = acc * exp(maximum - new) + part * exp(part_maximum - new): one step of the online softmax over chunks.
+// acc = acc * 2^(maximum - new) + part * 2^(part_maximum - new): one step of the online softmax over chunks.
 HWY_INLINE void MergeRow(const float* part, float part_maximum, float part_total, int64_t width, float* acc,
                          float& maximum, float& total) {
   const F32 d;
   const float top = std::max(maximum, part_maximum);
-  const VecF old_factor = ExpNonPositive(d, hn::Set(d, maximum - top));
-  const VecF new_factor = ExpNonPositive(d, hn::Set(d, part_maximum - top));
+  const VecF old_factor = Exp2(d, hn::Set(d, maximum - top));
+  const VecF new_factor = Exp2(d, hn::Set(d, part_maximum - top));
   for (int64_t i = 0; i < width; i += kLanes) {
     const VecF scaled = hn::Mul(hn::LoadU(d, part + i), new_factor);
     hn::StoreU(hn::MulAdd(hn::LoadU(d, acc + i), old_factor, scaled), d, acc + i);
@@ -103,7 +110,7 @@ class Worker {
     wide_keys_ = take(kTile * width_);
     wide_values_ = take(kTile * width_);
     maximum_ = take(most);
-    total_ = take(most);
+    total_ = take(most * kLanes);
     acc_maximum_ = take(most);
     acc_total_ = take(most);
     tail_ = scratch;
@@ -264,7 +271,7 @@ class Worker {
     }
   }
 
-  // Turns raw scores of rows that sit at `position` into probabilities relative to the running maximum.
+  // Turns raw scores of rows that sit at `position` into probabilities relative to the running maximum (of score * base).
   void UpdateRows(int64_t first, int64_t count, int64_t position, int64_t tile) {
     const F32 d;
     const hn::RebindToSigned<F32> di;
@@ -272,54 +279,56 @@ class Worker {
     const int64_t oldest = problem_.shape.window > 0 ? position + 1 - problem_.shape.window : 0;
     const int32_t begin = static_cast<int32_t>(std::clamp<int64_t>(oldest - tile * kTile, 0, kTile));
     const bool masked = begin > 0 || end < kTile;
-    const VecF scale = hn::Set(d, problem_.shape.scale), hidden = hn::Set(d, -2e38f);
+    const float cap = problem_.shape.softcap;
+    const VecF base = hn::Set(d, problem_.base);
     constexpr int kVecs = kTile / kLanes;
     for (int64_t r = first; r < first + count; ++r) {
       float* scores = scores_ + r * kTile;
-      VecF top = hn::Set(d, maximum_[r]);
-      for (int v = 0; v < kVecs; ++v) {
-        VecF s = hn::Mul(hn::LoadU(d, scores + v * kLanes), scale);
-        if (problem_.shape.softcap > 0) {
-          const float cap = problem_.shape.softcap;
-          s = hn::Mul(hn::Set(d, cap), Tanh(d, hn::Mul(s, hn::Set(d, 1.0f / cap))));
-        }
-        if (masked) {
+      if (masked || cap > 0) {
+        for (int v = 0; v < kVecs; ++v) {
+          VecF s = hn::LoadU(d, scores + v * kLanes);
+          if (cap > 0) {
+            s = hn::Mul(hn::Set(d, cap), Tanh(d, hn::Mul(s, hn::Set(d, problem_.shape.scale / cap))));
+          }
           const auto lane = hn::Iota(di, v * kLanes);
           const auto seen = hn::And(hn::Gt(lane, hn::Set(di, begin - 1)), hn::Lt(lane, hn::Set(di, end)));
-          s = hn::IfThenElse(hn::RebindMask(d, seen), s, hidden);
+          hn::StoreU(hn::IfThenElse(hn::RebindMask(d, seen), s, hn::Set(d, kHidden)), d, scores + v * kLanes);
         }
-        top = hn::Max(top, s);
-        hn::StoreU(s, d, scores + v * kLanes);
       }
-      const float maximum = Max(d, top);
+      VecF top = hn::LoadU(d, scores);
+      for (int v = 1; v < kVecs; ++v) top = hn::Max(top, hn::LoadU(d, scores + v * kLanes));
+      const float maximum = std::max(maximum_[r], Max(d, top) * problem_.base);
       const VecF shift = hn::Set(d, maximum);
       VecF total = hn::Zero(d);
       for (int v = 0; v < kVecs; ++v) {
-        const VecF p = ExpNonPositive(d, hn::Sub(hn::LoadU(d, scores + v * kLanes), shift));
+        const VecF p = Exp2(d, hn::MulSub(hn::LoadU(d, scores + v * kLanes), base, shift));
         total = hn::Add(total, p);
         hn::StoreU(p, d, scores + v * kLanes);
       }
+      float* lanes = total_ + r * kLanes;
       if (maximum > maximum_[r]) {
-        const VecF factor = ExpNonPositive(d, hn::Set(d, maximum_[r] - maximum));
+        const VecF factor = Exp2(d, hn::Set(d, maximum_[r] - maximum));
         for (int64_t i = 0; i < width_; i += kLanes) {
           hn::StoreU(hn::Mul(hn::LoadU(d, sum_ + r * width_ + i), factor), d, sum_ + r * width_ + i);
         }
-        total_[r] *= hn::GetLane(factor);
+        hn::StoreU(hn::MulAdd(hn::LoadU(d, lanes), factor, total), d, lanes);
         maximum_[r] = maximum;
+      } else {
+        hn::StoreU(hn::Add(hn::LoadU(d, lanes), total), d, lanes);
       }
-      total_[r] += Sum(d, total);
     }
   }
 
   void Restart(int64_t first, int64_t count) {
     std::fill(sum_ + first * width_, sum_ + (first + count) * width_, 0.0f);
     std::fill(maximum_ + first, maximum_ + first + count, kNothing);
-    std::fill(total_ + first, total_ + first + count, 0.0f);
+    std::fill(total_ + first * kLanes, total_ + (first + count) * kLanes, 0.0f);
   }
 
   void FinishChunk(int64_t first, int64_t count) {
     for (int64_t r = first; r < first + count; ++r) {
-      MergeRow(sum_ + r * width_, maximum_[r], total_[r], width_, acc_ + r * width_, acc_maximum_[r], acc_total_[r]);
+      const float total = Sum(F32(), hn::LoadU(F32(), total_ + r * kLanes));
+      MergeRow(sum_ + r * width_, maximum_[r], total, width_, acc_ + r * width_, acc_maximum_[r], acc_total_[r]);
     }
     Restart(first, count);
   }
@@ -336,7 +345,7 @@ class Worker {
       const int64_t row = QueryRow(r);
       const float inverse = 1.0f / acc_total_[r];
       for (int64_t i = 0; i < head_dim_; ++i) problem_.out[row * head_dim_ + i] = acc_[r * width_ + i] * inverse;
-      if (problem_.lse != nullptr) problem_.lse[row] = acc_maximum_[r] + std::log(acc_total_[r]);
+      if (problem_.lse != nullptr) problem_.lse[row] = Lse(acc_maximum_[r], acc_total_[r]);
     }
   }
 
@@ -468,7 +477,9 @@ void Attention(ThreadPool& pool, Workspace& workspace, const AttentionShape& sha
   Check(shape.heads % shape.kv_heads == 0, "query heads are a multiple of kv heads");
   Check(layer.kv_heads == shape.kv_heads && layer.head_dim == shape.head_dim, "cache and attention shapes agree");
   const Workspace::Mark mark = workspace.GetMark();
-  Problem problem{shape, layer, q.f32(), out.f32(), lse.f32(), 0};
+  constexpr float kLog2E = 1.44269504f;
+  const float base = shape.softcap > 0 ? kLog2E : shape.scale * kLog2E;
+  Problem problem{shape, layer, q.f32(), out.f32(), lse.f32(), base, 0};
   const int64_t item_rows = ItemRows(problem), width = problem.width(), group = problem.group();
   int64_t tasks = 0, work = 0;
   for (const AttentionSegment& segment : segments) {
@@ -525,7 +536,7 @@ void Attention(ThreadPool& pool, Workspace& workspace, const AttentionShape& sha
       const int64_t row = (m.segment->begin + m.begin + r / group) * shape.heads + m.kv_head * group + r % group;
       const float inverse = 1.0f / partial[width + 1];
       for (int64_t i = 0; i < shape.head_dim; ++i) problem.out[row * shape.head_dim + i] = partial[i] * inverse;
-      if (problem.lse != nullptr) problem.lse[row] = partial[width] + std::log(partial[width + 1]);
+      if (problem.lse != nullptr) problem.lse[row] = Lse(partial[width], partial[width + 1]);
     }
   };
   if (segments.size() == 1 && segments[0].count == 1) {

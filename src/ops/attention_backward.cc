@@ -14,6 +14,7 @@
 namespace cambium {
 namespace {
 
+constexpr float kLog2E = 1.44269504f;  // probabilities are powers of two, as in the forward pass
 constexpr int64_t kUnitKeys = 512;    // keys whose dk and dv one task keeps in its second-level cache
 constexpr int64_t kTargetRows = 48;   // (row, head) pairs of a query tile
 constexpr int64_t kTargetTasks = 12;  // tasks a wave holds; more would need more memory for partial dq
@@ -106,7 +107,8 @@ class BackwardWorker {
       QueryTile(row, std::min(problem_.tile_rows(), unit_.row_end - row));
     }
     for (int64_t j = 0; j < unit_.count; ++j) {
-      std::memcpy(task_.dk + KeyRow(j) * head_dim_, dk_ + j * width_, sizeof(float) * static_cast<size_t>(head_dim_));
+      float* to = task_.dk + KeyRow(j) * head_dim_;
+      for (int64_t i = 0; i < head_dim_; ++i) to[i] = dk_[j * width_ + i] * problem_.shape.scale;
       std::memcpy(task_.dv + KeyRow(j) * head_dim_, dv_ + j * width_, sizeof(float) * static_cast<size_t>(head_dim_));
     }
   }
@@ -158,7 +160,7 @@ class BackwardWorker {
     for (int64_t r = 0; r < rows; ++r) {
       q_pointers[r] = Padded(q_row(r), q_rows_ + r * width_);
       dout_pointers[r] = Padded(dout_row(r), dout_rows_ + r * width_);
-      lse_[r] = problem_.lse[QueryRow(row, r)];
+      lse_[r] = problem_.lse[QueryRow(row, r)] * kLog2E;
       const float* out = problem_.out + QueryRow(row, r) * head_dim_;
       VecF dot = hn::Zero(d);
       ForVectors(head_dim_, [&](int64_t i, int lanes) HWY_ATTR {
@@ -194,42 +196,40 @@ class BackwardWorker {
     for (int64_t r = 0; r < rows; ++r) {
       float* to = task_.dq + QueryRow(row, r) * head_dim_;
       const float* from = dq_ + r * width_;
-      if (task_.add) {
-        for (int64_t i = 0; i < head_dim_; ++i) to[i] += from[i];
-      } else {
-        std::copy(from, from + head_dim_, to);
-      }
+      // The product is rounded before it is added, as where it passes through a slot.
+      for (int64_t i = 0; i < head_dim_; ++i) dq_[r * width_ + i] *= problem_.shape.scale;
+      for (int64_t i = 0; i < head_dim_; ++i) to[i] = task_.add ? to[i] + from[i] : from[i];
     }
   }
 
-  // p_ holds q k^T and ds_ holds dout v^T of row r; makes them p and the gradient of q k^T. Keys outside [begin, end)
+  // p_ holds q k^T and ds_ holds dout v^T of row r; makes them p and, but for the scale, the gradient of q k^T. Keys outside [begin, end)
   // are not seen.
   void Probabilities(int64_t r, int64_t begin, int64_t end) {
     const F32 d;
     const hn::RebindToSigned<F32> di;
     const bool masked = begin > 0 || end < kTile;
     const float cap = problem_.shape.softcap;
-    const VecF scale = hn::Set(d, problem_.shape.scale), lse = hn::Set(d, lse_[r]), delta = hn::Set(d, delta_[r]);
+    const VecF base = hn::Set(d, cap > 0 ? kLog2E : kLog2E * problem_.shape.scale);
+    const VecF lse = hn::Set(d, lse_[r]), delta = hn::Set(d, delta_[r]);
     float* scores = p_ + r * kTile;
     float* slopes = ds_ + r * kTile;
     for (int lane = 0; lane < kTile; lane += kLanes) {
-      VecF s = hn::Mul(hn::LoadU(d, scores + lane), scale);
-      VecF slope = scale;
+      VecF s = hn::LoadU(d, scores + lane);
+      VecF dp = hn::Sub(hn::LoadU(d, slopes + lane), delta);
       if (cap > 0) {
-        const VecF t = Tanh(d, hn::Mul(s, hn::Set(d, 1.0f / cap)));
+        const VecF t = Tanh(d, hn::Mul(s, hn::Set(d, problem_.shape.scale / cap)));
         s = hn::Mul(hn::Set(d, cap), t);
-        slope = hn::Mul(scale, hn::NegMulAdd(t, t, hn::Set(d, 1.0f)));
+        dp = hn::Mul(dp, hn::NegMulAdd(t, t, hn::Set(d, 1.0f)));
       }
-      VecF p = ExpNonPositive(d, hn::Sub(s, lse));
+      VecF p = Exp2(d, hn::MulSub(s, base, lse));
       if (masked) {
         const auto place = hn::Iota(di, lane);
         const auto seen = hn::And(hn::Gt(place, hn::Set(di, static_cast<int32_t>(begin) - 1)),
                                   hn::Lt(place, hn::Set(di, static_cast<int32_t>(end))));
         p = hn::IfThenElseZero(hn::RebindMask(d, seen), p);
       }
-      const VecF dp = hn::Sub(hn::LoadU(d, slopes + lane), delta);
       hn::StoreU(p, d, scores + lane);
-      hn::StoreU(hn::Mul(hn::Mul(p, dp), slope), d, slopes + lane);
+      hn::StoreU(hn::Mul(p, dp), d, slopes + lane);
     }
   }
 
