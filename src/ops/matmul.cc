@@ -134,10 +134,13 @@ void MultiplyAll(ThreadPool& pool, const KernelTable& kernels, std::span<const P
 }  // namespace
 
 const KernelTable& Kernels() {
-#if defined(__x86_64__)
-  const int64_t targets = hwy::SupportedTargets();
-  if ((targets & HWY_AVX3_DL) != 0) return kAvx512Kernels;
-  if ((targets & HWY_AVX2) != 0) return kAvx2Kernels;
+#if HWY_ARCH_X86
+  // Highway remembers the choice; asking the CPU anew costs microseconds under a hypervisor.
+  hwy::ChosenTarget& chosen = hwy::GetChosenTarget();
+  if (!chosen.IsInitialized()) chosen.Update(hwy::SupportedTargets());
+  const int64_t best = int64_t{1} << chosen.GetIndex();
+  if (best == HWY_CHOSEN_TARGET_SHIFT(HWY_AVX3_DL)) return kAvx512Kernels;
+  if (best == HWY_CHOSEN_TARGET_SHIFT(HWY_AVX2)) return kAvx2Kernels;
 #endif
   return kPortableKernels;
 }

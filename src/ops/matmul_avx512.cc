@@ -115,6 +115,7 @@ void Int8Rows(const PanelCall& call) noexcept {
   const int64_t blocks = call.in / kBlock, ahead = call.next - call.panel;
   const ActBlock* x = call.x8;
   __m512 y[kRows];
+#pragma GCC unroll 8
   for (int r = 0; r < kRows; ++r) y[r] = _mm512_setzero_ps();
   for (int64_t b = 0; b < blocks; ++b, x += kRows) {
     const B block(*call.layout, call.panel, b);
@@ -156,6 +157,7 @@ void Int8Rows(const PanelCall& call) noexcept {
       for (int r = 0; r < kRows; ++r) y[r] = _mm512_fmadd_ps(m, _mm512_set1_ps(x[r].scaled_sum), y[r]);
     }
   }
+#pragma GCC unroll 8
   for (int r = 0; r < kRows; ++r) Store(call, r, y[r]);
 }
 
@@ -210,6 +212,7 @@ HWY_INLINE __m512 DenseVector(const uint8_t* panel, int64_t k) {
 template <DType kType, int kRows>
 void F32Rows(const PanelCall& call) noexcept {
   __m512 y[kRows];
+#pragma GCC unroll 8
   for (int r = 0; r < kRows; ++r) y[r] = _mm512_setzero_ps();
   if constexpr (IsDense(kType)) {
     const int64_t ahead = call.next - call.panel;
@@ -230,6 +233,7 @@ void F32Rows(const PanelCall& call) noexcept {
       }
     }
   }
+#pragma GCC unroll 8
   for (int r = 0; r < kRows; ++r) Store(call, r, y[r]);
 }
 
