@@ -49,13 +49,23 @@ struct Job {
   bool transposed = false;  // c is [columns, rows], c_stride apart
 };
 
-void PackDense(const Isa& isa, const Operand& operand, int64_t line, int lines, int64_t k0, int64_t k, int stride,
-               uint32_t* panel) {
+// Packs lines [line, line + lines) by k into panels of `width` lines, `panel_words` apart. Where k runs across the
+// lines of memory, it advances in steps over all panels, so that each stretch of memory is read once, while it is near.
+void PackDense(const Isa& isa, const Operand& operand, int64_t line, int64_t lines, int64_t k0, int64_t k, int width,
+               int stride, int64_t panel_words, uint32_t* panels) {
   const Tensor& t = operand.dense;
-  const int64_t line_stride = t.columns();
-  const int64_t offset = operand.k_minor ? line * line_stride + k0 : k0 * line_stride + line;
-  const Source source{t.as<uint8_t>() + offset * Info(t.dtype).bytes, t.dtype, line_stride, t.size() - offset};
-  (operand.k_minor ? isa.pack_k_minor : isa.pack_k_major)(source, lines, k, stride, panel);
+  const int64_t line_stride = t.columns(), element = Info(t.dtype).bytes;
+  const int64_t step = operand.k_minor ? k : kKUnit;
+  for (int64_t i = 0; i < k; i += step) {
+    for (int64_t done = 0; done < lines; done += width) {
+      const int64_t first = line + done;
+      const int64_t offset = operand.k_minor ? first * line_stride + k0 : (k0 + i) * line_stride + first;
+      const Source source{t.as<uint8_t>() + offset * element, t.dtype, line_stride, t.size() - offset};
+      (operand.k_minor ? isa.pack_k_minor : isa.pack_k_major)(
+          source, static_cast<int>(std::min<int64_t>(width, lines - done)), std::min(step, k - i), stride,
+          panels + done / width * panel_words + i / isa.k_per_word * stride);
+    }
+  }
 }
 
 // Packs columns [column, column + columns) of weights into panels `panel_words` apart; scratch holds kScratch floats.
@@ -118,10 +128,7 @@ void PackColumns(const Isa& isa, const Operand& operand, int64_t column, int64_t
   if (operand.kind != Operand::kDense) {
     return PackWeights(isa, operand, column, columns, k0, k, panel_words, panels, scratch);
   }
-  for (int64_t p = 0; p < Ceil(columns, kPanelColumns); ++p) {
-    const int lines = static_cast<int>(std::min<int64_t>(kPanelColumns, columns - p * kPanelColumns));
-    PackDense(isa, operand, column + p * kPanelColumns, lines, k0, k, kPanelColumns, panels + p * panel_words);
-  }
+  PackDense(isa, operand, column, columns, k0, k, kPanelColumns, kPanelColumns, panel_words, panels);
 }
 
 struct Plan {
@@ -231,14 +238,12 @@ void Run(ThreadPool& pool, Workspace& workspace, const Plan& plan, std::span<con
       const int64_t block_end = std::min(blocks.count, block0 + chunk_blocks);
       constexpr int64_t kPackPanels = 4;
       pool.Run(Ceil(panels, kPackPanels), [&](int64_t task, int) {
-        for (int64_t p = task * kPackPanels; p < std::min(panels, (task + 1) * kPackPanels); ++p) {
-          const int64_t row = (panel0 + p) * isa.mr;
-          const int lines = static_cast<int>(std::min<int64_t>(isa.mr, plan.rows - row));
-          for (int64_t b = block0; b < block_end; ++b) {
-            const int64_t k0 = b * blocks.size;
-            PackDense(isa, plan.a, row, lines, k0, std::min(blocks.size, plan.k - k0), isa.a_stride,
-                      packed_a + ((b - block0) * panels + p) * a_panel);
-          }
+        const int64_t p = task * kPackPanels, row = (panel0 + p) * isa.mr;
+        const int64_t lines = std::min(std::min(kPackPanels, panels - p) * isa.mr, plan.rows - row);
+        for (int64_t b = block0; b < block_end; ++b) {
+          const int64_t k0 = b * blocks.size;
+          PackDense(isa, plan.a, row, lines, k0, std::min(blocks.size, plan.k - k0), isa.mr, isa.a_stride, a_panel,
+                    packed_a + ((b - block0) * panels + p) * a_panel);
         }
       });
       pool.Run(column_tiles * row_blocks, [&](int64_t task, int thread) {
