@@ -13,9 +13,9 @@ struct DataCursor {
 };
 
 struct BatchOptions {
-  int64_t batch_size = 4;   // examples a micro-batch, if pack_rows is 0
-  int64_t pack_rows = 0;    // rows a micro-batch: as many examples, in order, as fit; each remains its own sequence
-  int64_t accumulate = 1;   // micro-batches a step; the last step of an epoch may have fewer
+  int64_t batch_size = 4;  // examples a micro-batch, if pack_rows is 0
+  int64_t pack_rows = 0;   // rows a micro-batch: as many examples, in order, as fit; each remains its own sequence
+  int64_t accumulate = 1;  // micro-batches a step; the last step of an epoch may have fewer
   bool shuffle = true;
   uint64_t seed = 0;
 };
@@ -39,7 +39,7 @@ class Batches {
   const std::vector<int32_t>& Order(int64_t epoch);
   const std::vector<Example>& examples_;
   BatchOptions options_;
-  int64_t epoch_ = -1;          // that order_ is of
+  int64_t epoch_ = -1;  // that order_ is of
   std::vector<int32_t> order_;
 };
 

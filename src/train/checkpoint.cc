@@ -1,6 +1,7 @@
 #include "train/checkpoint.h"
 
 #include <fcntl.h>
+#include <fmt/format.h>
 #include <sys/file.h>
 #include <unistd.h>
 
@@ -9,8 +10,6 @@
 #include <charconv>
 #include <cstring>
 #include <filesystem>
-
-#include <fmt/format.h>
 
 #include "cambium/error.h"
 #include "io/atomic_file.h"

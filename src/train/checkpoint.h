@@ -25,8 +25,8 @@ class RunLock {
 };
 
 // The checkpoints step-N/ of a run. Each is written as step-N.tmp/: tensors.safetensors, state.json, and at last
-// manifest.json with the size and SHA-256 of both; all synced, then renamed. So a directory named step-N is whole unless
-// the disk damaged it, and Load finds that out.
+// manifest.json with the size and SHA-256 of both; all synced, then renamed. So a directory named step-N is whole
+// unless the disk damaged it, and Load finds that out.
 class CheckpointStore {
  public:
   CheckpointStore(std::string directory, int keep);

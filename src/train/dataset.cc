@@ -56,8 +56,8 @@ class Collector {
   Dataset Finish() {
     if (data_.examples.empty()) {
       const DatasetReport& r = data_.report;
-      Fail(ErrorCode::kData, path_, ": nothing to train on: ", r.without_targets, " examples have no trained token within ",
-           options_.max_tokens, " tokens, ", r.skipped, " lines are bad",
+      Fail(ErrorCode::kData, path_, ": nothing to train on: ", r.without_targets,
+           " examples have no trained token within ", options_.max_tokens, " tokens, ", r.skipped, " lines are bad",
            r.first_skipped.empty() ? "" : " (" + r.first_skipped + ")");
     }
     return std::move(data_);
@@ -139,7 +139,8 @@ Dataset LoadDataset(const std::string& path, const Tokenizer& tokenizer, const D
     Fail(ErrorCode::kUsage, "format is \"", options.format,
          "\", expected auto, chat, completions, text, alpaca, sharegpt, ids or plain");
   }
-  if (options.max_tokens < 2) Fail(ErrorCode::kUsage, "sequence length is ", options.max_tokens, ", expected at least 2");
+  if (options.max_tokens < 2)
+    Fail(ErrorCode::kUsage, "sequence length is ", options.max_tokens, ", expected at least 2");
   const MappedFile file(path);
   std::string_view text(reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size());
   if (text.starts_with("\xEF\xBB\xBF")) text.remove_prefix(3);

@@ -21,11 +21,11 @@ struct Example {
 };
 
 struct DatasetOptions {
-  std::string format = "auto";      // or chat, completions, text, alpaca, sharegpt, ids, plain
-  int64_t max_tokens = 2048;        // longer examples lose their end
-  bool train_on_prompt = false;     // not only on the answers
-  bool use_template = true;         // completions and alpaca go through the model's chat template, if it has one
-  bool skip_bad = false;            // count bad lines instead of failing at the first
+  std::string format = "auto";   // or chat, completions, text, alpaca, sharegpt, ids, plain
+  int64_t max_tokens = 2048;     // longer examples lose their end
+  bool train_on_prompt = false;  // not only on the answers
+  bool use_template = true;      // completions and alpaca go through the model's chat template, if it has one
+  bool skip_bad = false;         // count bad lines instead of failing at the first
   int64_t max_line_bytes = int64_t{16} << 20;
 };
 
@@ -33,11 +33,11 @@ struct DatasetOptions {
 struct DatasetReport {
   int64_t examples = 0, tokens = 0, trained_tokens = 0;
   int64_t truncated_examples = 0, truncated_tokens = 0;
-  int64_t without_targets = 0;      // dropped: nothing to train on, or the answer begins beyond max_tokens
-  int64_t skipped = 0;              // bad lines, with skip_bad
-  std::string first_skipped;        // why
-  int64_t answers = 0;              // texts that ought to end with a stop token ...
-  int64_t answers_stopped = 0;      // ... and are trained to
+  int64_t without_targets = 0;  // dropped: nothing to train on, or the answer begins beyond max_tokens
+  int64_t skipped = 0;          // bad lines, with skip_bad
+  std::string first_skipped;    // why
+  int64_t answers = 0;          // texts that ought to end with a stop token ...
+  int64_t answers_stopped = 0;  // ... and are trained to
   bool stop_token_trained() const { return answers > 0 && answers_stopped == answers; }
 };
 
@@ -49,8 +49,8 @@ struct Dataset {
 // SHA-256 of all ids and masks: tells a resumed run that its data changed.
 std::string Fingerprint(const std::vector<Example>& examples);
 
-// Reads `path`: JSON lines, one JSON array, or plain text (see docs/training.md). kData "PATH: line L: WHY" for the first
-// bad line unless skip_bad; kData if nothing remains to train on.
+// Reads `path`: JSON lines, one JSON array, or plain text (see docs/training.md). kData "PATH: line L: WHY" for the
+// first bad line unless skip_bad; kData if nothing remains to train on.
 Dataset LoadDataset(const std::string& path, const Tokenizer& tokenizer, const DatasetOptions& options);
 
 // Moves a share of the examples, chosen by `seed`, to a second data set; at least one stays in each. kUsage unless

@@ -52,7 +52,8 @@ Json ChatOfShareGpt(const Json& turns) {
     const std::string& from = TextField(turn, "from");
     std::string role;
     if (from == "human" || from == "user") role = "user";
-    if (from == "gpt" || from == "assistant" || from == "model" || from == "chatgpt" || from == "bing") role = "assistant";
+    if (from == "gpt" || from == "assistant" || from == "model" || from == "chatgpt" || from == "bing")
+      role = "assistant";
     if (from == "system") role = "system";
     if (from == "tool" || from == "observation" || from == "function_response") role = "tool";
     if (role.empty()) Fail(ErrorCode::kData, "field \"from\" is \"", from, "\", expected human, gpt, system or tool");
@@ -160,7 +161,8 @@ Example ExampleMaker::FromChat(Json messages, const Json& tools, DatasetReport& 
     Fail(ErrorCode::kData, "no message has the role \"assistant\"");
   }
 
-  // The conversation grows answer by answer; what the template wrote before stays as it is, or only the last is trained.
+  // The conversation grows answer by answer; what the template wrote before stays as it is, or only the last is
+  // trained.
   Builder builder{tokenizer_, options_.train_on_prompt, {}};
   const std::string whole = Render(messages, false, tools);
   std::vector<std::pair<size_t, size_t>> answers;  // [begin, end) in `whole`
@@ -174,7 +176,8 @@ Example ExampleMaker::FromChat(Json messages, const Json& tools, DatasetReport& 
     answers.emplace_back(prompt.size(), answered.size());
   }
   if (answers.empty()) {
-    Fail(ErrorCode::kData, "the chat template rewrites what it wrote before the last answer, so the answers cannot be told "
+    Fail(ErrorCode::kData,
+         "the chat template rewrites what it wrote before the last answer, so the answers cannot be told "
          "from the prompt; give the data as completions");
   }
   size_t at = 0;
@@ -216,8 +219,8 @@ Example ExampleMaker::FromIds(const Json& record, DatasetReport& report) const {
   const auto labels = record.find("labels");
   const bool labelled = labels != record.end() && !labels->is_null();
   if (labelled && (!labels->is_array() || labels->size() != ids.size())) {
-    Fail(ErrorCode::kData, "field \"labels\" holds ", labels->is_array() ? labels->size() : 0, " values, \"input_ids\" ",
-         ids.size());
+    Fail(ErrorCode::kData, "field \"labels\" holds ", labels->is_array() ? labels->size() : 0,
+         " values, \"input_ids\" ", ids.size());
   }
   Example example;
   for (size_t i = 0; i < ids.size(); ++i) {

@@ -1,5 +1,6 @@
 #include "train/metrics.h"
 
+#include <fmt/format.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -12,8 +13,6 @@
 #include <cstring>
 #include <fstream>
 #include <span>
-
-#include <fmt/format.h>
 
 #include "cambium/error.h"
 #include "io/atomic_file.h"
@@ -66,9 +65,7 @@ void PutBytes(std::string& out, int field, std::string_view bytes) {
   out += bytes;
 }
 
-double WallTime() {
-  return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
-}
+double WallTime() { return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count(); }
 
 std::string EventStart(double wall_time) {
   std::string event = "\x09";  // Event.wall_time = 1, double
@@ -101,8 +98,7 @@ std::string TensorBoardHeader(double wall_time) {
   return Record(event);
 }
 
-std::string TensorBoardRecord(double wall_time, int64_t step,
-                              std::span<const std::pair<std::string, float>> scalars) {
+std::string TensorBoardRecord(double wall_time, int64_t step, std::span<const std::pair<std::string, float>> scalars) {
   std::string summary;
   for (const auto& [tag, value] : scalars) {
     std::string entry;
@@ -160,14 +156,20 @@ void MetricsLog::Event(int64_t step, std::initializer_list<std::pair<const char*
 }
 
 void MetricsLog::Add(const StepMetrics& m) {
-  nlohmann::ordered_json line = {{"step", m.step},          {"loss", Number(m.loss)},
-                                 {"grad_norm", Number(m.grad_norm)}, {"lr", m.lr},
-                                 {"tokens", m.tokens},      {"tokens_per_s", std::round(m.tokens_per_s * 10) / 10},
+  nlohmann::ordered_json line = {{"step", m.step},
+                                 {"loss", Number(m.loss)},
+                                 {"grad_norm", Number(m.grad_norm)},
+                                 {"lr", m.lr},
+                                 {"tokens", m.tokens},
+                                 {"tokens_per_s", std::round(m.tokens_per_s * 10) / 10},
                                  {"loss_scale", m.loss_scale}};
   if (m.skipped) line["skipped"] = true;
   Line(line);
-  Event(m.step, {{"train/loss", m.loss}, {"train/grad_norm", m.grad_norm}, {"train/lr", m.lr},
-                 {"train/tokens_per_s", m.tokens_per_s}, {"train/loss_scale", m.loss_scale}});
+  Event(m.step, {{"train/loss", m.loss},
+                 {"train/grad_norm", m.grad_norm},
+                 {"train/lr", m.lr},
+                 {"train/tokens_per_s", m.tokens_per_s},
+                 {"train/loss_scale", m.loss_scale}});
   if (std::isfinite(m.loss)) train_.emplace_back(static_cast<double>(m.step), m.loss);
 }
 
@@ -217,9 +219,10 @@ std::string LossPlotSvg(std::span<const std::pair<double, double>> train,
   };
   const double y_tick = tick(high - low), x_tick = std::max(1.0, tick(x_max));
   for (double y = std::ceil(low / y_tick) * y_tick; y <= high; y += y_tick) {
-    svg += fmt::format("<line x1=\"{0:.0f}\" x2=\"{1:.0f}\" y1=\"{2:.1f}\" y2=\"{2:.1f}\" stroke=\"#ddd\"/>"
-                       "<text x=\"{3:.0f}\" y=\"{4:.1f}\" text-anchor=\"end\">{5:.3g}</text>\n",
-                       kLeft, kWidth - kRight, py(y), kLeft - 6, py(y) + 4, y);
+    svg += fmt::format(
+        "<line x1=\"{0:.0f}\" x2=\"{1:.0f}\" y1=\"{2:.1f}\" y2=\"{2:.1f}\" stroke=\"#ddd\"/>"
+        "<text x=\"{3:.0f}\" y=\"{4:.1f}\" text-anchor=\"end\">{5:.3g}</text>\n",
+        kLeft, kWidth - kRight, py(y), kLeft - 6, py(y) + 4, y);
   }
   for (double x = 0; x <= x_max; x += x_tick) {
     svg += fmt::format("<text x=\"{:.1f}\" y=\"{:.0f}\" text-anchor=\"middle\">{:g}</text>\n", px(x),

@@ -45,8 +45,7 @@ class MetricsLog {
 };
 
 // One scalar event as TensorBoard reads it: a TFRecord that holds a tensorflow.Event.
-std::string TensorBoardRecord(double wall_time, int64_t step,
-                              std::span<const std::pair<std::string, float>> scalars);
+std::string TensorBoardRecord(double wall_time, int64_t step, std::span<const std::pair<std::string, float>> scalars);
 // The record that begins every event file.
 std::string TensorBoardHeader(double wall_time);
 

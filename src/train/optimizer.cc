@@ -60,9 +60,12 @@ double LearningRate(const OptimizerOptions& options, int64_t step, int64_t steps
   const double span = static_cast<double>(std::max<int64_t>(1, steps - options.warmup));
   const double done = std::clamp(static_cast<double>(step - 1 - options.warmup) / span, 0.0, 1.0);
   switch (options.schedule) {
-    case OptimizerOptions::Schedule::kCosine: return lr * 0.5 * (1 + std::cos(std::numbers::pi * done));
-    case OptimizerOptions::Schedule::kLinear: return lr * (1 - done);
-    case OptimizerOptions::Schedule::kConstant: break;
+    case OptimizerOptions::Schedule::kCosine:
+      return lr * 0.5 * (1 + std::cos(std::numbers::pi * done));
+    case OptimizerOptions::Schedule::kLinear:
+      return lr * (1 - done);
+    case OptimizerOptions::Schedule::kConstant:
+      break;
   }
   return lr;
 }
@@ -124,8 +127,7 @@ void Optimizer::Step(double lr, float grad_scale, double grad_norm) {
     if (options_.eight_bit) {
       StepEightBit(hyper, grad_scale, i);
     } else {
-      AdamWStep(pool_, hyper, steps_, grad_scale, slots_[i].grad.view, MasterOf(i), slots_[i].m.view,
-                slots_[i].v.view);
+      AdamWStep(pool_, hyper, steps_, grad_scale, slots_[i].grad.view, MasterOf(i), slots_[i].m.view, slots_[i].v.view);
     }
     Round(i);
   }

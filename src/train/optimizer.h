@@ -16,17 +16,17 @@ struct OptimizerOptions {
   float lr = 2e-4f;
   float beta1 = 0.9f, beta2 = 0.999f, eps = 1e-8f;
   float weight_decay = 0.0f;
-  float clip = 1.0f;             // largest global gradient norm; 0 = no clipping
+  float clip = 1.0f;  // largest global gradient norm; 0 = no clipping
   Schedule schedule = Schedule::kCosine;
-  int64_t warmup = 0;            // steps over which lr rises linearly from 0
-  bool eight_bit = false;        // moments in 8 bits
+  int64_t warmup = 0;      // steps over which lr rises linearly from 0
+  bool eight_bit = false;  // moments in 8 bits
 };
 
 // kUsage for another name than cosine, linear and constant.
 OptimizerOptions::Schedule ParseSchedule(std::string_view name);
 
-// The learning rate of step `step` (counted from 1) of `steps`: warm-up, then down to 0 along a half cosine or a line, or
-// constant.
+// The learning rate of step `step` (counted from 1) of `steps`: warm-up, then down to 0 along a half cosine or a line,
+// or constant.
 double LearningRate(const OptimizerOptions& options, int64_t step, int64_t steps);
 
 // AdamW on a list of parameters, with fp32 master weights where the model computes with rounded ones.
@@ -45,8 +45,8 @@ class Optimizer {
 
   int64_t steps() const { return steps_; }
   const std::vector<Parameter*>& params() const { return params_; }
-  int64_t parameters() const;      // trainable numbers
-  int64_t bytes() const;           // gradients, moments and masters
+  int64_t parameters() const;  // trainable numbers
+  int64_t bytes() const;       // gradients, moments and masters
 
   // Every tensor that a checkpoint must hold, under unique names: values (masters where they exist) and moments.
   struct State {
@@ -72,8 +72,8 @@ class Optimizer {
  private:
   struct Slot {
     OwnedTensor grad, master;
-    OwnedTensor m, v;                  // f32, or packed bytes
-    OwnedTensor m_scale, v_scale;      // [blocks], 8-bit moments only
+    OwnedTensor m, v;              // f32, or packed bytes
+    OwnedTensor m_scale, v_scale;  // [blocks], 8-bit moments only
   };
   Tensor MasterOf(size_t index) const;
   void StepEightBit(const AdamW& hyper, float grad_scale, size_t index);

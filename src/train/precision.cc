@@ -20,9 +20,12 @@ std::string_view PrecisionName(Precision precision) {
 
 PrecisionPlan PlanOf(Precision precision) {
   switch (precision) {
-    case Precision::kBf16: return {Compute::kBF16, DType::kBF16, false};
-    case Precision::kFp16: return {Compute::kF32, DType::kF16, true};
-    case Precision::kFp32: break;
+    case Precision::kBf16:
+      return {Compute::kBF16, DType::kBF16, false};
+    case Precision::kFp16:
+      return {Compute::kF32, DType::kF16, true};
+    case Precision::kFp32:
+      break;
   }
   return {Compute::kF32, DType::kF32, false};
 }

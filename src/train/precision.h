@@ -7,8 +7,8 @@
 
 namespace cambium {
 
-// Micikevicius et al., "Mixed precision training", 2018: 16-bit storage of weights, activations and gradients, fp32 sums,
-// norms, softmax and loss, fp32 master weights; fp16 scales the loss.
+// Micikevicius et al., "Mixed precision training", 2018: 16-bit storage of weights, activations and gradients, fp32
+// sums, norms, softmax and loss, fp32 master weights; fp16 scales the loss.
 enum class Precision : uint8_t { kFp32, kBf16, kFp16 };
 
 // kUsage for another name than fp32, bf16 and fp16.
@@ -16,8 +16,8 @@ Precision ParsePrecision(std::string_view name);
 std::string_view PrecisionName(Precision precision);
 
 struct PrecisionPlan {
-  Compute compute;   // of the products
-  DType storage;     // of activations on the tape, of gradients between sub-layers, of the trained working weights
+  Compute compute;  // of the products
+  DType storage;    // of activations on the tape, of gradients between sub-layers, of the trained working weights
   bool scale_loss;
 };
 PrecisionPlan PlanOf(Precision precision);

@@ -39,8 +39,8 @@ uint64_t NoiseKey(uint64_t seed, int64_t step, int64_t micro) {
 
 }  // namespace
 
-Trainer::Trainer(Transformer& model, Graft& graft, const std::vector<Example>& train,
-                 const std::vector<Example>& valid, const TrainOptions& options, std::string directory)
+Trainer::Trainer(Transformer& model, Graft& graft, const std::vector<Example>& train, const std::vector<Example>& valid,
+                 const TrainOptions& options, std::string directory)
     : model_(model),
       graft_(graft),
       grafts_{&graft},
@@ -150,10 +150,11 @@ void Trainer::Diverged(const std::vector<const Example*>& micro, double loss) {
     if (where.empty() && !AllFinite(param->grad)) where = "the gradient of " + param->name;
   }
   const std::vector<int64_t> saved = store_ ? store_->Steps() : std::vector<int64_t>();
-  Fail(ErrorCode::kRuntime, "step ", step_ + 1, ": the ", std::isfinite(loss) ? "gradient" : "loss",
-       " is not finite; the first such value is in ", where.empty() ? "the activations" : where,
-       saved.empty() ? "; no checkpoint was saved yet" : "; the last checkpoint is step " + std::to_string(saved.back()),
-       "; try a lower lr");
+  Fail(
+      ErrorCode::kRuntime, "step ", step_ + 1, ": the ", std::isfinite(loss) ? "gradient" : "loss",
+      " is not finite; the first such value is in ", where.empty() ? "the activations" : where,
+      saved.empty() ? "; no checkpoint was saved yet" : "; the last checkpoint is step " + std::to_string(saved.back()),
+      "; try a lower lr");
 }
 
 double Trainer::ValidationLoss() {

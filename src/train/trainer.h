@@ -19,16 +19,16 @@ namespace cambium {
 struct TrainOptions {
   BatchOptions batch;
   OptimizerOptions optimizer;
-  int64_t steps = 0;    // 0 = as many as `epochs` take
+  int64_t steps = 0;  // 0 = as many as `epochs` take
   double epochs = 3;
   Precision precision = Precision::kBf16;
-  bool master_weights = true;          // false only to show what happens without
-  bool scale_loss = true;              // likewise; fp16
-  bool checkpoint_activations = false; // keep only block inputs, run blocks again going back
-  int64_t eval_every = 0;   // steps; 0 = at the end of each epoch
-  int64_t patience = 0;     // evaluations without a better one before the run stops; 0 = never stops early
-  int64_t save_every = 50;  // steps; 0 = only at the end
-  int keep = 2;             // checkpoints
+  bool master_weights = true;           // false only to show what happens without
+  bool scale_loss = true;               // likewise; fp16
+  bool checkpoint_activations = false;  // keep only block inputs, run blocks again going back
+  int64_t eval_every = 0;               // steps; 0 = at the end of each epoch
+  int64_t patience = 0;                 // evaluations without a better one before the run stops; 0 = never stops early
+  int64_t save_every = 50;              // steps; 0 = only at the end
+  int keep = 2;                         // checkpoints
   uint64_t seed = 0;
 };
 
@@ -36,8 +36,8 @@ struct TrainResult {
   enum class End : uint8_t { kDone, kEarlyStop, kInterrupted };
   End end = End::kDone;
   int64_t steps = 0;
-  double loss = 0;                   // of the last step
-  std::optional<double> best_loss;   // on the validation data; its weights are in the graft now
+  double loss = 0;                  // of the last step
+  std::optional<double> best_loss;  // on the validation data; its weights are in the graft now
   int64_t best_step = 0;
 };
 

@@ -37,7 +37,8 @@ nlohmann::json Trainer::MakeSettings() const {
 
 std::vector<TensorToWrite> Trainer::Tensors() const {
   std::vector<TensorToWrite> tensors;
-  for (const Optimizer::State& state : optimizer_->states()) tensors.push_back({state.name, state.tensor});
+  for (const Optimizer::State& state : optimizer_->states())
+    tensors.push_back({.name = state.name, .view = state.tensor});
   return tensors;
 }
 
@@ -45,8 +46,9 @@ void Trainer::ReadTensors(const CheckpointStore::Loaded& loaded) {
   for (const Optimizer::State& state : optimizer_->states()) {
     const Tensor* const stored = loaded.tensors->FindTensor(state.name);
     if (stored == nullptr || stored->bytes() != state.tensor.bytes() || stored->dtype != state.tensor.dtype) {
-      Fail(ErrorCode::kData, loaded.tensors->path(), ": tensor ", state.name, stored == nullptr ? " is missing" : " has ",
-           stored == nullptr ? 0 : stored->size(), " values, expected ", state.tensor.size());
+      Fail(ErrorCode::kData, loaded.tensors->path(), ": tensor ", state.name,
+           stored == nullptr ? " is missing" : " has ", stored == nullptr ? 0 : stored->size(), " values, expected ",
+           state.tensor.size());
     }
     std::memcpy(state.tensor.data, stored->data, static_cast<size_t>(stored->bytes()));
   }
@@ -61,9 +63,10 @@ void Trainer::Save() {
       {"optimizer_steps", optimizer_->steps()},
       {"cursor", {{"epoch", cursor_.epoch}, {"position", cursor_.position}}},
       {"scaler", {{"scale", scaler_.state().scale}, {"clean_steps", scaler_.state().clean_steps}}},
-      {"best", {{"loss", best_loss_ ? nlohmann::json(*best_loss_) : nlohmann::json()},
-                {"step", best_step_},
-                {"evaluations_without", evaluations_without_best_}}},
+      {"best",
+       {{"loss", best_loss_ ? nlohmann::json(*best_loss_) : nlohmann::json()},
+        {"step", best_step_},
+        {"evaluations_without", evaluations_without_best_}}},
       {"last_loss", last_loss_}};
   store_->Save(step_, state, Tensors());
 }
