@@ -1,5 +1,8 @@
 // Sliding windows against a memory copy: window_bench [--values N] [--text N] [--search BYTES] [--json].
 // Each figure is the best of three, its memory copy taken in the same round, so that the pair saw the same machine.
+// Figures of one thread are by processor time, the search by the clock.
+#include <time.h>
+
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -18,8 +21,20 @@
 namespace cambium {
 namespace {
 
+// What one thread's work costs: its processor time, which other programs on the machine do not lengthen much.
 template <class F>
 double Seconds(const F& f) {
+  const auto now = [] {
+    timespec time;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time);
+    return static_cast<double>(time.tv_sec) + 1e-9 * static_cast<double>(time.tv_nsec);
+  };
+  const double start = now();
+  f();
+  return now() - start;
+}
+template <class F>
+double WallSeconds(const F& f) {
   const auto start = std::chrono::steady_clock::now();
   f();
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
@@ -109,7 +124,7 @@ std::string EnglishLike(int64_t size) {
 
 void BenchCover(int64_t size) {
   const std::string text = EnglishLike(size);
-  for (const std::string_view t : {"xzq", "vkbpvkbp", "thequickbrownfoxjumps", "eeeeeeeeeeeeeeeeeeeeeeeeeeeeee"}) {
+  for (const std::string_view t : {"vkbpygfw", "etaoinshrdlu", "vkbpvkbp", "eeeeeeeeeeeeeeeeeeeeeeeeeeeeee", "xzq"}) {
     Window found;
     const double time = Best([&] { found = MinCover(text, t).value_or(Window{}); });
     Report("MinCover bytes '" + std::string(t.substr(0, 12)) + "'", size / time / 1e6, "MB/s");
@@ -133,7 +148,10 @@ void BenchSearch(int64_t size) {
     for (const std::vector<std::string>& terms :
          {std::vector<std::string>{"then", "street", "one", "dot", "iron"}, {"a", "the", "to", "in", "he"}}) {
       const std::vector<std::string_view> corpus = {text};
-      const double time = Best([&] { (void)FindPassages(corpus, terms, options); });
+      double time = 1e30;
+      for (int round = 0; round < 3; ++round) {
+        time = std::min(time, WallSeconds([&] { (void)FindPassages(corpus, terms, options); }));
+      }
       Report("search, 2 threads, '" + terms[0] + "'..." + (ignore_case ? " -i" : ""), size / time / 1e9, "GB/s");
     }
   }

@@ -95,6 +95,9 @@ class SlidingExtreme {
   T Push(T value) {
     const Key key = Order::Encode(value);
     if (head_ != tail_ && ring_[head_ & mask_].index <= pushed_ - k_) ++head_;
+    // Random values leave three times in four after at most two others: without branches, which would be mispredicted.
+    for (int step = 0; step < 2; ++step)
+      tail_ -= static_cast<int>(tail_ != head_) & (ring_[(tail_ - 1) & mask_].key < key);
     while (tail_ != head_ && ring_[(tail_ - 1) & mask_].key < key) --tail_;
     if (tail_ - head_ == ring_.size()) Grow();
     ring_[tail_++ & mask_] = {key, pushed_++};

@@ -34,6 +34,37 @@ std::optional<Window> Shortest(int64_t n, int64_t m, int64_t* need, const ClassO
   }
 }
 
+// The same for bytes when t repeats none, and is short: each byte only records its place, which no later byte has to
+// wait for. The window begins at the oldest place, so it moves only where the byte that stands there comes again.
+std::optional<Window> ShortestOfDistinct(std::string_view s, std::string_view t) {
+  std::array<int64_t, 256> last;
+  last.fill(-1);
+  const auto oldest = [&] {
+    int64_t begin = last[static_cast<unsigned char>(t[0])];
+    for (const unsigned char c : t) begin = std::min(begin, last[c]);
+    return begin;
+  };
+  const auto n = static_cast<int64_t>(s.size()), m = static_cast<int64_t>(t.size());
+  int64_t at = 0;
+  for (const char c : t) {  // up to the first place where each has come
+    const size_t first = s.find(c);
+    if (first == s.npos) return std::nullopt;
+    at = std::max(at, static_cast<int64_t>(first));
+  }
+  for (int64_t i = 0; i <= at; ++i) last[static_cast<unsigned char>(s[i])] = i;
+  Window best{oldest(), at + 1};
+  auto awaited = static_cast<unsigned char>(s[best.begin]);
+  for (++at; at < n && best.size() > m; ++at) {
+    const auto c = static_cast<unsigned char>(s[at]);
+    last[c] = at;
+    if (c != awaited) continue;
+    const int64_t begin = oldest();
+    awaited = static_cast<unsigned char>(s[begin]);
+    if (at + 1 - begin < best.size()) best = {begin, at + 1};
+  }
+  return best;
+}
+
 // Numbers the symbols of t from 1; everything else is class 0. Open addressing, at most half full.
 template <class T>
 class Numbering {
@@ -78,6 +109,10 @@ std::optional<Window> MinCover(std::string_view s, std::string_view t) {
   if (t.size() > s.size()) return std::nullopt;
   std::array<int64_t, 256> need{};
   for (unsigned char c : t) ++need[c];
+  constexpr size_t kShort = 16;  // O(|t|) whenever the window moves
+  if (!t.empty() && t.size() <= kShort && *std::max_element(need.begin(), need.end()) == 1) {
+    return ShortestOfDistinct(s, t);
+  }
   return Shortest(s.size(), t.size(), need.data(), [&](int64_t i) { return static_cast<unsigned char>(s[i]); });
 }
 std::optional<Window> MinCover(std::u32string_view s, std::u32string_view t) {
