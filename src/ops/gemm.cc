@@ -17,11 +17,11 @@ using gemm::Tile;
 
 // A k block of an a panel fits L1, a tile of b (kTileColumns wide) a good part of L2. Blocks start at multiples of 32:
 // of quantised blocks, of bf16 pairs, of two weight panels.
-constexpr int64_t kBlockWords = 384;
+constexpr int64_t kBlockWords = 512;
 constexpr int64_t kTileColumns = 96;
 constexpr int64_t kKUnit = 32;
 // A tile of b is packed once for a row block, so a row block has hundreds of rows where there are that many.
-constexpr int64_t kRowBlock = 512;
+constexpr int64_t kRowBlock = 768;
 constexpr int64_t kMinRowBlock = 256;
 constexpr int64_t kEnoughTasks = 16;
 // Floats of decoded weights that wait to be packed.
