@@ -26,6 +26,13 @@ struct Engine::Impl {
   KvCache kv;
   DecodeState state;  // the one conversation whose keys and values stay cached between calls
   double load_ms = 0;
+
+  // The drafters of the last request stay: a draft model is loaded once, and what the planner learned is kept.
+  std::unique_ptr<Drafter> drafter;
+  std::vector<std::string> drafter_specs;
+  bool drafter_made = false;
+  Drafter* DrafterFor(const std::vector<std::string>& specs);
+  DraftReport Report(const DraftCounters& counters) const;
 };
 
 }  // namespace cambium

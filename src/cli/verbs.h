@@ -8,6 +8,7 @@ namespace cambium::cli {
 void AddBench(CLI::App& app);
 void AddCompletion(CLI::App& app);
 void AddCorpus(CLI::App& app);
+void AddConvert(CLI::App& app);
 void AddEval(CLI::App& app);
 void AddGenerate(CLI::App& app);
 void AddInspect(CLI::App& app);
@@ -32,6 +33,7 @@ inline constexpr void (*kVerbs[])(CLI::App&) = {
     AddScore,
     AddEval,
     AddInspect,
+    AddConvert,
     AddQuantize,
     AddPull,
     AddList,

@@ -29,6 +29,7 @@ struct Draft {
 
 // What the target made of a pass: the rows that were committed.
 struct Observation {
+  int64_t position;                 // of the first token in the sequence
   std::span<const int32_t> tokens;  // committed by the pass, in order
   Tensor hidden;                    // [tokens, hidden] after the final norm; empty unless asked for
   Tensor after_layer;               // [tokens, hidden] residual after Needs::after_layer; empty unless asked for
@@ -51,7 +52,7 @@ class Drafter {
   virtual bool cheap() const { return true; }
   // A new request; everything seen before is another request's.
   virtual void Begin(std::span<const int32_t> prompt) = 0;
-  // After every pass, the prompt's included.
+  // After every pass; of the prompt's passes only those that were computed, not what the cache still held.
   virtual void Observe(const Observation& observation) = 0;
   // Adds at most `budget` nodes to the (empty) draft; depths below `max_depth`.
   virtual void Propose(int64_t budget, int64_t max_depth, Draft& draft) = 0;

@@ -165,10 +165,11 @@ class Loop {
     } else {
       kv_.Commit(state_.sequence, path);
     }
+    const int64_t position = static_cast<int64_t>(state_.committed.size());
     state_.committed.insert(state_.committed.end(), tokens.begin(), tokens.end());
     if (drafter_ == nullptr) return;
     const Drafter::Needs needs = drafter_->needs();
-    Observation observation{tokens, {}, {}, next};
+    Observation observation{position, tokens, {}, {}, next};
     if (needs.hidden) observation.hidden = Gather(pass.hidden, path);
     if (needs.after_layer >= 0) observation.after_layer = Gather(pass.captured[0], path);
     drafter_->Observe(observation);

@@ -112,4 +112,7 @@ class Tokenizer {
   std::string chat_template_;
 };
 
+// The tokenizer of a model: a GGUF file's, or a Hugging Face directory's tokenizer.json.
+Tokenizer LoadTokenizer(const std::string& model_path);
+
 }  // namespace cambium

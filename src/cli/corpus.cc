@@ -1,0 +1,83 @@
+// cambium corpus build FILES -o INDEX: a retrieval index for --draft corpus.
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <memory>
+
+#include "cli/options.h"
+#include "cli/verbs.h"
+#include "io/json.h"
+#include "io/model_cache.h"
+#include "io/token_index.h"
+
+namespace cambium::cli {
+namespace {
+
+struct Flags {
+  std::string model, out;
+  std::vector<std::string> files;
+  bool append = false;
+  OutputFlags output;
+};
+
+// Documents of a file: of a jsonl each line's text ("text", else every string in "messages" or at the top), else the
+// paragraphs' whole file.
+std::vector<std::string> Documents(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  if (!file) Fail(ErrorCode::kData, path, ": cannot be opened");
+  if (!path.ends_with(".jsonl")) {
+    return {std::string(std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>())};
+  }
+  std::vector<std::string> documents;
+  std::string line;
+  for (int64_t number = 1; std::getline(file, line); ++number) {
+    if (line.empty()) continue;
+    const nlohmann::json record = ParseJson(line, path + ":" + std::to_string(number));
+    std::string text;
+    if (record.contains("messages")) {
+      for (const auto& message : record["messages"]) text += message.value("content", "") + "\n";
+    } else {
+      for (const auto& [key, value] : record.items()) {
+        if (value.is_string()) text += value.get<std::string>() + "\n";
+      }
+    }
+    if (!text.empty()) documents.push_back(std::move(text));
+  }
+  return documents;
+}
+
+void Build(const Flags& flags) {
+  const Tokenizer tokenizer = LoadTokenizer(ResolveModel(flags.model));
+  std::vector<std::vector<int32_t>> documents;
+  for (const std::string& path : flags.files) {
+    for (const std::string& text : Documents(path)) {
+      documents.push_back(tokenizer.Encode(text, false, false));
+    }
+  }
+  const bool merge = flags.append && std::filesystem::exists(flags.out);
+  WriteTokenIndex(flags.out, tokenizer, documents, merge ? flags.out : "");
+  const TokenIndex index(flags.out);
+  if (flags.output.json) {
+    WriteJson({{"index", flags.out}, {"documents", documents.size()}, {"tokens", index.size()}});
+  } else {
+    Note(flags.output, flags.out + ": " + std::to_string(documents.size()) + " documents, " +
+                                std::to_string(index.size()) + " tokens in all");
+  }
+}
+
+}  // namespace
+
+void AddCorpus(CLI::App& app) {
+  CLI::App* corpus = app.add_subcommand("corpus", "Retrieval indexes for --draft corpus");
+  corpus->require_subcommand(1);
+  CLI::App* build = corpus->add_subcommand("build", "Index text files (plain, or jsonl by document)");
+  auto flags = std::make_shared<Flags>();
+  build->add_option("FILES", flags->files, "text or jsonl files")->required();
+  build->add_option("-o,--out", flags->out, "the index to write")->required();
+  build->add_option("-m,--model", flags->model, "whose vocabulary")->default_val("smollm2");
+  build->add_flag("--append", flags->append, "merge into the index that is there");
+  AddOutput(*build, flags->output);
+  build->callback([flags] { Build(*flags); });
+}
+
+}  // namespace cambium::cli

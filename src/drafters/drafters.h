@@ -1,0 +1,56 @@
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "decode/generate.h"
+#include "io/tokenizer.h"
+#include "model/transformer.h"
+
+namespace cambium {
+
+// "NAME" or "NAME:key=value,key=value" as --draft takes it.
+struct DrafterSpec {
+  std::string name;
+  std::map<std::string, std::string> options;
+};
+// kUsage naming the text where it is malformed.
+DrafterSpec ParseDrafterSpec(const std::string& text);
+
+// What drafters are made from: the target they run ahead of.
+struct DrafterTarget {
+  Transformer& transformer;
+  KvCache& kv;
+  const DecodeState& state;  // of the sequence that they serve
+  const Tokenizer& tokenizer;
+  Compute compute;
+  int64_t context;           // most tokens the sequence may hold
+};
+
+// The list of drafters: one line each in drafters.cc.
+using MakeDrafterFunction = std::unique_ptr<Drafter> (*)(const DrafterSpec& spec, const DrafterTarget& target);
+struct DrafterEntry {
+  const char* name;
+  const char* options;  // the keys it takes, comma separated, for errors and help
+  const char* help;
+  MakeDrafterFunction make;
+};
+const std::vector<DrafterEntry>& DrafterList();
+
+// The planner over the drafters that --draft asks for; "auto" stands for what needs no options and no training (ngram).
+// Null for {"none"}. kUsage for an unknown drafter or option.
+std::unique_ptr<Drafter> MakeDrafters(const std::vector<std::string>& specs, const DrafterTarget& target);
+
+// Reads options of a spec, by key; kUsage naming drafter, key and value where they are not as expected.
+int64_t IntOption(const DrafterSpec& spec, const std::string& key, int64_t fallback, int64_t low, int64_t high);
+std::string TextOption(const DrafterSpec& spec, const std::string& key, const std::string& fallback);
+
+std::unique_ptr<Drafter> MakeNgramDrafter(const DrafterSpec& spec, const DrafterTarget& target);
+std::unique_ptr<Drafter> MakeCorpusDrafter(const DrafterSpec& spec, const DrafterTarget& target);
+std::unique_ptr<Drafter> MakeModelDrafter(const DrafterSpec& spec, const DrafterTarget& target);
+std::unique_ptr<Drafter> MakeExitDrafter(const DrafterSpec& spec, const DrafterTarget& target);
+
+}  // namespace cambium
