@@ -265,14 +265,15 @@ void ShardedSafetensors::Evict(const Tensor& view, int64_t row, int64_t rows) co
 }
 
 void WriteSafetensors(const std::string& path, std::vector<TensorToWrite> tensors,
-                      const std::map<std::string, std::string>& metadata) {
+                      const std::map<std::string, std::string>& metadata,
+                      const std::function<void(uint64_t done, uint64_t total)>& progress) {
   std::stable_sort(tensors.begin(), tensors.end(), [](const TensorToWrite& a, const TensorToWrite& b) {
     return Info(a.view.dtype).bytes > Info(b.view.dtype).bytes;
   });
   nlohmann::ordered_json header = nlohmann::ordered_json::object();
   if (!metadata.empty()) header["__metadata__"] = metadata;
   int64_t offset = 0;
-  for (const auto& [name, view] : tensors) {
+  for (const auto& [name, view, make] : tensors) {
     Check(!IsQuantized(view.dtype), "safetensors has no block-quantised types");
     Check(name != "__metadata__" && !header.contains(name), "tensor names are unique");
     const std::vector<int64_t> shape(view.shape.begin(), view.shape.begin() + view.rank);
@@ -287,7 +288,16 @@ void WriteSafetensors(const std::string& path, std::vector<TensorToWrite> tensor
   AtomicFile out(path);
   out.Write({reinterpret_cast<const uint8_t*>(&length), sizeof length});
   out.Write(text);
-  for (const auto& [name, view] : tensors) out.Write({view.as<uint8_t>(), static_cast<size_t>(view.bytes())});
+  for (const auto& [name, view, make] : tensors) {
+    if (make) {
+      const std::vector<uint8_t> bytes = make();
+      Check(static_cast<int64_t>(bytes.size()) == view.bytes(), "a made tensor has the size of its view");
+      out.Write(bytes);
+    } else {
+      out.Write({view.as<uint8_t>(), static_cast<size_t>(view.bytes())});
+    }
+    if (progress) progress(out.written() - sizeof length - text.size(), static_cast<uint64_t>(offset));
+  }
   out.Commit();
 }
 

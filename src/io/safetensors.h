@@ -1,5 +1,6 @@
 #pragma once
 
+#include <functional>
 #include <map>
 #include <optional>
 #include <span>
@@ -60,11 +61,14 @@ class ShardedSafetensors {
 
 struct TensorToWrite {
   std::string name;
-  Tensor view;  // F32, F16, BF16, I32 or I64
+  Tensor view;                                      // F32, F16, BF16, I32 or I64
+  std::function<std::vector<uint8_t>()> make = {};  // gives the bytes when it is their turn, if view has no data
 };
 
 // Writes the tensors, wider types first so that each is aligned; whole or not at all, and safe over a mapped file.
+// `progress` (may be empty) gets the bytes written so far and in all.
 void WriteSafetensors(const std::string& path, std::vector<TensorToWrite> tensors,
-                      const std::map<std::string, std::string>& metadata = {});
+                      const std::map<std::string, std::string>& metadata = {},
+                      const std::function<void(uint64_t done, uint64_t total)>& progress = {});
 
 }  // namespace cambium

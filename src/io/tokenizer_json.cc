@@ -1,10 +1,12 @@
 #include <algorithm>
 #include <filesystem>
+#include <functional>
 
 #include "cambium/error.h"
 #include "io/json.h"
 #include "io/tokenizer.h"
 #include "io/tokenizer_end.h"
+#include "io/tokenizer_files.h"
 
 namespace cambium {
 namespace {
@@ -274,8 +276,10 @@ void ReadConfigs(const Json& config, const Json& generation, TokenizerSpec& spec
 
 }  // namespace
 
-Tokenizer Tokenizer::FromJson(std::string_view json, std::string_view config, std::string_view generation_config,
-                              const std::string& source) {
+namespace {
+
+void Visit(std::string_view json, std::string_view config, std::string_view generation_config,
+           const std::string& source, const std::function<void(TokenizerSpec&)>& use) {
   const Json root = ParseJson(json, source);
   TokenizerSpec spec = Reader(root, source).Read();
   const JsonLimits limits{.max_bytes = kMaxConfigBytes};
@@ -284,18 +288,34 @@ Tokenizer Tokenizer::FromJson(std::string_view json, std::string_view config, st
       generation_config.empty() ? Json() : ParseJson(generation_config, source + " (generation_config.json)", limits),
       spec);
   AddEndsByName(spec);
-  return FromSpec(spec);
+  use(spec);
 }
 
-Tokenizer Tokenizer::FromJsonFile(const std::string& path) {
+}  // namespace
+
+Tokenizer Tokenizer::FromJson(std::string_view json, std::string_view config, std::string_view generation_config,
+                              const std::string& source) {
+  Tokenizer tokenizer;
+  Visit(json, config, generation_config, source, [&](TokenizerSpec& spec) { tokenizer = FromSpec(spec); });
+  return tokenizer;
+}
+
+void WithTokenizerJson(const std::string& path, const std::function<void(const TokenizerSpec&)>& use) {
   const auto beside = [&](const char* name) -> std::string {
     const auto other = std::filesystem::path(path).parent_path() / name;
     return std::filesystem::exists(other) ? ReadTextFile(other.string(), kMaxConfigBytes) : "";
   };
-  Tokenizer tokenizer =
-      FromJson(ReadTextFile(path), beside("tokenizer_config.json"), beside("generation_config.json"), path);
   const std::string chat_template = beside("chat_template.jinja");
-  if (!chat_template.empty()) tokenizer.chat_template_ = chat_template;
+  Visit(ReadTextFile(path), beside("tokenizer_config.json"), beside("generation_config.json"), path,
+        [&](TokenizerSpec& spec) {
+          if (!chat_template.empty()) spec.chat_template = chat_template;
+          use(spec);
+        });
+}
+
+Tokenizer Tokenizer::FromJsonFile(const std::string& path) {
+  Tokenizer tokenizer;
+  WithTokenizerJson(path, [&](const TokenizerSpec& spec) { tokenizer = FromSpec(spec); });
   return tokenizer;
 }
 

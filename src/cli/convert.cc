@@ -1,0 +1,52 @@
+#include "io/convert.h"
+
+#include <filesystem>
+#include <memory>
+
+#include "cli/options.h"
+#include "cli/progress.h"
+#include "cli/verbs.h"
+#include "io/model_cache.h"
+#include "io/quantize_model.h"
+
+namespace cambium::cli {
+namespace {
+
+struct Flags {
+  OutputFlags output;
+  std::string in, out, type = "F32";
+};
+
+void Convert(const Flags& flags) {
+  const std::string in = ResolveModel(flags.in);
+  const bool to_gguf = std::filesystem::is_directory(in);
+  if (to_gguf != flags.out.ends_with(".gguf")) {
+    Fail(ErrorCode::kUsage, flags.out, ": a directory converts to a .gguf file, and a .gguf file to a directory");
+  }
+  const DType dense = ParseQuantizeType(flags.type);
+  if (IsQuantized(dense)) Fail(ErrorCode::kUsage, "--type ", flags.type, " is not one of F32, F16, BF16");
+  {
+    ProgressBar bar(flags.output.quiet);
+    const auto progress = [&](uint64_t done, uint64_t total) { bar.Update("converting", done, total); };
+    to_gguf ? ConvertToGguf(in, flags.out, progress) : ConvertToHuggingFace(in, flags.out, dense, progress);
+  }
+  if (flags.output.json) {
+    WriteJson({{"path", flags.out}, {"format", to_gguf ? "gguf" : "safetensors"}});
+  } else {
+    Note(flags.output, "wrote " + flags.out);
+  }
+}
+
+}  // namespace
+
+void AddConvert(CLI::App& app) {
+  CLI::App* const verb = app.add_subcommand("convert", "Turn a Hugging Face directory into a GGUF file, or back");
+  const auto flags = std::make_shared<Flags>();
+  verb->add_option("MODEL", flags->in, "A model directory, a .gguf file, or a cached name")->required();
+  verb->add_option("OUT", flags->out, "A .gguf file, or the directory to make")->required();
+  verb->add_option("--type", flags->type, "F32, F16 or BF16: what quantised matrices become")->capture_default_str();
+  AddOutput(*verb, flags->output);
+  verb->callback([flags] { Convert(*flags); });
+}
+
+}  // namespace cambium::cli

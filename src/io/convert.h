@@ -1,0 +1,37 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <string>
+
+#include "tensor/tensor.h"
+
+namespace cambium {
+
+using ConvertProgress = std::function<void(uint64_t done, uint64_t total)>;
+
+// Writes a Hugging Face directory (config.json, safetensors, tokenizer.json if there is one) as one GGUF file. Matrices
+// keep their type, vectors become F32. kData, naming the field or tensor, for what GGUF or the family cannot express.
+void ConvertToGguf(const std::string& directory, const std::string& out, const ConvertProgress& progress = {});
+
+// The way back: `directory` (created) gets config.json, model.safetensors and the tokenizer's files. Quantised matrices
+// are decoded to `dense`: F32 (lossless), F16 or BF16.
+void ConvertToHuggingFace(const std::string& gguf, const std::string& directory, DType dense,
+                          const ConvertProgress& progress = {});
+
+// A Hugging Face model type and GGUF architecture that the two name tables know; kData for a name in neither.
+struct TensorRename {
+  std::string name;
+  bool transposed = false;   // [in, out] at Hugging Face (GPT-2's Conv1D)
+  bool gain_offset = false;  // GGUF stores 1 + the gain (Gemma)
+  char permuted = 0;         // 'q' or 'k': GGUF interleaves the halves that RoPE pairs (Llama)
+};
+enum class ConvertDirection : uint8_t { kToGguf, kToHuggingFace };
+// `family` is HfConfig's; an empty name means that the tensor is not part of the language model's weights.
+TensorRename RenameTensor(const std::string& family, ConvertDirection direction, const std::string& name);
+
+// Divisors of RoPE's frequencies under "llama3" scaling, [head_dim / 2] (transformers, modeling_rope_utils.py).
+std::vector<float> Llama3RopeDivisors(double theta, int64_t head_dim, double factor, double low, double high,
+                                      int64_t original_context);
+
+}  // namespace cambium

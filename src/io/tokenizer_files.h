@@ -1,0 +1,22 @@
+#pragma once
+
+#include <functional>
+#include <string>
+
+#include "io/tokenizer.h"
+
+namespace cambium {
+
+class GgufWriter;
+
+// Calls `use` with what a tokenizer.json and the files beside it say; the spec's views die with the call.
+void WithTokenizerJson(const std::string& path, const std::function<void(const TokenizerSpec&)>& use);
+
+// tokenizer.ggml.* and tokenizer.chat_template. Ids from the last piece up to `vocab` become unused tokens. kData if
+// the way it cuts words has no name in GGUF.
+void SetTokenizer(GgufWriter& writer, const TokenizerSpec& spec, int64_t vocab);
+
+// Writes `directory`/tokenizer.json and tokenizer_config.json.
+void WriteTokenizerJson(const TokenizerSpec& spec, const std::string& directory);
+
+}  // namespace cambium
