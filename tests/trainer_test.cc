@@ -36,8 +36,8 @@ std::vector<Example> Examples(int64_t count, uint64_t seed) {
   return examples;
 }
 
-struct Run {
-  explicit Run(const TrainOptions& options, const std::string& directory = "", int threads = 2,
+struct Lab {
+  explicit Lab(const TrainOptions& options, const std::string& directory = "", int threads = 2,
                TinyFamily family = TinyFamily::kLlama, std::vector<Example> data = Examples(13, 5))
       : pool(threads),
         model(TinyModel(pool, 7, {.family = family}), pool),
@@ -87,7 +87,7 @@ class TrainerTest : public ::testing::Test {
 TEST_F(TrainerTest, LearnsAndWritesWhatItSays) {
   TrainOptions options = Options();
   options.steps = 40;
-  Run run(options, directory_);
+  Lab run(options, directory_);
   std::vector<double> losses;
   Trainer::Callbacks callbacks;
   callbacks.on_step = [&](const StepMetrics& m) { losses.push_back(m.loss); };
@@ -112,7 +112,7 @@ TEST_F(TrainerTest, AccumulationIsTheBigBatch) {
   small.batch = {.batch_size = 2, .accumulate = 7, .seed = 3};  // 13 examples: 6 x 2 + 1
   big.batch = {.batch_size = 13, .accumulate = 1, .seed = 3};
   small.steps = big.steps = 3;
-  Run a(small), b(big);
+  Lab a(small), b(big);
   std::vector<StepMetrics> steps_a, steps_b;
   Trainer::Callbacks callbacks;
   callbacks.on_step = [&](const StepMetrics& m) { steps_a.push_back(m); };
@@ -125,7 +125,7 @@ TEST_F(TrainerTest, AccumulationIsTheBigBatch) {
     EXPECT_EQ(steps_a[i].tokens, steps_b[i].tokens);
   }
   // The test can fail: a mean of the micro-batches' means, as others compute it, is far off.
-  Run c(small);
+  Lab c(small);
   double mean_of_means = 0;
   Batches batches(c.train, small.batch);
   DataCursor cursor;
@@ -144,7 +144,7 @@ TEST_F(TrainerTest, PackingGivesEachExampleItsOwnContext) {
   apart.batch = {.batch_size = 1, .accumulate = 13, .shuffle = false};
   packed.batch = {.pack_rows = 64, .accumulate = 13, .shuffle = false};
   apart.steps = packed.steps = 1;
-  Run a(apart), b(packed);
+  Lab a(apart), b(packed);
   const TrainResult one = a.trainer.Run({}), other = b.trainer.Run({});
   EXPECT_NEAR(one.loss, other.loss, 1e-6 * one.loss);
 }
@@ -154,7 +154,7 @@ TEST_F(TrainerTest, ThreadsDoNotChangeABit) {
     TrainOptions options = Options();
     options.precision = precision;
     options.steps = 4;
-    Run a(options, "", 1), b(options, "", 2), c(options, "", 5);
+    Lab a(options, "", 1), b(options, "", 2), c(options, "", 5);
     a.trainer.Run({});
     b.trainer.Run({});
     c.trainer.Run({});
@@ -165,9 +165,9 @@ TEST_F(TrainerTest, ThreadsDoNotChangeABit) {
 
 TEST_F(TrainerTest, CheckpointedActivationsAreTheSame) {
   TrainOptions options = Options();
-  Run a(options);
+  Lab a(options);
   options.checkpoint_activations = true;
-  Run b(options);
+  Lab b(options);
   a.trainer.Run({});
   b.trainer.Run({});
   EXPECT_EQ(a.Values(), b.Values());
@@ -182,7 +182,7 @@ TEST_F(TrainerTest, ResumesBitForBitInEveryPrecision) {
       fs::remove_all(directory_);
       fs::create_directories(directory_ + "/whole");
       fs::create_directories(directory_ + "/cut");
-      Run whole(options, directory_ + "/whole");
+      Lab whole(options, directory_ + "/whole");
       const TrainResult expected = whole.trainer.Run({});
 
       // Stopped in the middle of accumulating step 8.
@@ -190,9 +190,9 @@ TEST_F(TrainerTest, ResumesBitForBitInEveryPrecision) {
       Trainer::Callbacks callbacks;
       callbacks.stop = &stop;
       callbacks.on_step = [&](const StepMetrics& m) { stop = m.step == 7; };
-      Run first(options, directory_ + "/cut");
+      Lab first(options, directory_ + "/cut");
       EXPECT_EQ(first.trainer.Run(callbacks).end, TrainResult::End::kInterrupted);
-      Run second(options, directory_ + "/cut", 3);
+      Lab second(options, directory_ + "/cut", 3);
       std::vector<std::string> notes;
       ASSERT_TRUE(second.trainer.Resume(notes));
       EXPECT_TRUE(notes.empty());
@@ -207,11 +207,11 @@ TEST_F(TrainerTest, ResumesBitForBitInEveryPrecision) {
 
 TEST_F(TrainerTest, PassesOverDamagedCheckpoints) {
   const TrainOptions options = Options();
-  Run whole(options, directory_);
+  Lab whole(options, directory_);
   whole.trainer.Run({});
   const std::string newest = directory_ + "/checkpoints/step-12/";
   const auto resumed_at = [&](std::vector<std::string>& notes) {
-    Run again(options, directory_);
+    Lab again(options, directory_);
     return again.trainer.Resume(notes) ? again.trainer.step() : -1;
   };
   std::vector<std::string> notes;
@@ -237,11 +237,11 @@ TEST_F(TrainerTest, PassesOverDamagedCheckpoints) {
 }
 
 TEST_F(TrainerTest, RefusesToResumeWithOtherSettings) {
-  Run(Options(), directory_).trainer.Run({});
+  Lab(Options(), directory_).trainer.Run({});
   TrainOptions other = Options();
   other.optimizer.lr = 1e-3f;
   std::vector<std::string> notes;
-  Run run(other, directory_);
+  Lab run(other, directory_);
   try {
     run.trainer.Resume(notes);
     FAIL();
@@ -257,7 +257,7 @@ TEST_F(TrainerTest, KilledAtRandomInstantsItLosesNothing) {
   options.steps = 30;
   options.save_every = 1;
   fs::create_directories(directory_ + "/whole");
-  Run whole(options, directory_ + "/whole");
+  Lab whole(options, directory_ + "/whole");
   const TrainResult expected = whole.trainer.Run({});
 
   const std::string cut = directory_ + "/cut";
@@ -269,7 +269,7 @@ TEST_F(TrainerTest, KilledAtRandomInstantsItLosesNothing) {
     if (child == 0) {
       try {
         RunLock lock(cut);
-        Run run(options, cut);
+        Lab run(options, cut);
         std::vector<std::string> notes;
         run.trainer.Resume(notes);
         Trainer::Callbacks callbacks;
@@ -295,7 +295,7 @@ TEST_F(TrainerTest, KilledAtRandomInstantsItLosesNothing) {
     break;
   }
   EXPECT_GE(kills, 3);
-  Run resumed(options, cut);
+  Lab resumed(options, cut);
   std::vector<std::string> notes;
   ASSERT_TRUE(resumed.trainer.Resume(notes));
   EXPECT_EQ(resumed.trainer.step(), 30);
@@ -321,7 +321,7 @@ TEST_F(TrainerTest, StopsEarlyAndKeepsTheBest) {
   options.optimizer.schedule = OptimizerOptions::Schedule::kConstant;
   options.eval_every = 2;
   options.patience = 3;
-  Run run(options, directory_);
+  Lab run(options, directory_);
   const TrainResult result = run.trainer.Run({});
   EXPECT_EQ(result.end, TrainResult::End::kEarlyStop);
   EXPECT_EQ(result.steps, result.best_step + 6);
@@ -330,7 +330,7 @@ TEST_F(TrainerTest, StopsEarlyAndKeepsTheBest) {
 
 TEST_F(TrainerTest, NamesStepAndLayerOfTheFirstNonFiniteValue) {
   TrainOptions options = Options();
-  Run run(options, directory_);
+  Lab run(options, directory_);
   std::atomic<bool> stop = false;
   Trainer::Callbacks callbacks;
   callbacks.on_step = [&](const StepMetrics& m) {
@@ -352,7 +352,7 @@ TEST_F(TrainerTest, Fp16SkipsOverflowedStepsAndLowersTheScale) {
   TrainOptions options = Options();
   options.precision = Precision::kFp16;
   options.steps = 6;
-  Run run(options);
+  Lab run(options);
   LossScaler scaler(true);
   std::vector<StepMetrics> steps;
   // A huge final gain makes scaled gradients overflow fp16 while the forward stays finite.

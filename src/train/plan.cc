@@ -1,0 +1,97 @@
+#include "train/plan.h"
+
+#include <algorithm>
+#include <chrono>
+#include <fstream>
+
+namespace cambium {
+namespace {
+
+int64_t StatusBytes(const std::string& field) {
+  std::ifstream status("/proc/self/status");
+  for (std::string line; std::getline(status, line);) {
+    if (line.starts_with(field)) return std::stoll(line.substr(field.size())) * 1024;
+  }
+  return 0;
+}
+
+// About `rows` rows in sequences as long as the data's are on average, every token trained.
+std::vector<Example> Probe(const std::vector<Example>& examples, int64_t rows) {
+  int64_t tokens = 0;
+  for (const Example& example : examples) tokens += static_cast<int64_t>(example.ids.size());
+  const int64_t length = std::clamp<int64_t>(tokens / static_cast<int64_t>(examples.size()), 2, rows);
+  std::vector<int32_t> stream;
+  for (size_t i = 0; static_cast<int64_t>(stream.size()) < rows; i = (i + 1) % examples.size()) {
+    stream.insert(stream.end(), examples[i].ids.begin(), examples[i].ids.end());
+  }
+  std::vector<Example> probe;
+  for (int64_t begin = 0; begin < rows; begin += length) {
+    const int64_t end = std::min(rows, begin + length);
+    Example& example = probe.emplace_back();
+    example.ids.assign(stream.begin() + begin, stream.begin() + end);
+    example.trained.assign(example.ids.size(), 1);
+    example.trained[0] = 0;
+  }
+  return probe;
+}
+
+}  // namespace
+
+int64_t ResidentBytes() { return StatusBytes("VmRSS:"); }
+int64_t PeakResidentBytes() { return StatusBytes("VmHWM:"); }
+
+TrainPlan MakePlan(Trainer& trainer, Transformer& model, const std::vector<Example>& examples,
+                   const BatchOptions& batch, int64_t resident_before) {
+  TrainPlan plan;
+  plan.parameters = trainer.optimizer().parameters();
+  plan.steps = trainer.total_steps();
+  Batches batches(examples, batch);
+  DataCursor cursor;
+  int64_t epoch_steps = 0, epoch_rows = 0;
+  while (cursor.epoch == 0) {
+    epoch_rows += batches.Next(cursor).rows;
+    ++epoch_steps;
+  }
+  plan.rows = static_cast<int64_t>(static_cast<double>(epoch_rows) * static_cast<double>(plan.steps) /
+                                   static_cast<double>(epoch_steps));
+  plan.max_rows = batches.MaxRows(0);
+
+  const auto probe = [&](int64_t rows) {
+    const std::vector<Example> some = Probe(examples, rows);
+    std::vector<const Example*> micro;
+    for (const Example& example : some) micro.push_back(&example);
+    const auto start = std::chrono::steady_clock::now();
+    trainer.ForwardBackward(micro, 1e-6f, 0);
+    const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start;
+    plan.tokens_per_s = static_cast<double>(rows) / elapsed.count();
+    return static_cast<double>(trainer.tape_bytes() + model.workspace().peak_bytes());
+  };
+  const double small = probe(128), large = probe(256);
+  const double slope = (large - small) / 128;
+  const ModelConfig& c = model.config();
+  const double kv = static_cast<double>(8 * c.kv_heads * c.head_dim * plan.max_rows);
+  // One page of logits less for micro-batches below a chunk is not worth a case.
+  const double pass = std::max(small, large + slope * static_cast<double>(plan.max_rows - 256));
+  plan.peak_bytes = resident_before + trainer.optimizer().bytes() + static_cast<int64_t>(pass + kv);
+  plan.seconds = static_cast<double>(plan.rows) / plan.tokens_per_s;
+  return plan;
+}
+
+std::string MaskPreview(const Example& example, const Tokenizer& tokenizer, bool color, int64_t max_tokens) {
+  std::string text;
+  bool inside = false;
+  const auto mark = [&](bool trained) {
+    if (trained == inside) return;
+    inside = trained;
+    text += color ? (trained ? "\033[32m" : "\033[0m") : (trained ? "[" : "]");
+  };
+  const size_t shown = std::min(example.ids.size(), static_cast<size_t>(max_tokens));
+  for (size_t i = 0; i < shown; ++i) {
+    mark(example.trained[i] != 0);
+    text += tokenizer.Piece(example.ids[i]);
+  }
+  mark(false);
+  return shown < example.ids.size() ? text + " ..." : text;
+}
+
+}  // namespace cambium
