@@ -16,7 +16,7 @@ namespace {
 
 using nlohmann::json;
 
-struct Run {
+struct Outcome {
   int code = 0;
   std::string out, err;
 };
@@ -27,7 +27,7 @@ std::string ReadAll(const std::filesystem::path& path) {
 }
 
 // Runs `cambium ARGUMENTS` in a shell, whose redirections and pipes may follow the arguments.
-Run Cambium(const std::string& arguments, const std::string& before = "") {
+Outcome Cambium(const std::string& arguments, const std::string& before = "") {
   const auto directory = std::filesystem::path(testing::TempDir());
   const std::string id = std::to_string(getpid());
   const auto out = directory / ("cli_out_" + id), err = directory / ("cli_err_" + id);
@@ -40,7 +40,7 @@ Run Cambium(const std::string& arguments, const std::string& before = "") {
 // One line, "error: ...", with `part` in it; nothing on stdout.
 void ExpectError(const std::string& arguments, int code, const std::string& part, const std::string& before = "") {
   SCOPED_TRACE(arguments);
-  const Run run = Cambium(arguments, before);
+  const Outcome run = Cambium(arguments, before);
   EXPECT_EQ(run.code, code);
   EXPECT_EQ(run.out, "");
   EXPECT_EQ(run.err.rfind("error: ", 0), 0u) << run.err;
@@ -87,7 +87,7 @@ TEST(Cli, DataErrorsAreOneLineAndCodeThree) {
 
 TEST(Cli, AFullDiskIsCodeFour) {
   if (!std::filesystem::exists("/dev/full")) GTEST_SKIP();
-  const Run run = Cambium("version > /dev/full");
+  const Outcome run = Cambium("version > /dev/full");
   EXPECT_EQ(run.code, 4);
   EXPECT_NE(run.err.find("error: standard output: "), std::string::npos);
 }
@@ -138,13 +138,13 @@ class CliWithModel : public testing::Test {
 };
 
 TEST_F(CliWithModel, GenerateStreamsTextAndPrintsRates) {
-  const Run plain = Cambium("generate " + Model() + "-p 'The capital of France is' -n 6 --temp 0");
+  const Outcome plain = Cambium("generate " + Model() + "-p 'The capital of France is' -n 6 --temp 0");
   ASSERT_EQ(plain.code, 0) << plain.err;
   EXPECT_NE(plain.out.find("Paris"), std::string::npos) << plain.out;
   EXPECT_NE(plain.err.find("tokens/s"), std::string::npos) << plain.err;
   EXPECT_EQ(plain.err.find('\033'), std::string::npos) << "no colour where stderr is no terminal";
 
-  const Run quiet = Cambium("generate " + Model() + "-p 'The capital of France is' -n 6 --temp 0 --json --quiet");
+  const Outcome quiet = Cambium("generate " + Model() + "-p 'The capital of France is' -n 6 --temp 0 --json --quiet");
   EXPECT_EQ(quiet.err, "");
   const json result = json::parse(quiet.out);
   EXPECT_EQ(result["text"].get<std::string>() + "\n", plain.out);
@@ -188,7 +188,7 @@ TEST_F(CliWithModel, SeedsStopsAndBiases) {
 }
 
 TEST_F(CliWithModel, ChatKeepsSpecialTokensOfTheUserPlain) {
-  const Run run = Cambium("generate " + Model() + "--chat -p 'Say hello.' -n 8 --temp 0 --json -q");
+  const Outcome run = Cambium("generate " + Model() + "--chat -p 'Say hello.' -n 8 --temp 0 --json -q");
   ASSERT_EQ(run.code, 0) << run.err;
   EXPECT_NE(json::parse(run.out)["text"], "");
   // With and without the end token in the user's text the prompt differs by the plain spelling, several tokens long.
@@ -236,7 +236,7 @@ TEST_F(CliWithModel, BadInputToALoadedModel) {
 
 TEST_F(CliWithModel, ChatReadsLinesAndCommands) {
   const std::string saved = testing::TempDir() + "/cli_chat.json";
-  const Run run = Cambium("run " + Model() + "--temp 0 -n 8 --json -q",
+  const Outcome run = Cambium("run " + Model() + "--temp 0 -n 8 --json -q",
                           "printf 'Hello.\\n/set predict 4\\nAnd again?\\n/save " + saved + "\\n/exit\\nlost\\n' | ");
   ASSERT_EQ(run.code, 0) << run.err;
   std::istringstream lines(run.out);
@@ -264,9 +264,9 @@ TEST_F(CliWithModel, BenchHasTheDocumentedKeys) {
 }
 
 TEST_F(CliWithModel, InterruptIsCode130) {
-  const Run run = Cambium("generate " + Model() + "-p 'Once' -n 100000 -c 8192 --ignore-eos -q", "timeout -s INT 1 ");
+  const Outcome run = Cambium("generate " + Model() + "-p 'Once' -n 100000 --ignore-eos -q", "timeout -s INT 1 ");
   EXPECT_EQ(run.code, 124) << "timeout saw it end after its signal";
-  const Run code = Cambium("generate " + Model() + "-p 'Once' -n 100000 -c 8192 --ignore-eos -q",
+  const Outcome code = Cambium("generate " + Model() + "-p 'Once' -n 100000 --ignore-eos -q",
                            "timeout --preserve-status -s INT 1 ");
   EXPECT_EQ(code.code, 130);
 }

@@ -23,9 +23,13 @@ void AddOutput(CLI::App& verb, OutputFlags& flags) {
   verb.add_flag("-q,--quiet", flags.quiet, "Print nothing on standard error but errors");
 }
 
-void AddModel(CLI::App& verb, ModelFlags& flags) {
-  verb.add_option("MODEL", flags.model, "A GGUF file, a Hugging Face directory, a cached name, or an alias (smollm2)")
+void AddModelName(CLI::App& verb, std::string& model) {
+  verb.add_option("MODEL", model, "A GGUF file, a Hugging Face directory, a cached name, or an alias (smollm2)")
       ->required();
+}
+
+void AddModel(CLI::App& verb, ModelFlags& flags) {
+  AddModelName(verb, flags.model);
   verb.add_option("-t,--threads", flags.engine.threads, "Threads (0: every core that may be used)")
       ->envname("CAMBIUM_THREADS");
   verb.add_option("-c,--ctx-size", flags.engine.context, "Tokens of context (0: the model's own, at most 4096)");

@@ -20,6 +20,8 @@ struct OutputFlags {
 };
 void AddOutput(CLI::App& verb, OutputFlags& flags);
 
+// MODEL alone.
+void AddModelName(CLI::App& verb, std::string& model);
 // MODEL, and how it is loaded.
 struct ModelFlags {
   std::string model;
