@@ -27,16 +27,19 @@ ThreadPool::ThreadPool(int threads) {
 ThreadPool::~ThreadPool() {
   {
     std::lock_guard lock(mutex_);
-    stop_ = true;
-    generation_.fetch_add(1, std::memory_order_release);
+    stop_.store(true, std::memory_order_seq_cst);
   }
   wake_.notify_all();
   for (std::thread& worker : workers_) worker.join();
 }
 
-void ThreadPool::Drain(int thread) {
-  for (int64_t task; (task = next_.fetch_add(1, std::memory_order_relaxed)) < tasks_;) {
-    function_(context_, task, thread);
+void ThreadPool::Drain(uint32_t generation, int thread) {
+  uint64_t ticket = ticket_.load(std::memory_order_acquire);
+  while (ticket >> 32 == generation && static_cast<uint32_t>(ticket) != 0) {
+    if (!ticket_.compare_exchange_weak(ticket, ticket - 1, std::memory_order_acquire)) continue;
+    function_(context_, tasks_ - static_cast<int64_t>(static_cast<uint32_t>(ticket)), thread);
+    done_.fetch_add(1, std::memory_order_release);
+    ticket = ticket_.load(std::memory_order_acquire);
   }
 }
 
@@ -44,15 +47,15 @@ void ThreadPool::RunErased(int64_t tasks, Function function, const void* context
   function_ = function;
   context_ = context;
   tasks_ = tasks;
-  next_.store(0, std::memory_order_relaxed);
-  running_.store(static_cast<int>(workers_.size()), std::memory_order_relaxed);
-  generation_.fetch_add(1, std::memory_order_seq_cst);
+  done_.store(0, std::memory_order_relaxed);
+  const uint32_t generation = static_cast<uint32_t>(ticket_.load(std::memory_order_relaxed) >> 32) + 1;
+  ticket_.store(uint64_t{generation} << 32 | static_cast<uint32_t>(tasks), std::memory_order_seq_cst);
   if (sleepers_.load(std::memory_order_seq_cst) > 0) {
     std::lock_guard lock(mutex_);
     wake_.notify_all();
   }
-  Drain(0);
-  for (int spins = 0; running_.load(std::memory_order_acquire) != 0; ++spins) {
+  Drain(generation, 0);
+  for (int spins = 0; done_.load(std::memory_order_acquire) != tasks; ++spins) {
     if (spins < kSpins) {
       Pause();
     } else {
@@ -62,23 +65,25 @@ void ThreadPool::RunErased(int64_t tasks, Function function, const void* context
 }
 
 void ThreadPool::WorkerLoop(int thread) {
-  uint64_t seen = 0;
+  uint32_t seen = 0;
+  const auto news = [&] {
+    return static_cast<uint32_t>(ticket_.load(std::memory_order_seq_cst) >> 32) != seen ||
+           stop_.load(std::memory_order_relaxed);
+  };
   while (true) {
-    int spins = 0;
-    while (generation_.load(std::memory_order_acquire) == seen) {
-      if (++spins < kSpins) {
+    for (int spins = 0; !news(); ++spins) {
+      if (spins < kSpins) {
         Pause();
         continue;
       }
       std::unique_lock lock(mutex_);
       sleepers_.fetch_add(1, std::memory_order_seq_cst);
-      wake_.wait(lock, [&] { return generation_.load(std::memory_order_seq_cst) != seen; });
+      wake_.wait(lock, news);
       sleepers_.fetch_sub(1, std::memory_order_relaxed);
     }
-    ++seen;
-    if (stop_) return;
-    Drain(thread);
-    running_.fetch_sub(1, std::memory_order_release);
+    if (stop_.load(std::memory_order_relaxed)) return;
+    seen = static_cast<uint32_t>(ticket_.load(std::memory_order_acquire) >> 32);
+    Drain(seen, thread);
   }
 }
 

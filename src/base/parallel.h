@@ -21,7 +21,7 @@ class ThreadPool {
   int threads() const { return static_cast<int>(workers_.size()) + 1; }
 
   // Calls f(task, thread) for every task in [0, tasks), thread in [0, threads()), and returns when all are done.
-  // f must not throw and must not call Run.
+  // f must not throw and must not call Run. At most 2^32 - 1 tasks.
   template <class F>
   void Run(int64_t tasks, const F& f) {
     if (tasks <= 1 || workers_.empty()) {
@@ -37,19 +37,21 @@ class ThreadPool {
   using Function = void (*)(const void* context, int64_t task, int thread);
   void RunErased(int64_t tasks, Function function, const void* context);
   void WorkerLoop(int thread);
-  void Drain(int thread);
+  void Drain(uint32_t generation, int thread);
 
-  std::vector<std::thread> workers_;
+  // The job: written before its ticket is published, and stable until its last task is done.
   Function function_ = nullptr;
   const void* context_ = nullptr;
   int64_t tasks_ = 0;
-  alignas(64) std::atomic<int64_t> next_{0};
-  alignas(64) std::atomic<uint64_t> generation_{0};
-  alignas(64) std::atomic<int> running_{0};
+  // High half: the job's generation; low half: tasks that nobody has taken yet. A worker that wakes late finds another
+  // generation or nothing left; nobody waits for it.
+  alignas(64) std::atomic<uint64_t> ticket_{0};
+  alignas(64) std::atomic<int64_t> done_{0};
   std::mutex mutex_;
   std::condition_variable wake_;
   std::atomic<int> sleepers_{0};
-  bool stop_ = false;
+  std::atomic<bool> stop_{false};
+  std::vector<std::thread> workers_;
 };
 
 // The number of hardware threads this process may use.
