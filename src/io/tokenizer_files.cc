@@ -201,7 +201,8 @@ void SetTokenizer(GgufWriter& writer, const TokenizerSpec& spec, int64_t vocab) 
     writer.Set("tokenizer.ggml.merges", std::span<const std::string>(merges));
   }
   const auto set_id = [&](const char* key, int32_t id) {
-    if (id >= 0) writer.Set(key, static_cast<uint32_t>(id));
+    // A SentencePiece file that leaves an id out means the usual one, so "none" has to be said.
+    if (id >= 0 || sentence_piece) writer.Set(key, static_cast<uint32_t>(id));
   };
   set_id("tokenizer.ggml.bos_token_id", spec.bos);
   set_id("tokenizer.ggml.eos_token_id", spec.eos);
@@ -218,6 +219,7 @@ void WriteTokenizerJson(const TokenizerSpec& spec, const std::string& directory)
   ordered_json config = {{"tokenizer_class", "PreTrainedTokenizerFast"},
                          {"add_bos_token", spec.add_bos},
                          {"add_eos_token", spec.add_eos},
+                         {"model_input_names", ordered_json::array({"input_ids", "attention_mask"})},
                          {"clean_up_tokenization_spaces", false}};
   const auto name = [&](const char* key, int32_t id) {
     if (id >= 0) config[key] = spec.pieces[static_cast<size_t>(id)];
