@@ -19,9 +19,7 @@
 namespace cambium {
 namespace {
 
-double Seconds() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
+double Seconds() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
 // The least time of every piece of a repeated job, summed: what the job takes when nobody interrupts it.
 class LeastTimes {
@@ -69,8 +67,13 @@ struct Model {
   // Super-blocks of 256 do not divide 576: those formats are measured with a hidden size of 512.
   Model(ThreadPool& pool, DType dtype, DType head_dtype) : hidden(Info(dtype).block == 256 ? 512 : 576) {
     for (int layer = 0; layer < 30; ++layer) {
-      for (const auto& [out, in] : {std::pair<int64_t, int64_t>{hidden, hidden}, {192, hidden}, {192, hidden},
-                                    {hidden, hidden}, {1536, hidden}, {1536, hidden}, {hidden, 1536}}) {
+      for (const auto& [out, in] : {std::pair<int64_t, int64_t>{hidden, hidden},
+                                    {192, hidden},
+                                    {192, hidden},
+                                    {hidden, hidden},
+                                    {1536, hidden},
+                                    {1536, hidden},
+                                    {hidden, 1536}}) {
         matrices.push_back(Synthetic(pool, dtype, out, in));
       }
     }
@@ -114,7 +117,8 @@ double ReadBandwidth(ThreadPool& pool, double budget) {
   constexpr int64_t kPiece = int64_t{1} << 20;
   const int64_t pieces = static_cast<int64_t>(buffer.bytes()) / kPiece;
   std::vector<uint64_t> sums(pieces);
-  for (size_t i = 0; i < buffer.bytes() / 8; i += 512) buffer.as<uint64_t>()[i] = i;  // untouched pages are one zero page
+  for (size_t i = 0; i < buffer.bytes() / 8; i += 512)
+    buffer.as<uint64_t>()[i] = i;  // untouched pages are one zero page
   const double seconds = Best(budget, [&](LeastTimes& times) {
     const auto read = [&](int64_t piece, int) {
       const uint64_t* from = buffer.as<uint64_t>() + piece * kPiece / 8;
@@ -146,27 +150,32 @@ void Run(int threads, double budget) {
                static_cast<double>(model.bytes(true)) * 1e-6);
     double one = 0;
     for (const int rows : {1, 2, 3, 4, 6, 8, 12, 16}) {
-      const double t =
-          Best(budget, [&](LeastTimes& times) { model.Pass(pool, workspace, Compute::kInt8, rows, true, x.data(), y.data(), times); });
+      const double t = Best(budget, [&](LeastTimes& times) {
+        model.Pass(pool, workspace, Compute::kInt8, rows, true, x.data(), y.data(), times);
+      });
       if (rows == 1) one = t;
       const double rate = static_cast<double>(model.bytes(true)) / t;
       fmt::print("{:5} {:7.2f} {:6.1f} {:7.0f}% {:8.0f} {:9.2f}\n", rows, t * 1e3, rate * 1e-9, 100 * rate / dram,
                  2e-9 * rows * model.multiplies(true) / t, t / one);
     }
     for (const int rows : {64, 512}) {
-      const double t =
-          Best(budget, [&](LeastTimes& times) { model.Pass(pool, workspace, Compute::kInt8, rows, false, x.data(), y.data(), times); });
+      const double t = Best(budget, [&](LeastTimes& times) {
+        model.Pass(pool, workspace, Compute::kInt8, rows, false, x.data(), y.data(), times);
+      });
       fmt::print("{:5} {:7.2f} without the head: {:.0f} tokens/s, {:.0f} GOP/s\n", rows, t * 1e3, rows / t,
                  2e-9 * rows * model.multiplies(false) / t);
     }
   }
 
-  fmt::print("each format alone, all layers and head\n format   MB     n=1 ms   GB/s   n=8 ms  T(8)/T(1)  n=512 tokens/s\n");
+  fmt::print(
+      "each format alone, all layers and head\n format   MB     n=1 ms   GB/s   n=8 ms  T(8)/T(1)  n=512 tokens/s\n");
   for (const DType dtype : {DType::kQ4_0, DType::kQ4_1, DType::kQ5_0, DType::kQ5_1, DType::kQ4_K, DType::kQ5_K,
                             DType::kQ6_K, DType::kQ8_0, DType::kF16, DType::kBF16, DType::kF32}) {
     Model model(pool, dtype, dtype);
     const auto pass = [&](int rows, bool head) {
-      return Best(budget, [&](LeastTimes& times) { model.Pass(pool, workspace, Compute::kInt8, rows, head, x.data(), y.data(), times); });
+      return Best(budget, [&](LeastTimes& times) {
+        model.Pass(pool, workspace, Compute::kInt8, rows, head, x.data(), y.data(), times);
+      });
     };
     const double one = pass(1, true), eight = pass(8, true), many = pass(512, false);
     fmt::print("{:>6} {:6.1f} {:9.2f} {:6.1f} {:8.2f} {:9.2f} {:12.0f}\n", Info(dtype).name,

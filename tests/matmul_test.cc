@@ -1,4 +1,4 @@
-#include "base/simd_targets.h"
+#include "ops/matmul.h"
 
 #include <gtest/gtest.h>
 
@@ -11,9 +11,9 @@
 
 #include "base/isa.h"
 #include "base/random.h"
+#include "base/simd_targets.h"
 #include "hwy/highway.h"
 #include "hwy/targets.h"
-#include "ops/matmul.h"
 #include "ops/panel.h"
 #include "tensor/half.h"
 #include "tensor/quantize.h"
@@ -172,7 +172,8 @@ TEST(PackedMatrix, TakesNoMoreMemoryThanTheFile) {
   ThreadPool pool(1);
   for (const DType dtype : kAll) {
     const Weights w(dtype, 64, 1536);
-    const double ratio = static_cast<double>(PackedMatrix(pool, w.tensor).bytes()) / static_cast<double>(w.stored.size());
+    const double ratio =
+        static_cast<double>(PackedMatrix(pool, w.tensor).bytes()) / static_cast<double>(w.stored.size());
     EXPECT_LE(ratio, 1.03) << Info(dtype).name;  // K-quants keep a byte for each 6-bit scale
   }
 }

@@ -1,10 +1,13 @@
 #include "ops/matmul.h"
 
-#include "base/simd_targets.h"
-
 #include <algorithm>
+#include <memory>
+#include <mutex>
+#include <tuple>
+#include <utility>
 #include <vector>
 
+#include "base/simd_targets.h"
 #include "hwy/targets.h"
 #include "ops/gemm.h"
 #include "ops/matmul_kernels.h"
@@ -14,6 +17,29 @@
 
 namespace cambium {
 namespace {
+
+// Matrices of a model lie side by side in slabs, so that small ones are in huge pages too and prefetching runs from one
+// into the next: 1.5 times the bandwidth of a block each. A slab lives as long as a matrix in it.
+std::pair<std::shared_ptr<Buffer>, uint8_t*> AllocatePanels(size_t bytes) {
+  constexpr size_t kSlab = size_t{32} << 20, kSmall = size_t{64} << 10;
+  if (bytes < kSmall || bytes > kSlab / 4) {
+    auto own = std::make_shared<Buffer>(bytes);
+    return {own, own->as<uint8_t>()};
+  }
+  static std::mutex mutex;
+  static std::weak_ptr<Buffer> current;
+  static size_t used = 0;
+  const std::lock_guard lock(mutex);
+  std::shared_ptr<Buffer> slab = current.lock();
+  if (slab == nullptr || used + bytes > slab->bytes()) {
+    slab = std::make_shared<Buffer>(kSlab);
+    current = slab;
+    used = 0;
+  }
+  uint8_t* panels = slab->as<uint8_t>() + used;
+  used += bytes;  // panels are whole cache lines
+  return {slab, panels};
+}
 
 // Packs panels [begin, end) in parallel; source row of packed row r is row_order[r], or r.
 void PackPanels(ThreadPool& pool, Tensor weights, std::span<const int32_t> row_order, int64_t begin, int64_t end,
@@ -72,8 +98,8 @@ struct PanelRange {
   int64_t begin, end;
 };
 
-// Large pieces first and single panels last, so that threads finish together. How panels fall into pieces depends on the
-// thread count, what is summed does not.
+// Large pieces first and single panels last, so that threads finish together. How panels fall into pieces depends on
+// the thread count, what is summed does not.
 std::vector<PanelRange> CutPanels(int64_t panels, int threads) {
   std::vector<PanelRange> ranges;
   for (int64_t begin = 0; begin < panels;) {
@@ -96,11 +122,18 @@ void MultiplyPanels(const KernelTable& kernels, std::span<const Product> product
     const int64_t begin = std::max<int64_t>(0, range.begin - first), end = std::min(panels, range.end - first);
     for (int64_t p = begin; p < end; ++p) {
       const uint8_t* panel = w.panels() + p * layout.bytes;
-      PanelCall call = {.dtype = w.dtype(), .rows = 0, .panel = panel, .next = panel + (p + 1 < end ? layout.bytes : 0),
-                        .layout = &layout, .in = in, .x8 = nullptr, .x = nullptr, .y = nullptr,
+      PanelCall call = {.dtype = w.dtype(),
+                        .rows = 0,
+                        .panel = panel,
+                        .layout = &layout,
+                        .in = in,
+                        .x8 = nullptr,
+                        .x = nullptr,
+                        .y = nullptr,
                         .y_stride = product.y.columns(),
                         .bias = product.bias == nullptr ? nullptr : product.bias + p * kPanel,
-                        .outputs = static_cast<int>(std::min<int64_t>(kPanel, w.out() - p * kPanel))};
+                        .outputs = static_cast<int>(std::min<int64_t>(kPanel, w.out() - p * kPanel)),
+                        .prefetch = row_begin == 0};
       for (int64_t row = row_begin; row < row_end; row += group) {
         call.rows = static_cast<int>(std::min(group, rows - row));
         call.y = product.y.f32() + row * call.y_stride + p * kPanel;
@@ -111,7 +144,7 @@ void MultiplyPanels(const KernelTable& kernels, std::span<const Product> product
           call.x = activations.x + row * in;
           kernels.f32(call);
         }
-        call.next = panel;
+        call.prefetch = false;
       }
     }
     first += panels;
@@ -124,7 +157,8 @@ void MultiplyAll(ThreadPool& pool, const KernelTable& kernels, std::span<const P
   for (const Product& product : products) panels += Panels(product.w->out());
   const std::vector<PanelRange> ranges = CutPanels(panels, pool.threads());
   const int64_t group = kernels.max_rows, count = static_cast<int64_t>(ranges.size());
-  const int64_t chunk = std::max<int64_t>(1, kChunkBytes / (in * static_cast<int64_t>(sizeof(ActBlock)) / kBlock * group)) * group;
+  const int64_t chunk =
+      std::max<int64_t>(1, kChunkBytes / (in * static_cast<int64_t>(sizeof(ActBlock)) / kBlock * group)) * group;
   pool.Run((rows + chunk - 1) / chunk * count, [&](int64_t task, int) {
     const int64_t row = task / count * chunk;
     MultiplyPanels(kernels, products, activations, in, rows, row, std::min(rows, row + chunk), ranges[task % count]);
@@ -179,14 +213,15 @@ PackedMatrix::PackedMatrix(ThreadPool& pool, Tensor weights, std::span<const int
   Check(in_ % Info(dtype_).block == 0, "a row of weights is whole blocks");
   Check(row_order.empty() || static_cast<int64_t>(row_order.size()) == out_, "row_order names every row once");
   const int64_t panels = Panels(out_), panel_bytes = PanelLayout(dtype_, in_).bytes;
-  buffer_ = Buffer(static_cast<size_t>(panels * panel_bytes));
+  bytes_ = panels * panel_bytes;
+  std::tie(memory_, panels_) = AllocatePanels(static_cast<size_t>(bytes_));
   // Without a permutation the source is given back in pieces, so that the two copies never exist together.
   constexpr int64_t kPieceBytes = int64_t{4} << 20;
-  const int64_t piece = row_order.empty() ? std::max<int64_t>(1, kPieceBytes / std::max<int64_t>(1, panel_bytes))
-                                          : panels;
+  const int64_t piece =
+      row_order.empty() ? std::max<int64_t>(1, kPieceBytes / std::max<int64_t>(1, panel_bytes)) : panels;
   for (int64_t begin = 0; begin < panels; begin += piece) {
     const int64_t end = std::min(panels, begin + piece);
-    PackPanels(pool, weights, row_order, begin, end, buffer_.as<uint8_t>());
+    PackPanels(pool, weights, row_order, begin, end, panels_);
     if (release != nullptr) release(context, begin * kPanel, std::min(out_, end * kPanel) - begin * kPanel);
   }
 }
@@ -207,7 +242,7 @@ void PackedMatrix::Unpack(ThreadPool& pool, Tensor dst) const {
 void PackedMatrix::Repack(ThreadPool& pool, Tensor weights) {
   Check(!IsQuantized(dtype_) && weights.dtype == dtype_, "Repack keeps a dense type");
   Check(weights.rows() == out_ && weights.columns() == in_, "Repack keeps the shape");
-  PackPanels(pool, weights, {}, 0, Panels(out_), buffer_.as<uint8_t>());
+  PackPanels(pool, weights, {}, 0, Panels(out_), panels_);
 }
 
 }  // namespace cambium

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <span>
 
 #include "base/parallel.h"
@@ -21,6 +22,8 @@ enum class Compute : uint8_t {
 class PackedMatrix {
  public:
   PackedMatrix() = default;
+  PackedMatrix(PackedMatrix&&) = default;
+  PackedMatrix& operator=(PackedMatrix&&) = default;
   // weights [out, in] of any dtype. row_order, if not empty, is the source row of each packed row (undoes GGUF's q/k
   // permutation). `release` is called with (first source row, rows) when those rows are no longer needed, so that a
   // mapped file need not stay resident beside its packed copy; may be null.
@@ -30,8 +33,8 @@ class PackedMatrix {
   int64_t out() const { return out_; }
   int64_t in() const { return in_; }
   DType dtype() const { return dtype_; }
-  int64_t bytes() const { return static_cast<int64_t>(buffer_.bytes()); }
-  explicit operator bool() const { return static_cast<bool>(buffer_); }
+  int64_t bytes() const { return bytes_; }
+  explicit operator bool() const { return memory_ != nullptr; }
 
   // Decodes row `row` (or rows [row, row + rows)) to f32: embedding lookups, merges, exports.
   void UnpackRow(int64_t row, float* dst) const;
@@ -39,11 +42,12 @@ class PackedMatrix {
   // Replaces the values, keeping shape; for f32, f16 and bf16 matrices only (full fine-tuning).
   void Repack(ThreadPool& pool, Tensor weights);
 
-  const uint8_t* panels() const { return buffer_.as<uint8_t>(); }
+  const uint8_t* panels() const { return panels_; }
 
  private:
-  Buffer buffer_;
-  int64_t out_ = 0, in_ = 0;
+  std::shared_ptr<Buffer> memory_;  // shared with the matrices packed before and after
+  uint8_t* panels_ = nullptr;
+  int64_t out_ = 0, in_ = 0, bytes_ = 0;
   DType dtype_ = DType::kF32;
 };
 

@@ -1,8 +1,7 @@
-#include "base/simd_targets.h"
-
 #include <bit>
 #include <cstring>
 
+#include "base/simd_targets.h"
 #include "hwy/base.h"
 #include "ops/matmul_kernels.h"
 
@@ -67,14 +66,12 @@ struct Block {
     return _mm256_xor_ps(_mm256_mul_ps(HalfVector(supers + 32), minimum), _mm256_set1_ps(-0.0f));
   }
 
-  HWY_INLINE void Prefetch(int64_t distance) const {
-    for (int line = 0; line < kPlanes.quants; line += 64) {
-      _mm_prefetch(reinterpret_cast<const char*>(quants + distance + line), _MM_HINT_T0);
-    }
-    for (int line = 0; line < kPlanes.high; line += 64) {
-      _mm_prefetch(reinterpret_cast<const char*>(high + distance + line), _MM_HINT_T0);
-    }
-    _mm_prefetch(reinterpret_cast<const char*>(scales + distance), _MM_HINT_T0);
+  // Fetches what lies 12 KiB further on: a panel and the next ones are one run of memory, and each block asks for its
+  // share of it.
+  static HWY_INLINE void Prefetch(const uint8_t* panel, int64_t index) {
+    constexpr int kShare = kPlanes.quants + kPlanes.high + kPlanes.scales + kPlanes.supers / kSuper;
+    const char* at = reinterpret_cast<const char*>(panel + index * kShare + 12288);
+    for (int line = 0; line < kShare; line += 64) _mm_prefetch(at + line, _MM_HINT_T0);
   }
 
   const uint8_t *quants, *high, *scales, *supers;
@@ -133,13 +130,13 @@ HWY_INLINE void Dots(const Block<kType>& block, const ActBlock* x, int begin, __
 template <DType kType, int kRows>
 HWY_INLINE void Int8Half(const PanelCall& call, int half) {
   using B = Block<kType>;
-  const int64_t blocks = call.in / kBlock, ahead = half == 0 ? call.next - call.panel : 0;
+  const int64_t blocks = call.in / kBlock;
   const ActBlock* x = call.x8;
   __m256 y[kRows];
   for (int r = 0; r < kRows; ++r) y[r] = _mm256_setzero_ps();
   for (int64_t b = 0; b < blocks; ++b, x += kRows) {
     const B block(*call.layout, call.panel, b, half);
-    if (ahead != 0) block.Prefetch(ahead);
+    if (call.prefetch && half == 0) B::Prefetch(call.panel, b);
     for (int part = 0; part < (B::kTwoScales ? 2 : 1); ++part) {
       __m256i dot[kRows];
       for (int r = 0; r < kRows; ++r) {
@@ -225,7 +222,7 @@ template <DType kType, int kRows>
 void F32Rows(const PanelCall& call) noexcept {
   __m256 y[2][kRows];
   for (int r = 0; r < kRows; ++r) y[0][r] = y[1][r] = _mm256_setzero_ps();
-  const auto multiply = [&](const float* x, const __m256 (&w)[2]) {
+  const auto multiply = [&](const float* x, const __m256(&w)[2]) {
     for (int r = 0; r < kRows; ++r) {
       const __m256 a = _mm256_set1_ps(x[r * call.in]);
       y[0][r] = _mm256_fmadd_ps(w[0], a, y[0][r]);
@@ -233,11 +230,10 @@ void F32Rows(const PanelCall& call) noexcept {
     }
   };
   if constexpr (IsDense(kType)) {
-    const int64_t ahead = call.next - call.panel;
     constexpr int kBytes = kType == DType::kF32 ? 64 : 32;
     for (int64_t k = 0; k < call.in; ++k) {
-      if (ahead != 0 && (k * kBytes) % 64 == 0) {
-        _mm_prefetch(reinterpret_cast<const char*>(call.panel + ahead + k * kBytes), _MM_HINT_T0);
+      if (call.prefetch) {
+        _mm_prefetch(reinterpret_cast<const char*>(call.panel + k * kBytes + 12288), _MM_HINT_T0);
       }
       multiply(call.x + k, {DenseVector<kType>(call.panel, k, 0), DenseVector<kType>(call.panel, k, 1)});
     }
@@ -259,9 +255,8 @@ void F32Rows(const PanelCall& call) noexcept {
 }
 
 void F32(const PanelCall& call) noexcept {
-  WithStored(call.dtype, [&]<DType kType>() {
-    WithRows<kMaxRows>(call.rows, [&]<int kRows>() { F32Rows<kType, kRows>(call); });
-  });
+  WithStored(call.dtype,
+             [&]<DType kType>() { WithRows<kMaxRows>(call.rows, [&]<int kRows>() { F32Rows<kType, kRows>(call); }); });
 }
 
 void Quantize(const float* x, int64_t blocks, ActBlock* to, int64_t stride) noexcept {

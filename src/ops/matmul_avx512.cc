@@ -1,8 +1,7 @@
-#include "base/simd_targets.h"
-
 #include <bit>
 #include <cstring>
 
+#include "base/simd_targets.h"
 #include "hwy/base.h"
 #include "ops/matmul_kernels.h"
 
@@ -71,11 +70,14 @@ struct Block {
     return _mm512_castsi512_ps(_mm512_xor_si512(_mm512_castps_si512(magnitude), _mm512_set1_epi32(INT32_MIN)));
   }
 
-  HWY_INLINE void Prefetch(int64_t distance) const {
-    for (int line = 0; line < kPlanes.quants; line += 64) _mm_prefetch(quants + distance + line, _MM_HINT_T0);
-    for (int line = 0; line < kPlanes.high; line += 64) _mm_prefetch(high + distance + line, _MM_HINT_T0);
-    _mm_prefetch(scales + distance, _MM_HINT_T0);
-    if constexpr (kPlanes.supers > 0) _mm_prefetch(supers + distance, _MM_HINT_T0);
+  // Fetches what lies kAhead bytes further on: a panel and the next ones are one run of memory, and each block asks for
+  // its share of it. Measured: 8 to 16 KiB ahead is best, twice as fast as following the planes; Q8_0 needs as many
+  // lines as the first level has fill buffers, so it goes to the second.
+  static HWY_INLINE void Prefetch(const uint8_t* panel, int64_t index) {
+    constexpr int kShare = kPlanes.quants + kPlanes.high + kPlanes.scales + kPlanes.supers / kSuper;
+    constexpr bool kFar = kType == DType::kQ8_0;
+    const uint8_t* at = panel + index * kShare + (kFar ? 16384 : 12288);
+    for (int line = 0; line < kShare; line += 64) _mm_prefetch(at + line, kFar ? _MM_HINT_T1 : _MM_HINT_T0);
   }
 
   const uint8_t *quants, *high, *scales, *supers;
@@ -97,10 +99,14 @@ struct Block {
   }
 };
 
-HWY_INLINE __m512i Broadcast(const int8_t* from) {
-  int32_t four;
-  std::memcpy(&four, from, 4);
-  return _mm512_set1_epi32(four);
+// acc + 16 x dot product of four unsigned weights with the four activations at `a`. In assembly, because GCC 12 does
+// not fold the broadcast into the instruction.
+HWY_INLINE __m512i Dot(__m512i acc, __m512i weights, const int8_t* a) {
+  struct Four {
+    int8_t values[4];
+  };
+  asm("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(acc) : "v"(weights), "m"(*reinterpret_cast<const Four*>(a)));
+  return acc;
 }
 
 HWY_INLINE void Store(const PanelCall& call, int row, __m512 y) {
@@ -112,14 +118,14 @@ HWY_INLINE void Store(const PanelCall& call, int row, __m512 y) {
 template <DType kType, int kRows>
 void Int8Rows(const PanelCall& call) noexcept {
   using B = Block<kType>;
-  const int64_t blocks = call.in / kBlock, ahead = call.next - call.panel;
+  const int64_t blocks = call.in / kBlock;
   const ActBlock* x = call.x8;
   __m512 y[kRows];
 #pragma GCC unroll 8
   for (int r = 0; r < kRows; ++r) y[r] = _mm512_setzero_ps();
   for (int64_t b = 0; b < blocks; ++b, x += kRows) {
     const B block(*call.layout, call.panel, b);
-    if (ahead != 0) block.Prefetch(ahead);
+    if (call.prefetch) B::Prefetch(call.panel, b);
     __m512i dot[kRows], dot_high[B::kTwoScales ? kRows : 1];
     for (int r = 0; r < kRows; ++r) {
       if constexpr (B::kTwoScales) {
@@ -137,9 +143,9 @@ void Int8Rows(const PanelCall& call) noexcept {
       block.Groups(v, first, second);
 #pragma GCC unroll 8
       for (int r = 0; r < kRows; ++r) {
-        dot[r] = _mm512_dpbusd_epi32(dot[r], first, Broadcast(x[r].q + 4 * v));
+        dot[r] = Dot(dot[r], first, x[r].q + 4 * v);
         __m512i& rest = B::kTwoScales ? dot_high[B::kTwoScales ? r : 0] : dot[r];
-        rest = _mm512_dpbusd_epi32(rest, second, Broadcast(x[r].q + 16 + 4 * v));
+        rest = Dot(rest, second, x[r].q + 16 + 4 * v);
       }
     }
     const __m512 d = block.Scale();
@@ -149,7 +155,8 @@ void Int8Rows(const PanelCall& call) noexcept {
     if constexpr (B::kTwoScales) {
       const __m512 d_high = block.ScaleOfHalf(1);
       for (int r = 0; r < kRows; ++r) {
-        y[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot_high[r]), _mm512_mul_ps(d_high, _mm512_set1_ps(x[r].scale)), y[r]);
+        y[r] =
+            _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot_high[r]), _mm512_mul_ps(d_high, _mm512_set1_ps(x[r].scale)), y[r]);
       }
     }
     if constexpr (B::kHasMinimum) {
@@ -215,10 +222,9 @@ void F32Rows(const PanelCall& call) noexcept {
 #pragma GCC unroll 8
   for (int r = 0; r < kRows; ++r) y[r] = _mm512_setzero_ps();
   if constexpr (IsDense(kType)) {
-    const int64_t ahead = call.next - call.panel;
     constexpr int kBytes = kType == DType::kF32 ? 64 : 32;
     for (int64_t k = 0; k < call.in; ++k) {
-      if (ahead != 0 && (k * kBytes) % 64 == 0) _mm_prefetch(call.panel + ahead + k * kBytes, _MM_HINT_T0);
+      if (call.prefetch) _mm_prefetch(call.panel + k * kBytes + 12288, _MM_HINT_T0);
       const __m512 w = DenseVector<kType>(call.panel, k);
       for (int r = 0; r < kRows; ++r) y[r] = _mm512_fmadd_ps(w, _mm512_set1_ps(call.x[r * call.in + k]), y[r]);
     }
@@ -238,9 +244,8 @@ void F32Rows(const PanelCall& call) noexcept {
 }
 
 void F32(const PanelCall& call) noexcept {
-  WithStored(call.dtype, [&]<DType kType>() {
-    WithRows<kMaxRows>(call.rows, [&]<int kRows>() { F32Rows<kType, kRows>(call); });
-  });
+  WithStored(call.dtype,
+             [&]<DType kType>() { WithRows<kMaxRows>(call.rows, [&]<int kRows>() { F32Rows<kType, kRows>(call); }); });
 }
 
 void Quantize(const float* x, int64_t blocks, ActBlock* to, int64_t stride) noexcept {

@@ -11,30 +11,30 @@ namespace cambium {
 struct ActBlock {
   int8_t q[kBlock];
   float scale;
-  float scaled_sum;      // scale * sum of q: pairs with the weights' minimum
-  int32_t neg_sum;       // -sum of q: pairs with the weights' offset
-  int32_t neg_sum_low;   // the same of q[0..15]
+  float scaled_sum;     // scale * sum of q: pairs with the weights' minimum
+  int32_t neg_sum;      // -sum of q: pairs with the weights' offset
+  int32_t neg_sum_low;  // the same of q[0..15]
 };
 static_assert(sizeof(ActBlock) == 48);
 
 // One panel times a group of rows: y[row][output] = sum over inputs in one fixed order, then + bias.
 struct PanelCall {
   DType dtype;
-  int rows;                    // of this group, at most KernelTable::max_rows
+  int rows;  // of this group, at most KernelTable::max_rows
   const uint8_t* panel;
-  const uint8_t* next;         // the panel to prefetch; `panel` itself if there is none
   const PanelLayout* layout;
   int64_t in;
-  const ActBlock* x8;          // int8 kernels: [in / 32][rows]
-  const float* x;              // f32 kernels: [rows][in]
-  float* y;                    // [rows][y_stride], already at the panel's first output
+  const ActBlock* x8;  // int8 kernels: [in / 32][rows]
+  const float* x;      // f32 kernels: [rows][in]
+  float* y;            // [rows][y_stride], already at the panel's first output
   int64_t y_stride;
-  const float* bias;           // of the panel's first output; may be null
-  int outputs;                 // 1 to 16 that exist
+  const float* bias;  // of the panel's first output; may be null
+  int outputs;        // 1 to 16 that exist
+  bool prefetch;      // the panels are being streamed from memory
 };
 
-// The kernels of one instruction set. Whatever `rows` is, an output's sum has the same order: for int8 kernels blocks of
-// 32 inputs ascending, for f32 kernels one multiply-add chain over the inputs ascending, from zero.
+// The kernels of one instruction set. Whatever `rows` is, an output's sum has the same order: for int8 kernels blocks
+// of 32 inputs ascending, for f32 kernels one multiply-add chain over the inputs ascending, from zero.
 struct KernelTable {
   int max_rows;
   void (*quantize)(const float* x, int64_t blocks, ActBlock* to, int64_t stride) noexcept;  // stride in ActBlocks

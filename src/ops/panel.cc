@@ -35,9 +35,7 @@ struct Target {
 };
 
 // Four bytes of group g of a K-quant sub-block, from 32-byte chunks that hold two sub-blocks in their nibbles.
-uint32_t KNibbles(const uint8_t* chunk, int shift, int group) {
-  return Load32(chunk + 4 * group) >> shift & kNibbles;
-}
+uint32_t KNibbles(const uint8_t* chunk, int shift, int group) { return Load32(chunk + 4 * group) >> shift & kNibbles; }
 
 void PackSimple(DType dtype, const uint8_t* src, int o, const Target& t) {
   const bool has_min = dtype == DType::kQ4_1 || dtype == DType::kQ5_1;

@@ -13,7 +13,8 @@ namespace cambium {
 //
 // Quantised types: planes, each holding all blocks (32 inputs) of the panel in order. A "group" is 4 consecutive inputs
 // of a block; within a plane, byte 4 * output + i stands for input i of a group.
-//   quants  4-bit part: per block four 64-byte vectors; the low nibbles of vector v are group v, the high ones group v + 4
+//   quants  4-bit part: per block four 64-byte vectors; the low nibbles of vector v are group v, the high ones group v
+//   + 4
 //           8-bit (Q8_0): per block eight 64-byte vectors, group g in vector g, value + 128
 //   high    5-bit types: one 64-byte vector per block, bit g of a byte is the fifth bit in group g
 //           6-bit type: two vectors per block, bits 2g, 2g + 1 of vector h are the high bits in group 4h + g
@@ -32,15 +33,24 @@ struct PanelPlanes {
 };
 constexpr PanelPlanes Planes(DType dtype) {
   switch (dtype) {
-    case DType::kQ8_0: return {512, 0, 32, 0, 128};
-    case DType::kQ4_0: return {256, 0, 32, 0, 8};
-    case DType::kQ4_1: return {256, 0, 64, 0, 0};
-    case DType::kQ5_0: return {256, 64, 32, 0, 16};
-    case DType::kQ5_1: return {256, 64, 64, 0, 0};
-    case DType::kQ4_K: return {256, 0, 32, 64, 0};
-    case DType::kQ5_K: return {256, 64, 32, 64, 0};
-    case DType::kQ6_K: return {256, 128, 32, 32, 32};
-    default: return {};
+    case DType::kQ8_0:
+      return {512, 0, 32, 0, 128};
+    case DType::kQ4_0:
+      return {256, 0, 32, 0, 8};
+    case DType::kQ4_1:
+      return {256, 0, 64, 0, 0};
+    case DType::kQ5_0:
+      return {256, 64, 32, 0, 16};
+    case DType::kQ5_1:
+      return {256, 64, 64, 0, 0};
+    case DType::kQ4_K:
+      return {256, 0, 32, 64, 0};
+    case DType::kQ5_K:
+      return {256, 64, 32, 64, 0};
+    case DType::kQ6_K:
+      return {256, 128, 32, 32, 32};
+    default:
+      return {};
   }
 }
 
