@@ -302,6 +302,16 @@ TEST_P(EveryIsa, ProductsWithWeightsKeepRowsApart) {
   }
 }
 
+TEST(Gemm, NoRowsAndNoSummands) {
+  ThreadPool pool(2);
+  Workspace workspace;
+  const Matrix b(DType::kF32, 7, 5, 1);
+  OwnedTensor none({0, 7}), empty({0, 5}), c = Filled(7, 5, 2.0f);
+  Gemm(pool, workspace, Compute::kF32, false, false, 1.0f, none.view, b.view(), 0.0f, empty.view);
+  Gemm(pool, workspace, Compute::kF32, true, false, 1.0f, none.view, empty.view, 0.5f, c.view);
+  for (int64_t i = 0; i < 35; ++i) EXPECT_EQ(c.view.f32()[i], 1.0f);
+}
+
 // A row block, a chunk of packed rows and a chunk of k blocks each change where sums wait, not what they are.
 TEST(Gemm, LargeProductsAreTheSameChains) {
   ThreadPool pool(2);

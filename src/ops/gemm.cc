@@ -164,6 +164,12 @@ class Destination {
         for (int j = 0; j < tile.columns; ++j) buffer[r * kMaxNr + j] = sums[Offset(sums_stride_, r, j)];
       }
     }
+    if (whole && last_ && beta_ != 0.0f) {  // the addend arrives while the tile is summed
+      for (int r = 0; r < tile.rows; ++r) {
+        for (int j = 0; j < tile.columns; j += 16) __builtin_prefetch(c + r * job_.c_stride + j, 1);
+        __builtin_prefetch(c + r * job_.c_stride + tile.columns - 1, 1);
+      }
+    }
     isa_.tile(tile);
     if (in_place) return;
     const float alpha = last_ ? alpha_ : 1.0f, beta = last_ ? beta_ : 0.0f;
@@ -199,7 +205,7 @@ struct KBlocks {
   KBlocks(const Isa& isa, int64_t k) {
     const int64_t most = kBlockWords * isa.k_per_word;
     count = std::max<int64_t>(1, Ceil(k, most));
-    size = Ceil(Ceil(k, count), kKUnit) * kKUnit;
+    size = std::max<int64_t>(1, Ceil(Ceil(k, count), kKUnit)) * kKUnit;
     count = std::max<int64_t>(1, Ceil(k, size));
     stride = Ceil(size / isa.k_per_word, gemm::kWordStep) * gemm::kWordStep;
   }
@@ -207,6 +213,7 @@ struct KBlocks {
 };
 
 void Run(ThreadPool& pool, Workspace& workspace, const Plan& plan, std::span<const Job> jobs) {
+  if (plan.rows == 0) return;
   const Isa& isa = plan.isa;
   const Workspace::Mark mark = workspace.GetMark();
   const KBlocks blocks(isa, plan.k);
@@ -236,7 +243,7 @@ void Run(ThreadPool& pool, Workspace& workspace, const Plan& plan, std::span<con
 
     for (int64_t block0 = 0; block0 < blocks.count; block0 += chunk_blocks) {
       const int64_t block_end = std::min(blocks.count, block0 + chunk_blocks);
-      constexpr int64_t kPackPanels = 4;
+      constexpr int64_t kPackPanels = 8;
       pool.Run(Ceil(panels, kPackPanels), [&](int64_t task, int) {
         const int64_t p = task * kPackPanels, row = (panel0 + p) * isa.mr;
         const int64_t lines = std::min(std::min(kPackPanels, panels - p) * isa.mr, plan.rows - row);
@@ -335,7 +342,7 @@ void Gemm(ThreadPool& pool, Workspace& workspace, Compute compute, bool transpos
   const Isa& isa = IsaFor(compute);
   Operand left{.dense = a, .k_minor = !transpose_a}, right{.dense = b, .k_minor = transpose_b};
   // A thin result is computed as its transpose, so that its long side fills the vector lanes; the chains are the same.
-  const bool swap = n <= isa.mr && m > n;
+  const bool swap = n < kPanelColumns && m > n;
   if (swap) std::swap(left, right);
   const Plan plan{.isa = isa, .a = left, .rows = swap ? n : m, .k = k, .alpha = alpha, .beta = beta};
   Job job{.b = right, .columns = swap ? m : n, .c = c.f32(), .c_stride = n, .transposed = swap};

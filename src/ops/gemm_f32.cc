@@ -79,30 +79,39 @@ void RunTile(const Tile& tile) {
   (tile.columns > kNr / 2 ? kWide : kNarrow)[static_cast<size_t>(tile.rows - 1)](tile);
 }
 
-void RunFinish(const Finish& f) {
+template <bool kBeta, bool kBias>
+void FinishRows(const Finish& f) {
   const F32 d;
   const Vec alpha = hn::Set(d, f.alpha);
   const Vec beta = hn::Set(d, f.beta);
   const auto one = [&](const float* sums, const float* c, const float* bias) HWY_ATTR {
     Vec value = hn::Mul(alpha, hn::LoadU(d, sums));
-    if (f.beta != 0.0f) value = hn::MulAdd(beta, hn::LoadU(d, c), value);
-    return bias == nullptr ? value : hn::Add(value, hn::LoadU(d, bias));
+    if constexpr (kBeta) value = hn::MulAdd(beta, hn::LoadU(d, c), value);
+    if constexpr (kBias) value = hn::Add(value, hn::LoadU(d, bias));
+    return value;
   };
   for (int r = 0; r < f.rows; ++r) {
-    const float* sums = f.sums + r * f.sums_stride;
+    const float* HWY_RESTRICT sums = f.sums + r * f.sums_stride;
     float* c = f.c + r * f.c_stride;
     int j = 0;
-    for (; j + kLanes <= f.columns; j += kLanes) {
-      hn::StoreU(one(sums + j, c + j, f.bias == nullptr ? nullptr : f.bias + j), d, c + j);
-    }
+    for (; j + kLanes <= f.columns; j += kLanes)
+      hn::StoreU(one(sums + j, c + j, kBias ? f.bias + j : nullptr), d, c + j);
     if (j == f.columns) continue;
     float buffer[3][kLanes] = {};
     const size_t bytes = static_cast<size_t>(f.columns - j) * sizeof(float);
     std::memcpy(buffer[0], sums + j, bytes);
-    std::memcpy(buffer[1], c + j, bytes);
-    if (f.bias != nullptr) std::memcpy(buffer[2], f.bias + j, bytes);
-    hn::StoreU(one(buffer[0], buffer[1], f.bias == nullptr ? nullptr : buffer[2]), d, buffer[0]);
+    if (kBeta) std::memcpy(buffer[1], c + j, bytes);
+    if (kBias) std::memcpy(buffer[2], f.bias + j, bytes);
+    hn::StoreU(one(buffer[0], buffer[1], buffer[2]), d, buffer[0]);
     std::memcpy(c + j, buffer[0], bytes);
+  }
+}
+
+void RunFinish(const Finish& f) {
+  if (f.bias == nullptr) {
+    f.beta == 0.0f ? FinishRows<false, false>(f) : FinishRows<true, false>(f);
+  } else {
+    f.beta == 0.0f ? FinishRows<false, true>(f) : FinishRows<true, true>(f);
   }
 }
 
