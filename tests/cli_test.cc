@@ -165,7 +165,8 @@ TEST_F(CliWithModel, AllSourcesOfThePromptAgree) {
   EXPECT_EQ(json::parse(Cambium("generate " + Model() + "-" + tail, "printf 'Once upon a time' | ").out)["ids"],
             text["ids"]);
   std::string ids;
-  for (const int id : json::parse(Cambium("tokenize " + Model() + "-p 'Once upon a time' --json -q").out)["ids"]) {
+  const json tokens = json::parse(Cambium("tokenize " + Model() + "-p 'Once upon a time' --json -q").out);
+  for (const int id : tokens["ids"]) {
     ids += (ids.empty() ? "" : ",") + std::to_string(id);
   }
   EXPECT_EQ(json::parse(Cambium("generate " + Model() + "--ids " + ids + tail).out)["ids"], text["ids"]);
