@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "base/isa.h"
 #include "base/random.h"
 #include "ops/attention.h"
 #include "ops/ops.h"
@@ -64,7 +65,8 @@ void Serve(ThreadPool& pool, DType dtype, int64_t context, int64_t rows) {
     workspace.Reset();
     Attention(pool, workspace, kShape, cache.layer, {&segment, 1}, q.view, out.view);
   });
-  const double flops = 4.0 * 9 * 64 * static_cast<double>(rows) * (static_cast<double>(context) + 0.5 * static_cast<double>(rows + 1));
+  const double flops =
+      4.0 * 9 * 64 * static_cast<double>(rows) * (static_cast<double>(context) + 0.5 * static_cast<double>(rows + 1));
   std::printf("serve %s past %6lld rows %4lld  %9.3f ms  %6.1f GFLOP/s  workspace %.1f MB\n",
               std::string(Info(dtype).name).c_str(), static_cast<long long>(context), static_cast<long long>(rows), ms,
               flops / ms * 1e-6, static_cast<double>(workspace.peak_bytes()) * 1e-6);
@@ -87,18 +89,20 @@ void Train(ThreadPool& pool, int64_t length) {
                       lse.view, dout.view, dq.view, dk.view, dv.view, {}, {});
   });
   const double product = 2.0 * 9 * 64 * static_cast<double>(length) * static_cast<double>(length + 1) / 2;
-  std::printf("train length %6lld  forward %9.2f ms %6.1f GFLOP/s  backward %9.2f ms %6.1f GFLOP/s  sum %9.2f ms  "
-              "workspace %.1f + %.1f MB\n",
-              static_cast<long long>(length), forward, 2 * product / forward * 1e-6, backward,
-              5 * product / backward * 1e-6, forward + backward, forward_mb,
-              static_cast<double>(workspace.peak_bytes()) * 1e-6);
+  std::printf(
+      "train length %6lld  forward %9.2f ms %6.1f GFLOP/s  backward %9.2f ms %6.1f GFLOP/s  sum %9.2f ms  "
+      "workspace %.1f + %.1f MB\n",
+      static_cast<long long>(length), forward, 2 * product / forward * 1e-6, backward, 5 * product / backward * 1e-6,
+      forward + backward, forward_mb, static_cast<double>(workspace.peak_bytes()) * 1e-6);
 }
 
 }  // namespace
 }  // namespace cambium
 
 int main(int argc, char** argv) {
+  cambium::ApplyIsaFromEnv();
   cambium::ThreadPool pool(argc > 1 ? std::atoi(argv[1]) : cambium::DefaultThreads());
+  std::printf("%s, %d threads\n", cambium::IsaName(), pool.threads());
   std::vector<int64_t> contexts;
   for (int i = 2; i < argc; ++i) contexts.push_back(std::atoll(argv[i]));
   if (contexts.empty()) contexts = {512, 2048, 8192};

@@ -16,7 +16,7 @@ using Doubles = std::vector<double>;
 
 struct Case {
   AttentionShape shape;
-  int64_t prefix;                     // keys before the segments that have a past
+  int64_t prefix;                                  // keys before the segments that have a past
   std::vector<std::pair<bool, int64_t>> segments;  // (has the prefix, rows)
   int64_t rows() const {
     int64_t sum = 0;
@@ -65,7 +65,8 @@ void ChainGradient(const AttentionShape& shape, int64_t past, const Doubles& q, 
   };
   for (size_t row = 0; row < rows; ++row) {
     const size_t seen = static_cast<size_t>(past) + row + 1;
-    const size_t first = shape.window > 0 && seen > static_cast<size_t>(shape.window) ? seen - static_cast<size_t>(shape.window) : 0;
+    const size_t first =
+        shape.window > 0 && seen > static_cast<size_t>(shape.window) ? seen - static_cast<size_t>(shape.window) : 0;
     for (size_t head = 0; head < heads; ++head) {
       const size_t query = (row * heads + head) * width;
       const auto key = [&](size_t j) { return (j * kv_heads + head / (heads / kv_heads)) * width; };

@@ -68,7 +68,9 @@ struct Trial {
   Result Attend() {
     Result result{std::vector<float>(q.size()), std::vector<float>(static_cast<size_t>(c.rows * c.shape.heads))};
     const AttentionSegment segment{cache.pages, c.past, 0, c.rows, c.parents};
-    const auto tensor = [&](std::vector<float>& values) { return Tensor(values.data(), {c.rows, static_cast<int64_t>(values.size()) / c.rows}); };
+    const auto tensor = [&](std::vector<float>& values) {
+      return Tensor(values.data(), {c.rows, static_cast<int64_t>(values.size()) / c.rows});
+    };
     Attention(pool, workspace, c.shape, cache.layer, {&segment, 1}, tensor(q), tensor(result.out), tensor(result.lse));
     return result;
   }
@@ -152,7 +154,8 @@ TEST(Attention, RowsDoNotKnowTheirCompany) {
         const int64_t per_row = heads * c.shape.head_dim;
         for (int64_t row = 0; row < c.rows; row += 1 + c.rows / 6) {
           std::vector<int64_t> path;
-          for (int64_t node = row; node >= 0; node = c.parents.empty() ? node - 1 : c.parents[static_cast<size_t>(node)]) {
+          for (int64_t node = row; node >= 0;
+               node = c.parents.empty() ? node - 1 : c.parents[static_cast<size_t>(node)]) {
             path.insert(path.begin(), c.past + node);
           }
           const int64_t depth = static_cast<int64_t>(path.size()) - 1;

@@ -24,7 +24,8 @@ struct OpCase {
   std::vector<OpInput> inputs;
   double tolerance;  // of the forward result, relative to its largest value
   std::function<std::vector<double>(const std::vector<reference::Values<double>>&)> define;
-  std::function<std::vector<reference::Complex>(const std::vector<reference::Values<reference::Complex>>&)> define_complex;
+  std::function<std::vector<reference::Complex>(const std::vector<reference::Values<reference::Complex>>&)>
+      define_complex;
   std::function<Floats(ThreadPool&, int64_t rows, std::vector<Floats>)> forward;
   // The gradient of sum(dy * y) by every input; parameters' gradients are added to `start`.
   std::function<std::vector<Floats>(ThreadPool&, int64_t rows, Floats dy, std::vector<Floats>, float start)> backward;
@@ -51,7 +52,8 @@ inline std::vector<OpCase> OpCases(int64_t columns) {
   using In = std::vector<Floats>;
   std::vector<OpCase> cases;
   cases.push_back(MakeCase(
-      "RmsNorm", {{columns}, {columns, false}}, 1e-6, [](const auto& in) { return reference::RmsNorm(in[0], in[1], 1e-5); },
+      "RmsNorm", {{columns}, {columns, false}}, 1e-6,
+      [](const auto& in) { return reference::RmsNorm(in[0], in[1], 1e-5); },
       [](ThreadPool& pool, int64_t rows, In in) {
         Floats y(in[0].size());
         RmsNorm(pool, View(in[0], rows), View(in[1], 1), 1e-5f, View(y, rows));
@@ -119,8 +121,11 @@ inline std::vector<OpCase> OpCases(int64_t columns) {
         RopeBackward(pool, View(dy, rows), Positions(rows), View(frequencies, 1), 1.25f);
         return In{dy};
       }));
-  for (const auto& [act, name] : {std::pair{Activation::kSilu, "Silu"}, {Activation::kGeluTanh, "GeluTanh"},
-                                  {Activation::kGelu, "Gelu"}, {Activation::kRelu, "Relu"}, {Activation::kTanh, "Tanh"}}) {
+  for (const auto& [act, name] : {std::pair{Activation::kSilu, "Silu"},
+                                  {Activation::kGeluTanh, "GeluTanh"},
+                                  {Activation::kGelu, "Gelu"},
+                                  {Activation::kRelu, "Relu"},
+                                  {Activation::kTanh, "Tanh"}}) {
     const Activation a = act;
     cases.push_back(MakeCase(
         std::string("Gated") + name, {{columns}, {columns}}, 1e-6,

@@ -1,8 +1,7 @@
-#include "op_cases.h"
-
 #include <bit>
 #include <cstring>
 
+#include "op_cases.h"
 #include "ops_testing.h"
 
 namespace cambium {
@@ -125,11 +124,13 @@ TEST(Ops, TargetLogProbsAreMinusTheLoss) {
     const std::vector<int32_t> targets = {0, 1002, 7, 500, 999};
     TargetLogProbs(pool, testing::View(logits, kRows), targets, log_probs);
     EXPECT_EQ(logits, before);
-    EXPECT_LT(RelativeError(log_probs, [&] {
-                auto want = reference::CrossEntropy(ToDouble(before), targets);
-                for (double& x : want) x = -x;
-                return want;
-              }()), 1e-6);
+    EXPECT_LT(RelativeError(log_probs,
+                            [&] {
+                              auto want = reference::CrossEntropy(ToDouble(before), targets);
+                              for (double& x : want) x = -x;
+                              return want;
+                            }()),
+              1e-6);
     CrossEntropy(pool, testing::View(logits, kRows), targets, weights, loss);
     for (size_t i = 0; i < kRows; ++i) EXPECT_EQ(loss[i], -log_probs[i]);
   });
@@ -196,8 +197,9 @@ double Rounded(float value, bool half) {
 }
 
 TEST(Ops, ConvertRoundsToNearestEven) {
-  Floats values = {0.0f, -0.0f, 1.0f, 65504.0f, 65519.0f, 65520.0f, -70000.0f, 1e-8f, 2.98e-8f, 2.99e-8f, 6e-5f, 6.1e-5f,
-                   3.4e38f, 1e-40f, INFINITY, -INFINITY, 1.00048828125f, 1.00146484375f, 1.00390625f, 1.01171875f};
+  Floats values = {0.0f,     -0.0f,     1.0f,           65504.0f,       65519.0f,    65520.0f,   -70000.0f,
+                   1e-8f,    2.98e-8f,  2.99e-8f,       6e-5f,          6.1e-5f,     3.4e38f,    1e-40f,
+                   INFINITY, -INFINITY, 1.00048828125f, 1.00146484375f, 1.00390625f, 1.01171875f};
   const Philox random(9);
   for (uint64_t i = 0; i < 20000; ++i) {
     values.push_back(static_cast<float>(random.Normal(i) * std::exp2(random.Uniform(i, 1) * 60 - 40)));

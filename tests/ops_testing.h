@@ -9,9 +9,8 @@
 #include <string>
 #include <vector>
 
-#include "base/simd_targets.h"
-
 #include "base/random.h"
+#include "base/simd_targets.h"
 #include "hwy/highway.h"
 #include "tensor/buffer.h"
 

@@ -47,7 +47,8 @@ Values<S> LayerNorm(const Values<S>& x, const Values<S>& gain, const Values<S>& 
     for (size_t i = 0; i < columns; ++i) {
       variance += (x[row + i] - mean) * (x[row + i] - mean) / static_cast<double>(columns);
     }
-    for (size_t i = 0; i < columns; ++i) y[row + i] = (x[row + i] - mean) / std::sqrt(variance + eps) * gain[i] + bias[i];
+    for (size_t i = 0; i < columns; ++i)
+      y[row + i] = (x[row + i] - mean) / std::sqrt(variance + eps) * gain[i] + bias[i];
   }
   return y;
 }
@@ -72,11 +73,16 @@ Values<S> Rope(Values<S> x, const std::vector<int32_t>& positions, const std::ve
 template <class S>
 S Activate(Activation act, S x) {
   switch (act) {
-    case Activation::kSilu: return x / (1.0 + std::exp(-x));
-    case Activation::kGeluTanh: return 0.5 * x * (1.0 + std::tanh(std::sqrt(2 / M_PI) * (x + 0.044715 * x * x * x)));
-    case Activation::kGelu: return 0.5 * x * (1.0 + Erf(x / std::sqrt(2.0)));
-    case Activation::kRelu: return Real(x) > 0 ? x : S(0);
-    case Activation::kTanh: return std::tanh(x);
+    case Activation::kSilu:
+      return x / (1.0 + std::exp(-x));
+    case Activation::kGeluTanh:
+      return 0.5 * x * (1.0 + std::tanh(std::sqrt(2 / M_PI) * (x + 0.044715 * x * x * x)));
+    case Activation::kGelu:
+      return 0.5 * x * (1.0 + Erf(x / std::sqrt(2.0)));
+    case Activation::kRelu:
+      return Real(x) > 0 ? x : S(0);
+    case Activation::kTanh:
+      return std::tanh(x);
   }
   return x;
 }

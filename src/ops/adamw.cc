@@ -1,7 +1,6 @@
-#include "base/simd_targets.h"
-
 #include <cmath>
 
+#include "base/simd_targets.h"
 #include "ops/ops.h"
 #include "ops/ranges.h"
 

@@ -1,4 +1,4 @@
-#include "base/simd_targets.h"
+#include "ops/attention.h"
 
 #include <algorithm>
 #include <cmath>
@@ -7,7 +7,7 @@
 #include <utility>
 #include <vector>
 
-#include "ops/attention.h"
+#include "base/simd_targets.h"
 #include "ops/ranges.h"
 
 #ifndef CAMBIUM_OPS_ATTENTION_CC_
@@ -15,11 +15,12 @@
 namespace cambium {
 namespace {
 
-constexpr int kTilesPerChunk = 8;      // 512 logical positions: the unit of flash-decoding
-constexpr float kNothing = -1e30f;     // the running maximum before any key; finite, so that differences are numbers
-constexpr float kHidden = -1e36f;      // the score of a key that a row does not see
-constexpr int64_t kTargetRows = 48;    // (row, head) pairs a task keeps in flight
-constexpr int64_t kDirectRows = 12;    // up to here f16 is widened in the kernel, beyond it once a tile
+constexpr int kTilesPerChunk = 8;   // 512 logical positions: the unit of flash-decoding
+constexpr float kNothing = -1e30f;  // the running maximum before any key; finite, so that differences are numbers
+constexpr float kHidden = -1e36f;   // the score of a key that a row does not see
+constexpr int64_t kTargetRows =
+    96;  // (row, head) pairs a task keeps in flight: key and value tiles are read once for all
+constexpr int64_t kDirectRows = 12;  // up to here f16 is widened in the kernel, beyond it once a tile
 
 // One task: rows [begin, begin + count) of a segment, the query heads of one kv head, tiles [first_tile, last_tile).
 struct Item {
@@ -211,8 +212,8 @@ class Worker {
     AccumulateRows(scores_, rows_, wide_values, n, width_, sum_);
   }
 
-  // Tiles that hold tree rows. Scores are computed slot by slot for all rows at once, then each row takes its ancestors'
-  // scores and values in logical order.
+  // Tiles that hold tree rows. Scores are computed slot by slot for all rows at once, then each row takes its
+  // ancestors' scores and values in logical order.
   template <class T>
   void Tail(int64_t tail_tile) {
     const int64_t base = tail_tile * kTile, stride = problem_.tail_slots();
@@ -271,7 +272,8 @@ class Worker {
     }
   }
 
-  // Turns raw scores of rows that sit at `position` into probabilities relative to the running maximum (of score * base).
+  // Turns raw scores of rows that sit at `position` into probabilities relative to the running maximum (of score *
+  // base).
   void UpdateRows(int64_t first, int64_t count, int64_t position, int64_t tile) {
     const F32 d;
     const hn::RebindToSigned<F32> di;
@@ -467,8 +469,7 @@ void MoveKv(const KvLayer& layer, std::span<const int32_t> pages, int64_t from, 
   for (int64_t head = 0; head < layer.kv_heads; ++head) {
     const int64_t values = columns * kSlots + head * kSlots * layer.head_dim;
     std::memcpy(target + (values + to % kSlots * layer.head_dim) * size,
-                source + (values + from % kSlots * layer.head_dim) * size,
-                static_cast<size_t>(layer.head_dim * size));
+                source + (values + from % kSlots * layer.head_dim) * size, static_cast<size_t>(layer.head_dim * size));
   }
 }
 

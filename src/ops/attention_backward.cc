@@ -1,11 +1,10 @@
-#include "base/simd_targets.h"
-
 #include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <utility>
 #include <vector>
 
+#include "base/simd_targets.h"
 #include "ops/attention.h"
 #include "ops/ranges.h"
 
@@ -15,9 +14,9 @@ namespace cambium {
 namespace {
 
 constexpr float kLog2E = 1.44269504f;  // probabilities are powers of two, as in the forward pass
-constexpr int64_t kUnitKeys = 512;    // keys whose dk and dv one task keeps in its second-level cache
-constexpr int64_t kTargetRows = 48;   // (row, head) pairs of a query tile
-constexpr int64_t kTargetTasks = 12;  // tasks a wave holds; more would need more memory for partial dq
+constexpr int64_t kUnitKeys = 512;     // keys whose dk and dv one task keeps in its second-level cache
+constexpr int64_t kTargetRows = 48;    // (row, head) pairs of a query tile
+constexpr int64_t kTargetTasks = 12;   // tasks a wave holds; more would need more memory for partial dq
 
 // Up to kUnitKeys keys of a segment, of its prefix or of its own rows.
 struct Unit {
@@ -39,9 +38,9 @@ struct BackwardProblem {
 struct BackwardTask {
   const Unit* unit;
   int kv_head;
-  float* dq;             // [rows, heads, head_dim] of the whole call
-  bool add;              // else dq is a slot that this task fills
-  float *dk, *dv;        // row 0 of the unit's span, [rows, kv_heads, head_dim]
+  float* dq;       // [rows, heads, head_dim] of the whole call
+  bool add;        // else dq is a slot that this task fills
+  float *dk, *dv;  // row 0 of the unit's span, [rows, kv_heads, head_dim]
 };
 
 int64_t BackwardScratchFloats(const BackwardProblem& problem) {
@@ -163,9 +162,8 @@ class BackwardWorker {
       lse_[r] = problem_.lse[QueryRow(row, r)] * kLog2E;
       const float* out = problem_.out + QueryRow(row, r) * head_dim_;
       VecF dot = hn::Zero(d);
-      ForVectors(head_dim_, [&](int64_t i, int lanes) HWY_ATTR {
-        dot = hn::MulAdd(Get(out + i, lanes), Get(dout_row(r) + i, lanes), dot);
-      });
+      ForVectors(head_dim_, [&](int64_t i, int lanes)
+                                HWY_ATTR { dot = hn::MulAdd(Get(out + i, lanes), Get(dout_row(r) + i, lanes), dot); });
       delta_[r] = Sum(d, dot);
     }
     std::fill(dq_, dq_ + rows * width_, 0.0f);
@@ -202,8 +200,8 @@ class BackwardWorker {
     }
   }
 
-  // p_ holds q k^T and ds_ holds dout v^T of row r; makes them p and, but for the scale, the gradient of q k^T. Keys outside [begin, end)
-  // are not seen.
+  // p_ holds q k^T and ds_ holds dout v^T of row r; makes them p and, but for the scale, the gradient of q k^T. Keys
+  // outside [begin, end) are not seen.
   void Probabilities(int64_t r, int64_t begin, int64_t end) {
     const F32 d;
     const hn::RebindToSigned<F32> di;
@@ -253,9 +251,8 @@ void RunBackwardTask(const BackwardProblem& problem, const BackwardTask& task, f
 }
 
 void AddInto(const float* from, int64_t count, float* to) {
-  ForVectors(count, [&](int64_t i, int lanes) HWY_ATTR {
-    Put(hn::Add(Get(to + i, lanes), Get(from + i, lanes)), to + i, lanes);
-  });
+  ForVectors(count, [&](int64_t i, int lanes)
+                        HWY_ATTR { Put(hn::Add(Get(to + i, lanes), Get(from + i, lanes)), to + i, lanes); });
 }
 
 }  // namespace cambium::HWY_NAMESPACE
@@ -295,8 +292,8 @@ void AttentionBackward(ThreadPool& pool, Workspace& workspace, const AttentionSh
                        Tensor dprefix_k, Tensor dprefix_v) {
   Check(shape.heads % shape.kv_heads == 0 && shape.heads / shape.kv_heads <= 256, "heads fit their kv heads");
   const Workspace::Mark mark = workspace.GetMark();
-  const BackwardProblem problem{shape,     q.f32(),    k.f32(),  v.f32(),  prefix_k.f32(), prefix_v.f32(),
-                                out.f32(), lse.f32(),  dout.f32(), dq.f32(), dk.f32(),       dv.f32()};
+  const BackwardProblem problem{shape,     q.f32(),   k.f32(),    v.f32(),  prefix_k.f32(), prefix_v.f32(),
+                                out.f32(), lse.f32(), dout.f32(), dq.f32(), dk.f32(),       dv.f32()};
   const int64_t kv_columns = int64_t{shape.kv_heads} * shape.head_dim, columns = int64_t{shape.heads} * shape.head_dim;
   const int64_t rows = q.size() / columns;
   std::vector<std::vector<Unit>> units;
@@ -338,7 +335,8 @@ void AttentionBackward(ThreadPool& pool, Workspace& workspace, const AttentionSh
       }
     }
     pool.Run(std::ssize(tasks), [&](int64_t task, int thread) {
-      HWY_DYNAMIC_DISPATCH(RunBackwardTask)(problem, tasks[static_cast<size_t>(task)], scratch + thread * scratch_floats);
+      HWY_DYNAMIC_DISPATCH(RunBackwardTask)
+      (problem, tasks[static_cast<size_t>(task)], scratch + thread * scratch_floats);
     });
     for (size_t s = 0; s < units.size(); ++s) {
       ForRows(pool, segments[s].count, columns, [&](int64_t begin, int64_t end) {

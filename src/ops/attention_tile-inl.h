@@ -12,9 +12,9 @@
 HWY_BEFORE_NAMESPACE();
 namespace cambium::HWY_NAMESPACE {
 
-constexpr int kTile = 64;       // logical positions a tile spans
-constexpr int kGroup = 16;      // keys per page: lanes of one key group
-constexpr int kBlockRows = 6;   // rows of a register block
+constexpr int kTile = 64;      // logical positions a tile spans
+constexpr int kGroup = 16;     // keys per page: lanes of one key group
+constexpr int kBlockRows = 6;  // rows of a register block
 // 6 x 4 accumulators of 32 registers, or 6 x 2 of 16.
 constexpr int kBlockVecs = kLanes == 8 ? 2 : 4;
 
@@ -104,19 +104,24 @@ HWY_INLINE void ForRowBlocks(int64_t rows, const F& f) {
   int64_t row = 0;
   for (; row + kBlockRows <= rows; row += kBlockRows) f(std::integral_constant<int, kBlockRows>(), row);
   switch (rows - row) {
-    case 1: return f(std::integral_constant<int, 1>(), row);
-    case 2: return f(std::integral_constant<int, 2>(), row);
-    case 3: return f(std::integral_constant<int, 3>(), row);
-    case 4: return f(std::integral_constant<int, 4>(), row);
-    case 5: return f(std::integral_constant<int, 5>(), row);
-    default: return;
+    case 1:
+      return f(std::integral_constant<int, 1>(), row);
+    case 2:
+      return f(std::integral_constant<int, 2>(), row);
+    case 3:
+      return f(std::integral_constant<int, 3>(), row);
+    case 4:
+      return f(std::integral_constant<int, 4>(), row);
+    case 5:
+      return f(std::integral_constant<int, 5>(), row);
+    default:
+      return;
   }
 }
 
 // scores [rows][stride] for 64 keys; `packed` holds the row blocks in the order of ForRowBlocks, each [head_dim][R].
 template <class T>
-void DotRows(const float* packed, int64_t rows, const T* const* keys, int64_t head_dim, float* scores,
-             int64_t stride) {
+void DotRows(const float* packed, int64_t rows, const T* const* keys, int64_t head_dim, float* scores, int64_t stride) {
   ForRowBlocks(rows, [&](auto block, int64_t row) {
     DotBlock<block.value>(packed + row * head_dim, keys, head_dim, scores + row * stride, stride);
   });

@@ -1,7 +1,6 @@
-#include "base/simd_targets.h"
-
 #include <cmath>
 
+#include "base/simd_targets.h"
 #include "ops/ops.h"
 #include "ops/ranges.h"
 
@@ -24,8 +23,8 @@ struct Silu {
   }
 };
 
-// 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))), Hendrycks & Gimpel 2016; as x sigmoid(2 u), which keeps the precision
-// of the negative tail.
+// 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))), Hendrycks & Gimpel 2016; as x sigmoid(2 u), which keeps the
+// precision of the negative tail.
 struct GeluTanh {
   static constexpr float kRoot = 0.7978845608028654f, kCube = 0.044715f;
   static HWY_INLINE VecF Inner(VecF x) {
@@ -38,8 +37,7 @@ struct GeluTanh {
     const F32 d;
     const auto one = hn::Set(d, 1.0f);
     const VecF s = Sigmoid(d, Inner(x));
-    const VecF inner_slope =
-        hn::Mul(hn::Set(d, 2 * kRoot), hn::MulAdd(hn::Mul(x, x), hn::Set(d, 3 * kCube), one));
+    const VecF inner_slope = hn::Mul(hn::Set(d, 2 * kRoot), hn::MulAdd(hn::Mul(x, x), hn::Set(d, 3 * kCube), one));
     return hn::Mul(s, hn::MulAdd(hn::Mul(x, inner_slope), hn::Sub(one, s), one));
   }
 };
@@ -58,9 +56,8 @@ struct Gelu {
     return Each(x, [](float v) { return 0.5f * v * std::erfc(-0.70710678f * v); });
   }
   static HWY_INLINE VecF Slope(VecF x) {
-    return Each(x, [](float v) {
-      return 0.5f * std::erfc(-0.70710678f * v) + v * 0.3989422804f * std::exp(-0.5f * v * v);
-    });
+    return Each(
+        x, [](float v) { return 0.5f * std::erfc(-0.70710678f * v) + v * 0.3989422804f * std::exp(-0.5f * v * v); });
   }
 };
 
@@ -84,11 +81,16 @@ struct HyperbolicTangent {
 template <class F>
 void WithActivation(Activation act, const F& f) {
   switch (act) {
-    case Activation::kSilu: return f(Silu());
-    case Activation::kGeluTanh: return f(GeluTanh());
-    case Activation::kGelu: return f(Gelu());
-    case Activation::kRelu: return f(Relu());
-    case Activation::kTanh: return f(HyperbolicTangent());
+    case Activation::kSilu:
+      return f(Silu());
+    case Activation::kGeluTanh:
+      return f(GeluTanh());
+    case Activation::kGelu:
+      return f(Gelu());
+    case Activation::kRelu:
+      return f(Relu());
+    case Activation::kTanh:
+      return f(HyperbolicTangent());
   }
 }
 
@@ -138,9 +140,8 @@ void GatedBackward(Activation act, const float* dy, const float* gate, const flo
 
 void ActivateForward(Activation act, const float* x, int64_t begin, int64_t end, float* y) {
   WithActivation(act, [&](auto f) {
-    ForVectors(end - begin, [&](int64_t offset, int count) HWY_ATTR {
-      Put(f.Value(Get(x + begin + offset, count)), y + begin + offset, count);
-    });
+    ForVectors(end - begin, [&](int64_t offset, int count)
+                                HWY_ATTR { Put(f.Value(Get(x + begin + offset, count)), y + begin + offset, count); });
   });
 }
 

@@ -1,7 +1,6 @@
-#include "base/simd_targets.h"
-
 #include <cmath>
 
+#include "base/simd_targets.h"
 #include "ops/ops.h"
 #include "ops/ranges.h"
 
@@ -51,9 +50,8 @@ float CrossEntropyRow(float* logits, int64_t vocab, int32_t target, float weight
   const float top = Largest(logits, vocab), chosen = logits[target];
   const float total = SumExp(logits, vocab, top, logits);
   const VecF factor = hn::Set(d, weight / total);
-  ForVectors(vocab, [&](int64_t i, int count) HWY_ATTR {
-    Put(hn::Mul(Get(logits + i, count), factor), logits + i, count);
-  });
+  ForVectors(vocab,
+             [&](int64_t i, int count) HWY_ATTR { Put(hn::Mul(Get(logits + i, count), factor), logits + i, count); });
   logits[target] -= weight;
   return std::log(total) - (chosen - top);
 }
@@ -72,8 +70,8 @@ namespace cambium {
 HWY_EXPORT(CrossEntropyRow);
 HWY_EXPORT(TargetLogProbRow);
 
-void CrossEntropy(ThreadPool& pool, Tensor logits, std::span<const int32_t> targets,
-                  std::span<const float> row_weights, std::span<float> loss) {
+void CrossEntropy(ThreadPool& pool, Tensor logits, std::span<const int32_t> targets, std::span<const float> row_weights,
+                  std::span<float> loss) {
   const int64_t rows = logits.rows(), vocab = logits.columns();
   Check(std::ssize(targets) == rows && std::ssize(row_weights) == rows && std::ssize(loss) == rows,
         "CrossEntropy has one target, weight and loss a row");

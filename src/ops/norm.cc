@@ -1,7 +1,6 @@
-#include "base/simd_targets.h"
-
 #include <cmath>
 
+#include "base/simd_targets.h"
 #include "ops/ops.h"
 #include "ops/ranges.h"
 
@@ -111,17 +110,14 @@ void LayerNormBackwardRows(const float* dy, const float* x, const float* gain, c
     const float* grad = dy + row * columns;
     float* out = dx + row * columns;
     const VecF center = hn::Set(d, mean[row]), factor = hn::Set(d, inv_std[row]);
-    const auto scaled = [&](int64_t i, int count) HWY_ATTR {
-      return hn::Mul(Get(grad + i, count), Get(gain + i, count));
-    };
-    const auto normal = [&](int64_t i, int count) HWY_ATTR {
-      return hn::Mul(hn::Sub(Get(in + i, count), center), factor);
-    };
+    const auto scaled = [&](int64_t i, int count)
+                            HWY_ATTR { return hn::Mul(Get(grad + i, count), Get(gain + i, count)); };
+    const auto normal = [&](int64_t i, int count)
+                            HWY_ATTR { return hn::Mul(hn::Sub(Get(in + i, count), center), factor); };
     const float sum =
         SumRow(columns, [&](VecF sum, int64_t i, int count) HWY_ATTR { return hn::Add(sum, scaled(i, count)); });
-    const float dot = SumRow(columns, [&](VecF sum, int64_t i, int count) HWY_ATTR {
-      return hn::MulAdd(scaled(i, count), normal(i, count), sum);
-    });
+    const float dot = SumRow(columns, [&](VecF sum, int64_t i, int count)
+                                          HWY_ATTR { return hn::MulAdd(scaled(i, count), normal(i, count), sum); });
     const VecF shift = hn::Set(d, sum / width), along = hn::Set(d, dot / width);
     ForVectors(columns, [&](int64_t i, int count) HWY_ATTR {
       const VecF v = hn::NegMulAdd(normal(i, count), along, hn::Sub(scaled(i, count), shift));
@@ -195,8 +191,7 @@ void RmsNormBackward(ThreadPool& pool, Tensor dy, Tensor x, Tensor gain, Tensor 
   });
 }
 
-void LayerNorm(ThreadPool& pool, Tensor x, Tensor gain, Tensor bias, float eps, Tensor y, Tensor mean,
-               Tensor inv_std) {
+void LayerNorm(ThreadPool& pool, Tensor x, Tensor gain, Tensor bias, float eps, Tensor y, Tensor mean, Tensor inv_std) {
   Check(x.size() == y.size() && gain.size() == x.columns(), "LayerNorm shapes agree");
   ForRows(pool, x.rows(), x.columns(), [&](int64_t begin, int64_t end) {
     HWY_DYNAMIC_DISPATCH(LayerNormRows)

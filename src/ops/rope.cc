@@ -1,5 +1,4 @@
 #include "base/simd_targets.h"
-
 #include "ops/ops.h"
 #include "ops/ranges.h"
 
@@ -36,7 +35,8 @@ HWY_INLINE void SinCos(hn::Vec<F64> angle, hn::Vec<F64>& sine, hn::Vec<F64>& cos
   c = hn::MulAdd(c, z, hn::Set(d, 1.0 / 24));
   c = hn::MulAdd(c, z, hn::Set(d, -0.5));
   c = hn::MulAdd(c, z, hn::Set(d, 1.0));
-  // quarter mod 4 in {-2, -1, 0, 1, 2}: odd quarters swap sine and cosine; 1 and 2 negate the cosine, -1 and 2 the sine.
+  // quarter mod 4 in {-2, -1, 0, 1, 2}: odd quarters swap sine and cosine; 1 and 2 negate the cosine, -1 and 2 the
+  // sine.
   const auto turn = hn::NegMulAdd(hn::Round(hn::Mul(quarter, hn::Set(d, 0.25))), hn::Set(d, 4.0), quarter);
   const auto one = hn::Set(d, 1.0);
   const auto swap = hn::Eq(hn::Abs(turn), one);

@@ -168,8 +168,8 @@ HWY_INLINE VecF ExpNonPositive(F32 d, VecF x) {
   return hn::IfThenZeroElse(hn::Lt(x, hn::Set(d, -87.33f)), hn::Mul(p, scale));
 }
 
-// 2^x within 2.1 units in the last place for finite x <= 1, attention's inner function; 2^0 is 1 exactly. Below -126 the
-// result is subnormal or 0. A minimax polynomial for 2^r, |r| <= 1/2, relative error 9.2e-8. A NaN stays.
+// 2^x within 2.1 units in the last place for finite x <= 1, attention's inner function; 2^0 is 1 exactly. Below -126
+// the result is subnormal or 0. A minimax polynomial for 2^r, |r| <= 1/2, relative error 9.2e-8. A NaN stays.
 HWY_INLINE VecF Exp2(F32 d, VecF x) {
   const auto n = hn::Round(x);
   const auto r = hn::Sub(x, n);
