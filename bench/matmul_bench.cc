@@ -139,8 +139,8 @@ void Run(int threads, double budget) {
   ThreadPool pool(threads);
   Workspace workspace;
   const Philox random(1);
-  std::vector<float> x(512 * 1536), y(512 * 3072 + 16 * 49152);
-  for (size_t i = 0; i < x.size(); ++i) x[i] = static_cast<float>(random.Normal(i));
+  const OwnedTensor x({512 * 1536}), y({512 * 3072 + 16 * 49152});
+  for (int64_t i = 0; i < x.view.size(); ++i) x.view.f32()[i] = static_cast<float>(random.Normal(i));
 
   {
     Model model(pool, DType::kQ4_1, DType::kQ8_0);
@@ -151,7 +151,7 @@ void Run(int threads, double budget) {
     double one = 0;
     for (const int rows : {1, 2, 3, 4, 6, 8, 12, 16}) {
       const double t = Best(budget, [&](LeastTimes& times) {
-        model.Pass(pool, workspace, Compute::kInt8, rows, true, x.data(), y.data(), times);
+        model.Pass(pool, workspace, Compute::kInt8, rows, true, x.view.f32(), y.view.f32(), times);
       });
       if (rows == 1) one = t;
       const double rate = static_cast<double>(model.bytes(true)) / t;
@@ -160,7 +160,7 @@ void Run(int threads, double budget) {
     }
     for (const int rows : {64, 512}) {
       const double t = Best(budget, [&](LeastTimes& times) {
-        model.Pass(pool, workspace, Compute::kInt8, rows, false, x.data(), y.data(), times);
+        model.Pass(pool, workspace, Compute::kInt8, rows, false, x.view.f32(), y.view.f32(), times);
       });
       fmt::print("{:5} {:7.2f} without the head: {:.0f} tokens/s, {:.0f} GOP/s\n", rows, t * 1e3, rows / t,
                  2e-9 * rows * model.multiplies(false) / t);
@@ -174,7 +174,7 @@ void Run(int threads, double budget) {
     Model model(pool, dtype, dtype);
     const auto pass = [&](int rows, bool head) {
       return Best(budget, [&](LeastTimes& times) {
-        model.Pass(pool, workspace, Compute::kInt8, rows, head, x.data(), y.data(), times);
+        model.Pass(pool, workspace, Compute::kInt8, rows, head, x.view.f32(), y.view.f32(), times);
       });
     };
     const double one = pass(1, true), eight = pass(8, true), many = pass(512, false);

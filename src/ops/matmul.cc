@@ -57,9 +57,9 @@ void PackPanels(ThreadPool& pool, Tensor weights, std::span<const int32_t> row_o
   });
 }
 
-// Rows from which decoding a weight once for all of them pays; below, the f32 kernels stream the weights past the rows.
-// Both sum in the same order, so the cut shows in no result.
-constexpr int64_t kDenseRows = 8;
+// Rows from which decoding a quantised weight once for all of them pays. Below, and for weights that need no decoding,
+// the f32 kernels stream the weights past the rows. Both sum in the same order, so the cut shows in no result.
+constexpr int64_t kDecodeRows = 8;
 // Activations of a chunk of rows stay in the second-level cache while panels pass by.
 constexpr int64_t kChunkBytes = int64_t{256} << 10;
 
@@ -133,7 +133,7 @@ void MultiplyPanels(const KernelTable& kernels, std::span<const Product> product
                         .y_stride = product.y.columns(),
                         .bias = product.bias == nullptr ? nullptr : product.bias + p * kPanel,
                         .outputs = static_cast<int>(std::min<int64_t>(kPanel, w.out() - p * kPanel)),
-                        .prefetch = row_begin == 0};
+                        .prefetch = true};
       for (int64_t row = row_begin; row < row_end; row += group) {
         call.rows = static_cast<int>(std::min(group, rows - row));
         call.y = product.y.f32() + row * call.y_stride + p * kPanel;
@@ -157,8 +157,8 @@ void MultiplyAll(ThreadPool& pool, const KernelTable& kernels, std::span<const P
   for (const Product& product : products) panels += Panels(product.w->out());
   const std::vector<PanelRange> ranges = CutPanels(panels, pool.threads());
   const int64_t group = kernels.max_rows, count = static_cast<int64_t>(ranges.size());
-  const int64_t chunk =
-      std::max<int64_t>(1, kChunkBytes / (in * static_cast<int64_t>(sizeof(ActBlock)) / kBlock * group)) * group;
+  const int64_t row_bytes = activations.x8 != nullptr ? in / kBlock * static_cast<int64_t>(sizeof(ActBlock)) : in * 4;
+  const int64_t chunk = std::max<int64_t>(1, kChunkBytes / std::max<int64_t>(1, group * row_bytes)) * group;
   pool.Run((rows + chunk - 1) / chunk * count, [&](int64_t task, int) {
     const int64_t row = task / count * chunk;
     MultiplyPanels(kernels, products, activations, in, rows, row, std::min(rows, row + chunk), ranges[task % count]);
@@ -181,28 +181,29 @@ const KernelTable& Kernels() {
 
 void MatMul(ThreadPool& pool, Workspace& workspace, Compute compute, Tensor x, std::span<const Product> products) {
   const int64_t rows = x.rows(), in = x.columns();
-  std::vector<Product> integer, few, many;
+  std::vector<Product> integer, streamed, decoded;
   for (const Product& product : products) {
     Check(product.w->in() == in && product.y.rows() == rows && product.y.columns() == product.w->out(),
           "a product is [rows, in] by [out, in]");
     if (compute == Compute::kInt8 && IsQuantized(product.w->dtype())) {
       integer.push_back(product);
     } else {
-      (compute != Compute::kBF16 && rows <= kDenseRows ? few : many).push_back(product);
+      const bool stream = compute != Compute::kBF16 && (rows <= kDecodeRows || !IsQuantized(product.w->dtype()));
+      (stream ? streamed : decoded).push_back(product);
     }
   }
   if (rows == 0) return;
   const Workspace::Mark mark = workspace.GetMark();
   const KernelTable& kernels = Kernels();
-  if (!integer.empty() || !few.empty()) {
+  if (!integer.empty() || !streamed.empty()) {
     const float* f32 = RowsAsF32(pool, workspace, x);
     if (!integer.empty()) {
       const ActBlock* x8 = QuantizeRows(pool, workspace, kernels, f32, rows, in);
       MultiplyAll(pool, kernels, integer, {.x8 = x8}, in, rows);
     }
-    if (!few.empty()) MultiplyAll(pool, kernels, few, {.x = f32}, in, rows);
+    if (!streamed.empty()) MultiplyAll(pool, kernels, streamed, {.x = f32}, in, rows);
   }
-  if (!many.empty()) DenseMatMul(pool, workspace, compute, x, many);
+  if (!decoded.empty()) DenseMatMul(pool, workspace, compute, x, decoded);
   workspace.Release(mark);
 }
 
