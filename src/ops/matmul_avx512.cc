@@ -8,7 +8,9 @@
 #if HWY_ARCH_X86
 #include <immintrin.h>
 
+#ifndef __clang__
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // GCC 12: PR 105593, in its own intrinsics
+#endif
 
 // AVX-512 with VNNI. One panel is one register of 16 sums a row; activations are embedded broadcasts.
 HWY_PUSH_ATTRIBUTES("avx,avx2,fma,f16c,bmi2,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")
