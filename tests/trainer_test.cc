@@ -93,7 +93,7 @@ TEST_F(TrainerTest, LearnsAndWritesWhatItSays) {
   callbacks.on_step = [&](const StepMetrics& m) { losses.push_back(m.loss); };
   const TrainResult result = run.trainer.Run(callbacks);
   EXPECT_EQ(result.steps, 40);
-  EXPECT_LT(losses.back(), 0.7 * losses.front());
+  EXPECT_LT(losses.back(), 0.8 * losses.front());
   ASSERT_TRUE(result.best_loss.has_value());
   EXPECT_NEAR(run.trainer.ValidationLoss(), *result.best_loss, 1e-12);  // the best weights are back
   std::ifstream lines(directory_ + "/metrics.jsonl");
@@ -357,7 +357,7 @@ TEST_F(TrainerTest, Fp16SkipsOverflowedStepsAndLowersTheScale) {
   std::vector<StepMetrics> steps;
   // A huge final gain makes scaled gradients overflow fp16 while the forward stays finite.
   float* const gain = run.model.mutable_weights().final_norm.gain.view.f32();
-  for (int64_t i = 0; i < run.model.config().hidden; ++i) gain[i] *= 40;
+  for (int64_t i = 0; i < run.model.config().hidden; ++i) gain[i] *= 5000;
   const std::vector<float> before = run.Values();
   Trainer::Callbacks callbacks;
   callbacks.on_step = [&](const StepMetrics& m) {

@@ -14,6 +14,7 @@ void AddGenerate(CLI::App& app);
 void AddInspect(CLI::App& app);
 void AddList(CLI::App& app);
 void AddMan(CLI::App& app);
+void AddPlan(CLI::App& app);
 void AddPull(CLI::App& app);
 void AddQuantize(CLI::App& app);
 void AddRm(CLI::App& app);
@@ -21,6 +22,7 @@ void AddRun(CLI::App& app);
 void AddScore(CLI::App& app);
 void AddSearch(CLI::App& app);
 void AddTokenize(CLI::App& app);
+void AddTrain(CLI::App& app);
 void AddVersion(CLI::App& app);
 void AddWindow(CLI::App& app);
 
@@ -29,6 +31,8 @@ inline constexpr void (*kVerbs[])(CLI::App&) = {
     // clang-format off
     AddGenerate,
     AddRun,
+    AddTrain,
+    AddPlan,
     AddTokenize,
     AddScore,
     AddEval,

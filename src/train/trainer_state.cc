@@ -2,6 +2,8 @@
 #include <cstring>
 #include <filesystem>
 
+#include <fmt/format.h>
+
 #include "cambium/error.h"
 #include "train/dataset.h"
 #include "train/trainer.h"
@@ -10,6 +12,9 @@ namespace cambium {
 namespace {
 
 constexpr int kStateVersion = 1;
+
+// As people write it: 0.005, not the double nearest to the float nearest to that.
+nlohmann::json Shortest(float value) { return nlohmann::json::parse(fmt::format("{}", value)); }
 
 }  // namespace
 
@@ -26,9 +31,9 @@ nlohmann::json Trainer::MakeSettings() const {
           {"shuffle", options_.batch.shuffle},
           {"seed", options_.seed},
           {"precision", PrecisionName(options_.precision)},
-          {"lr", o.lr},
-          {"weight-decay", o.weight_decay},
-          {"clip", o.clip},
+          {"lr", Shortest(o.lr)},
+          {"weight-decay", Shortest(o.weight_decay)},
+          {"clip", Shortest(o.clip)},
           {"schedule", static_cast<int>(o.schedule)},
           {"warmup", o.warmup},
           {"8-bit moments", o.eight_bit},

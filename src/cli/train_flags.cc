@@ -1,0 +1,183 @@
+#include "cli/train_flags.h"
+
+#include <cmath>
+#include <iostream>
+
+#include <fmt/format.h>
+
+#include "base/isa.h"
+#include "io/model_cache.h"
+#include "train/plan.h"
+
+namespace cambium::cli {
+
+void AddTrainOptions(CLI::App& verb, TrainFlags& f) {
+  verb.add_option("MODEL", f.model, "A GGUF file, a Hugging Face directory, a cached name, or an alias (smollm2)");
+  verb.add_option("--data", f.data, "The examples: JSON lines, a JSON array, or a text (docs/training.md)");
+  verb.add_option("--valid", f.valid, "Examples to validate on");
+  verb.add_option("--valid-split", f.valid_split, "Or the share of --data to validate on, 0 to 1");
+  verb.add_option("--format", f.format, "auto, chat, completions, text, alpaca, sharegpt, ids or plain");
+  verb.add_option("-o,--output", f.directory, "Directory for the adapter, checkpoints and metrics");
+  verb.add_option("--config", f.config, "A TOML file with these options; flags win");
+  verb.add_flag("--print-config", f.print_config, "Print the options as TOML and stop");
+
+  verb.add_option("--graft", f.graft, "What is trained: lora");
+  verb.add_option("--rank", f.graft_options.rank, "Rank of a LoRA");
+  verb.add_option("--alpha", f.graft_options.alpha, "LoRA's scale is alpha / rank");
+  verb.add_flag("--rslora", f.graft_options.rslora, "Scale by alpha / sqrt(rank)");
+  verb.add_option("--dropout", f.graft_options.dropout, "LoRA's dropout");
+  verb.add_option("--targets", f.graft_options.targets, "Linears to adapt, such as q_proj,v_proj (default: all)")
+      ->delimiter(',');
+  verb.add_option("--init-from", f.init_from, "Start from this adapter");
+
+  verb.add_option("--batch-size", f.train.batch.batch_size, "Examples in a micro-batch");
+  verb.add_option("--seq-len", f.sequence_length, "Tokens of an example; longer ones are cut");
+  verb.add_flag("--pack", f.pack, "Fill micro-batches to batch-size x seq-len tokens; examples do not see each other");
+  verb.add_option("--accumulate", f.train.batch.accumulate, "Micro-batches a step");
+  verb.add_option("--steps", f.train.steps, "Steps (0: what --epochs take)");
+  verb.add_option("--epochs", f.train.epochs, "Times through the data");
+  verb.add_option("--lr", f.train.optimizer.lr, "Learning rate");
+  verb.add_option("--schedule", f.schedule, "cosine, linear or constant");
+  verb.add_option("--warmup", f.train.optimizer.warmup, "Steps of warm-up");
+  verb.add_option("--weight-decay", f.train.optimizer.weight_decay, "Decoupled weight decay");
+  verb.add_option("--clip", f.train.optimizer.clip, "Largest global gradient norm (0: no clipping)");
+  verb.add_flag("--adam-8bit", f.train.optimizer.eight_bit, "Keep AdamW's moments in 8 bits");
+  verb.add_option("--precision", f.precision, "fp32, bf16 or fp16");
+  verb.add_flag("--checkpoint-activations", f.train.checkpoint_activations, "Less memory, about a third more time");
+  verb.add_option("--seed", f.train.seed, "Seed of the order, the new adapter and dropout");
+  verb.add_flag("--no-shuffle", f.no_shuffle, "Keep the order of the data");
+  verb.add_flag("--train-on-prompt", f.dataset.train_on_prompt, "Train on every token, not only on answers");
+  verb.add_flag("--raw", f.raw, "Completions and alpaca without the chat template");
+  verb.add_flag("--skip-bad", f.dataset.skip_bad, "Skip and count bad lines");
+
+  verb.add_option("--eval-every", f.train.eval_every, "Steps between validations (0: each epoch)");
+  verb.add_option("--patience", f.train.patience, "Stop after so many validations without a better one (0: never)");
+  verb.add_option("--save-every", f.train.save_every, "Steps between checkpoints");
+  verb.add_option("--keep", f.train.keep, "Checkpoints kept, at least 2");
+  verb.add_option("--resume", f.resume, "auto goes on from the newest whole checkpoint; never")
+      ->check(CLI::IsMember({"auto", "never"}));
+  verb.add_flag("-y,--yes", f.yes, "Train even if the stop token is not trained");
+  verb.add_option("-t,--threads", f.threads, "Threads (0: every core that may be used)")->envname("CAMBIUM_THREADS");
+  AddOutput(verb, f.output);
+}
+
+bool ApplyConfig(CLI::App& verb, TrainFlags& flags) {
+  if (!flags.config.empty()) {
+    std::vector<CLI::ConfigItem> items;
+    try {
+      items = CLI::ConfigTOML().from_file(flags.config);
+    } catch (const CLI::Error& error) {
+      Fail(ErrorCode::kUsage, flags.config, ": ", error.what());
+    }
+    for (const CLI::ConfigItem& item : items) {
+      if (item.name == "++" || item.name == "--") continue;  // CLI11's marks of sections
+      CLI::Option* option = verb.get_option_no_throw("--" + item.name);
+      if (option == nullptr) option = verb.get_option_no_throw(item.name);
+      if (option == nullptr) Fail(ErrorCode::kUsage, flags.config, ": unknown key \"", item.name, "\"");
+      if (option->count() > 0) continue;
+      try {
+        for (const std::string& input : item.inputs) {
+          if (option->get_type_size() > 0 || input != "false") option->add_result(input);
+        }
+        if (option->count() > 0) option->run_callback();
+      } catch (const CLI::Error& error) {
+        Fail(ErrorCode::kUsage, flags.config, ": ", item.name, ": ", error.what());
+      }
+    }
+  }
+  if (!flags.print_config) return false;
+  flags.print_config = false;
+  Write(verb.config_to_str(true, false));
+  return true;
+}
+
+namespace {
+
+template <class F>
+auto Required(const std::string& value, const char* name, const F& use) {
+  if (value.empty()) Fail(ErrorCode::kUsage, name, " is required");
+  return use(value);
+}
+
+// Turns flags into options and checks them; members of the session need the results before its body runs.
+std::string Prepare(TrainFlags& f) {
+  CheckRange("--threads", f.threads, 0, 1024);
+  CheckRange("--batch-size", static_cast<double>(f.train.batch.batch_size), 1, 1 << 20);
+  CheckRange("--seq-len", static_cast<double>(f.sequence_length), 2, 1 << 24);
+  CheckRange("--accumulate", static_cast<double>(f.train.batch.accumulate), 1, 1 << 20);
+  CheckRange("--steps", static_cast<double>(f.train.steps), 0, 1e12);
+  CheckRange("--epochs", f.train.epochs, f.train.steps > 0 ? 0 : 1e-9, 1e6);
+  CheckRange("--lr", static_cast<double>(f.train.optimizer.lr), 0, 100);
+  CheckRange("--warmup", static_cast<double>(f.train.optimizer.warmup), 0, 1e12);
+  CheckRange("--weight-decay", static_cast<double>(f.train.optimizer.weight_decay), 0, 100);
+  CheckRange("--clip", static_cast<double>(f.train.optimizer.clip), 0, 1e30);
+  f.train.precision = ParsePrecision(f.precision);
+  f.train.optimizer.schedule = ParseSchedule(f.schedule);
+  f.train.batch.shuffle = !f.no_shuffle;
+  f.train.batch.seed = f.train.seed;
+  f.train.batch.pack_rows = f.pack ? f.train.batch.batch_size * f.sequence_length : 0;
+  f.dataset.format = f.format;
+  f.dataset.max_tokens = f.sequence_length;
+  f.dataset.use_template = !f.raw;
+  f.graft_options.seed = f.train.seed;
+  ApplyIsaFromEnv();
+  return Required(f.model, "MODEL", [](const std::string& model) { return ResolveModel(model); });
+}
+
+}  // namespace
+
+TrainSession::TrainSession(TrainFlags& f)
+    : model_path(Prepare(f)), pool(f.threads > 0 ? f.threads : DefaultThreads()), tokenizer(LoadTokenizer(model_path)) {
+  f.graft_options.base = model_path;
+  data = Required(f.data, "--data", [&](const std::string& path) { return LoadDataset(path, tokenizer, f.dataset); });
+  if (!f.valid.empty()) {
+    valid = LoadDataset(f.valid, tokenizer, f.dataset);
+  } else if (f.valid_split != 0) {
+    valid = SplitValidation(data, f.valid_split, f.train.seed);
+  }
+  if (!f.directory.empty()) lock.emplace(f.directory);
+  model = std::make_unique<Transformer>(LoadWeights(pool, model_path), pool);
+  graft = f.init_from.empty() ? MakeGraft(f.graft, f.graft_options, *model) : LoadGraft(f.init_from, *model);
+  if (f.sequence_length + graft->prefix_length() > model->config().context) {
+    Fail(ErrorCode::kUsage, "--seq-len: ", f.sequence_length, " is beyond the model's ", model->config().context,
+         " positions");
+  }
+  resident_before = ResidentBytes();
+  trainer = std::make_unique<Trainer>(*model, *graft, data.examples, valid.examples, f.train, f.directory);
+}
+
+int64_t PrintPlan(TrainSession& session, const TrainFlags& flags) {
+  const TrainPlan plan =
+      MakePlan(*session.trainer, *session.model, session.data.examples, flags.train.batch, session.resident_before);
+  const DatasetReport& r = session.data.report;
+  const auto line = [&](const std::string& text) { Note(flags.output, text); };
+  line(fmt::format("training    {} parameters ({})", plan.parameters, flags.graft));
+  line(fmt::format("data        {} examples, {} tokens, {} trained on", r.examples, r.tokens, r.trained_tokens));
+  if (r.truncated_examples + r.without_targets + r.skipped > 0) {
+    line(fmt::format("            {} examples cut ({} tokens lost), {} dropped without a trained token, {} bad lines{}",
+                     r.truncated_examples, r.truncated_tokens, r.without_targets, r.skipped,
+                     r.first_skipped.empty() ? "" : " (" + r.first_skipped + ")"));
+  }
+  if (!session.valid.examples.empty()) line(fmt::format("validation  {} examples", session.valid.examples.size()));
+  line(fmt::format("work        {} steps, {} tokens; about {:.0f} s at {:.0f} tokens/s", plan.steps, plan.rows,
+                   plan.seconds, plan.tokens_per_s));
+  line(fmt::format("memory      about {} MiB at its peak", plan.peak_bytes >> 20));
+  const bool stops = r.stop_token_trained();
+  line(fmt::format("stop token  trained: {}", stops ? "yes" : "no"));
+  if (!flags.output.quiet) {
+    std::cerr << "example (what is trained on is " << (UseColor(stderr) ? "green" : "in brackets") << "):\n"
+              << MaskPreview(session.data.examples.front(), session.tokenizer, UseColor(stderr)) << "\n";
+  }
+  if (flags.output.json) {
+    WriteJson({{"parameters", plan.parameters}, {"examples", r.examples}, {"tokens", r.tokens},
+               {"trained_tokens", r.trained_tokens}, {"truncated_examples", r.truncated_examples},
+               {"skipped", r.skipped}, {"steps", plan.steps}, {"seconds", plan.seconds},
+               {"tokens_per_s", plan.tokens_per_s}, {"peak_bytes", plan.peak_bytes}, {"stop_token_trained", stops}});
+  }
+  if (!stops && !flags.yes) {
+    Fail(ErrorCode::kUsage, "the stop token is not trained, so answers would never end; end the texts with it, or give --yes");
+  }
+  return plan.peak_bytes;
+}
+
+}  // namespace cambium::cli

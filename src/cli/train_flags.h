@@ -1,0 +1,50 @@
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "cli/options.h"
+#include "grafts/grafts.h"
+#include "train/dataset.h"
+#include "train/trainer.h"
+
+namespace cambium::cli {
+
+// What `train` and `plan` share.
+struct TrainFlags {
+  OutputFlags output;
+  std::string model, data, valid, directory, config, graft = "lora", init_from, resume = "never";
+  std::string precision = "bf16", schedule = "cosine", format = "auto";
+  double valid_split = 0;
+  DatasetOptions dataset;
+  GraftOptions graft_options;
+  TrainOptions train;
+  int64_t sequence_length = 512;
+  int threads = 0;
+  bool no_shuffle = false, pack = false, raw = false, yes = false, print_config = false;
+};
+void AddTrainOptions(CLI::App& verb, TrainFlags& flags);
+// Reads --config into every option that the command line left out; kUsage naming an unknown key. True if --print-config
+// printed, and nothing else is to be done.
+bool ApplyConfig(CLI::App& verb, TrainFlags& flags);
+
+// A loaded model with its data, graft and trainer; its plan is printed on stderr.
+struct TrainSession {
+  explicit TrainSession(TrainFlags& flags);
+
+  std::string model_path;
+  ThreadPool pool;
+  Tokenizer tokenizer;
+  std::unique_ptr<Transformer> model;
+  Dataset data, valid;
+  std::optional<RunLock> lock;
+  std::unique_ptr<Graft> graft;
+  std::unique_ptr<Trainer> trainer;
+  int64_t resident_before = 0;
+};
+// Prints the preflight and returns the predicted peak in bytes; kUsage if the stop token is not trained, unless --yes.
+int64_t PrintPlan(TrainSession& session, const TrainFlags& flags);
+
+}  // namespace cambium::cli

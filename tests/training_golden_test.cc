@@ -1,0 +1,150 @@
+// Training of the default model against PEFT's and PyTorch's numbers (tools/make_training_golden.py).
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <map>
+
+#include "grafts/grafts.h"
+#include "io/json.h"
+#include "io/safetensors.h"
+#include "io/tokenizer.h"
+#include "test_model.h"
+#include "train/loss_head.h"
+#include "train/trainer.h"
+
+namespace cambium {
+namespace {
+
+const std::string kGolden = std::string(CAMBIUM_TEST_DIR) + "/golden/training";
+
+nlohmann::json Golden() { return ParseJson(ReadTextFile(kGolden + "/training.json"), "training.json"); }
+
+class TrainingGolden : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    if (DefaultTestModel().empty()) GTEST_SKIP() << "the default model is not here";
+    model_ = std::make_unique<Transformer>(LoadWeights(pool_, DefaultTestModel()), pool_);
+  }
+  ThreadPool pool_{DefaultThreads()};
+  std::unique_ptr<Transformer> model_;
+};
+
+std::vector<StepMetrics> RunLora(Transformer& model, Precision precision) {
+  const nlohmann::json golden = Golden();
+  std::vector<Example> examples;
+  for (const auto& step : golden["steps"]) {
+    for (const auto& ids : step["input_ids"]) {
+      Example example;
+      example.ids = ids.get<std::vector<int32_t>>();
+      example.trained.assign(example.ids.size(), 1);
+      example.trained[0] = 0;
+      examples.push_back(example);
+    }
+  }
+  TrainOptions options;
+  options.precision = precision;
+  options.batch = {.batch_size = 2, .shuffle = false};
+  options.epochs = 1;
+  options.optimizer.lr = 2e-3f;
+  options.optimizer.weight_decay = 0.01f;
+  options.optimizer.clip = 0;
+  options.optimizer.schedule = OptimizerOptions::Schedule::kConstant;
+  const std::unique_ptr<Graft> graft = LoadGraft(kGolden + "/init", model);
+  const std::vector<Example> none;
+  Trainer trainer(model, *graft, examples, none, options, "");
+  std::vector<StepMetrics> steps;
+  Trainer::Callbacks callbacks;
+  callbacks.on_step = [&](const StepMetrics& m) { steps.push_back(m); };
+  trainer.Run(callbacks);
+  return steps;
+}
+
+TEST_F(TrainingGolden, EachLossOfAPeftRunInFp32) {
+  const nlohmann::json golden = Golden();
+  const std::vector<StepMetrics> steps = RunLora(*model_, Precision::kFp32);
+  ASSERT_EQ(steps.size(), golden["steps"].size());
+  double worst = 0;
+  for (size_t i = 0; i < steps.size(); ++i) {
+    const double loss = golden["steps"][i]["loss"], norm = golden["steps"][i]["grad_norm"];
+    worst = std::max(worst, std::fabs(steps[i].loss - loss));
+    EXPECT_NEAR(steps[i].loss, loss, 1e-3) << "step " << i;
+    EXPECT_NEAR(steps[i].grad_norm, norm, 5e-3 * norm) << "step " << i;
+  }
+  RecordProperty("worst_difference", std::to_string(worst));
+  std::printf("largest difference of a loss: %.2e\n", worst);
+}
+
+TEST_F(TrainingGolden, MixedPrecisionEndsWithinOnePercent) {
+  const nlohmann::json golden = Golden();
+  const double last = golden["steps"].back()["loss"];
+  for (const Precision precision : {Precision::kBf16, Precision::kFp16}) {
+    const std::vector<StepMetrics> steps = RunLora(*model_, precision);
+    double loss = NAN;
+    for (const StepMetrics& m : steps) loss = m.loss;
+    std::printf("%s: final loss %.4f, PEFT fp32 %.4f\n", std::string(PrecisionName(precision)).c_str(), loss, last);
+    EXPECT_NEAR(loss, last, 0.01 * last) << PrecisionName(precision);
+  }
+}
+
+// Keeps the gradients of every norm's gain.
+class NormProbe : public Graft {
+ public:
+  explicit NormProbe(const ModelConfig& config) : config_(config) {}
+  std::string kind() const override { return "norm probe"; }
+  NormGradient NormGradientOf(int layer, NormKind kind) override {
+    OwnedTensor& slot = slots_[{layer, kind}];
+    if (!slot.view) slot = OwnedTensor({config_.hidden});
+    return {slot.view, {}};
+  }
+  void VisitParams(const std::function<void(Parameter&)>&) override {}
+  void Save(const std::string&) override {}
+  Tensor Of(int layer, NormKind kind) { return slots_[{layer, kind}].view; }
+
+ private:
+  ModelConfig config_;
+  std::map<std::pair<int, NormKind>, OwnedTensor> slots_;
+};
+
+TEST_F(TrainingGolden, NormGradientsOfAFullBackward) {
+  const nlohmann::json golden = Golden();
+  const std::vector<int32_t> ids =
+      LoadTokenizer(DefaultTestModel()).Encode(golden["long_text"].get<std::string>(), false, true);
+  NormProbe probe(model_->config());
+  std::vector<Graft*> grafts = {&probe};
+  Pass pass;
+  Tape tape;
+  pass.compute = Compute::kF32;
+  pass.tape = &tape;
+  pass.Append(0, 0, ids).grafts = grafts;
+  std::vector<int32_t> targets(ids.begin() + 1, ids.end());
+  targets.push_back(-1);
+  model_->Forward(pass);
+  Tensor dhidden = model_->workspace().New({pass.rows(), model_->config().hidden});
+  const double count = static_cast<double>(ids.size() - 1);
+  const double loss = LossHead(*model_, Compute::kF32, pass.hidden, targets, static_cast<float>(1 / count), dhidden);
+  EXPECT_NEAR(loss / count, golden["long_loss"].get<double>(), 1e-4);
+  model_->Backward(pass, dhidden);
+
+  const SafetensorsFile file(kGolden + "/norm_grads_long.safetensors");
+  const auto compare = [&](const std::string& name, Tensor ours) {
+    const Tensor* const theirs = file.FindTensor(name);
+    ASSERT_NE(theirs, nullptr) << name;
+    double difference = 0, norm = 0;
+    for (int64_t i = 0; i < ours.size(); ++i) {
+      const double a = static_cast<double>(ours.f32()[i]), b = static_cast<double>(theirs->f32()[i]);
+      difference += (a - b) * (a - b);
+      norm += b * b;
+    }
+    EXPECT_LT(std::sqrt(difference), 2e-4 * std::sqrt(norm)) << name;
+  };
+  const int layers = static_cast<int>(model_->config().layers);
+  for (int layer = 0; layer < layers; ++layer) {
+    const std::string at = "model.layers." + std::to_string(layer) + ".";
+    compare(at + "input_layernorm.weight", probe.Of(layer, NormKind::kAttention));
+    compare(at + "post_attention_layernorm.weight", probe.Of(layer, NormKind::kFfn));
+  }
+  compare("model.norm.weight", probe.Of(layers, NormKind::kFinal));
+}
+
+}  // namespace
+}  // namespace cambium
