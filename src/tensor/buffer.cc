@@ -77,7 +77,9 @@ void* Workspace::Allocate(size_t bytes) {
   }
   if (current_ == blocks_.size()) {
     const size_t last = blocks_.empty() ? 0 : blocks_.back().bytes();
-    blocks_.emplace_back(std::max({bytes, kMinBlock, last}));
+    // Whole huge pages: what the system backs, the block can use.
+    const size_t size = std::max({bytes, kMinBlock, last});
+    blocks_.emplace_back(size < kHugePage ? size : RoundUp(size, kHugePage));
     offset_ = 0;
   }
   void* result = blocks_[current_].as<char>() + offset_;
