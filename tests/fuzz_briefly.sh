@@ -5,11 +5,11 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 seconds=$1
 shopt -s nullglob
 sources=(tests/fuzz/*_fuzz.cc)
-if [ ${#sources[@]} -eq 0 ] || ! command -v clang++-16 >/dev/null; then
-  echo "fuzzing skipped: no clang++-16 or no targets" >&2
+if [ ${#sources[@]} -eq 0 ] || ! command -v clang++-14 >/dev/null; then
+  echo "fuzzing skipped: no clang++-14 or no targets" >&2
   exit 0
 fi
-cmake --preset release -B build/fuzz -DCMAKE_CXX_COMPILER=clang++-16 -DCMAKE_C_COMPILER=clang-16 -DCAMBIUM_FUZZ=ON \
+cmake --preset release -B build/fuzz -DCMAKE_CXX_COMPILER=clang++-14 -DCMAKE_C_COMPILER=clang-14 -DCAMBIUM_FUZZ=ON \
   -DCMAKE_CXX_FLAGS_RELEASE=-O1 -DCAMBIUM_TESTS=OFF -DCAMBIUM_BENCH=OFF -DCAMBIUM_INSTALL=OFF >/dev/null
 cmake --build build/fuzz --target fuzz
 each=$((seconds / ${#sources[@]}))
