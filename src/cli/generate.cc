@@ -11,8 +11,28 @@ struct Flags {
   ModelFlags model;
   InputFlags input;
   GenerateFlags generate;
-  bool chat = false;
+  bool chat = false, show_draft = false;
 };
+
+// The tokens by where they came from: a colour a drafter, red where the target went against a draft; without colour,
+// {name:drafted} and {!corrected}.
+std::string DraftView(const Engine& engine, const Generation& result, bool color) {
+  static constexpr int kColors[] = {32, 36, 35, 33, 34};
+  std::string view;
+  for (size_t i = 0; i < result.ids.size(); ++i) {
+    const int16_t origin = result.origins[i];
+    const std::string piece = engine.Piece(result.ids[i]);
+    if (origin == Generation::kPlain) {
+      view += piece;
+    } else if (color) {
+      const int code = origin < 0 ? 31 : kColors[static_cast<size_t>(origin) % std::size(kColors)];
+      view += "\x1b[" + std::to_string(code) + "m" + piece + "\x1b[0m";
+    } else {
+      view += "{" + (origin < 0 ? "!" : result.draft.drafters[static_cast<size_t>(origin)] + ":") + piece + "}";
+    }
+  }
+  return view;
+}
 
 void Generate(const Flags& flags) {
   const GenerateOptions options = CheckedOptions(flags.generate);
@@ -25,15 +45,17 @@ void Generate(const Flags& flags) {
   const Message message{"user", input.text};
   const std::vector<int32_t> ids = flags.chat ? engine.TokenizeChat({&message, 1}) : input.Ids(engine);
   const Generation result = engine.Generate(ids, options, [&](std::string_view text) {
-    if (!flags.output.json) Write(text);
+    if (!flags.output.json && !flags.show_draft) Write(text);
     return true;
   });
   if (flags.output.json) {
     WriteJson(ToJson(result));
   } else {
+    if (flags.show_draft) Write(DraftView(engine, result, UseColor(stdout)));
     Write("\n");
   }
   NoteTimings(flags.output, result.timings);
+  NoteDraft(flags.output, result.draft, result.timings.decode_tokens);
 }
 
 }  // namespace
@@ -44,6 +66,7 @@ void AddGenerate(CLI::App& app) {
   AddModel(*verb, flags->model);
   AddInput(*verb, flags->input);
   verb->add_flag("--chat", flags->chat, "Wrap the text as a user's message in the model's chat template");
+  verb->add_flag("--show-draft", flags->show_draft, "Colour each token by who proposed it");
   AddGenerateOptions(*verb, flags->generate);
   AddOutput(*verb, flags->output);
   verb->callback([flags] { Generate(*flags); });

@@ -102,6 +102,12 @@ void AddGenerateOptions(CLI::App& verb, GenerateFlags& flags) {
       ->allow_extra_args(false);
   verb.add_option("--stop", flags.options.stop, "End the text before this string; repeatable")->allow_extra_args(false);
   verb.add_flag("--ignore-eos", flags.options.ignore_end, "Go on past end-of-generation tokens");
+  verb.add_option("--draft", flags.options.drafters,
+                  "Who drafts ahead: auto, none, ngram, corpus:index=FILE, model:path=MODEL, exit:layer=K; repeatable. "
+                  "Drafts never change the text")
+      ->allow_extra_args(false);
+  verb.add_option("--draft-rows", flags.options.draft_rows, "Rows that a verifying pass may have at most")
+      ->capture_default_str();
 }
 
 namespace {
@@ -125,6 +131,7 @@ std::pair<int32_t, float> ParseLogitBias(const std::string& text) {
 GenerateOptions CheckedOptions(const GenerateFlags& flags) {
   GenerateOptions options = flags.options;
   CheckRange("-n", static_cast<double>(options.max_tokens), -1, std::numeric_limits<int32_t>::max());
+  CheckRange("--draft-rows", static_cast<double>(options.draft_rows), 1, 1024);
   CheckRange("--seed", static_cast<double>(flags.seed), -1, static_cast<double>(std::numeric_limits<int64_t>::max()));
   for (const std::string& stop : options.stop) {
     if (stop.empty()) Fail(ErrorCode::kUsage, "--stop: the string is empty");
@@ -186,8 +193,23 @@ void NoteTimings(const OutputFlags& flags, const Timings& timings) {
                           timings.decode_tokens, rate(timings.decode_tokens, timings.decode_ms)));
 }
 
+void NoteDraft(const OutputFlags& flags, const DraftReport& draft, int64_t decode_tokens) {
+  if (draft.num_drafts == 0 || draft.passes == 0) return;
+  const double tokens_per_pass = static_cast<double>(decode_tokens) / static_cast<double>(draft.passes);
+  const double speed_up = static_cast<double>(decode_tokens) * draft.plain_ms / (draft.draft_ms + draft.verify_ms);
+  std::string depths;
+  for (const int64_t accepted : draft.num_accepted_tokens_per_pos) {
+    depths += fmt::format(" {:.0f}%", 100.0 * static_cast<double>(accepted) / static_cast<double>(draft.num_drafts));
+  }
+  Note(flags, fmt::format("draft {:.2f} tokens a pass; {} of {} nodes verified were accepted, by depth{}; drafting {:.1f} "
+                          "ms, verifying {:.1f} ms; {:.2f} x the plain rate",
+                          tokens_per_pass, draft.num_accepted_tokens, draft.num_draft_tokens, depths, draft.draft_ms,
+                          draft.verify_ms, speed_up));
+}
+
 nlohmann::ordered_json ToJson(const Generation& generation) {
   const Timings& timings = generation.timings;
+  const DraftReport& draft = generation.draft;
   return {{"text", generation.text},
           {"ids", generation.ids},
           {"finish_reason", generation.finish_reason},
@@ -196,7 +218,17 @@ nlohmann::ordered_json ToJson(const Generation& generation) {
             {"prompt_tokens", timings.prompt_tokens},
             {"prompt_ms", timings.prompt_ms},
             {"decode_tokens", timings.decode_tokens},
-            {"decode_ms", timings.decode_ms}}}};
+            {"decode_ms", timings.decode_ms}}},
+          {"spec_decode",
+           {{"num_drafts", draft.num_drafts},
+            {"num_draft_tokens", draft.num_draft_tokens},
+            {"num_accepted_tokens", draft.num_accepted_tokens},
+            {"num_accepted_tokens_per_pos", draft.num_accepted_tokens_per_pos},
+            {"passes", draft.passes},
+            {"draft_ms", draft.draft_ms},
+            {"verify_ms", draft.verify_ms},
+            {"plain_ms", draft.plain_ms},
+            {"drafters", draft.drafters}}}};
 }
 
 bool IsTerminal(FILE* stream) { return isatty(fileno(stream)) == 1; }

@@ -82,6 +82,8 @@ std::string Quoted(std::string_view bytes);
 void Note(const OutputFlags& flags, std::string_view line);
 // "prompt 12 tokens, 250 tokens/s; decode ..." on stderr unless --quiet.
 void NoteTimings(const OutputFlags& flags, const Timings& timings);
+// How speculation went, where something was drafted: "draft 2.31 tokens a pass; ..." on stderr unless --quiet.
+void NoteDraft(const OutputFlags& flags, const DraftReport& draft, int64_t decode_tokens);
 // As documented in docs/cli.md.
 nlohmann::ordered_json ToJson(const Generation& generation);
 
