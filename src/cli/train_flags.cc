@@ -142,13 +142,11 @@ TrainSession::TrainSession(TrainFlags& f)
     Fail(ErrorCode::kUsage, "--seq-len: ", f.sequence_length, " is beyond the model's ", model->config().context,
          " positions");
   }
-  resident_before = ResidentBytes();
   trainer = std::make_unique<Trainer>(*model, *graft, data.examples, valid.examples, f.train, f.directory);
 }
 
 int64_t PrintPlan(TrainSession& session, const TrainFlags& flags) {
-  const TrainPlan plan =
-      MakePlan(*session.trainer, *session.model, session.data.examples, flags.train.batch, session.resident_before);
+  const TrainPlan plan = MakePlan(*session.trainer, *session.model, session.data.examples, flags.train.batch);
   const DatasetReport& r = session.data.report;
   const auto line = [&](const std::string& text) { Note(flags.output, text); };
   line(fmt::format("training    {} parameters ({})", plan.parameters, flags.graft));

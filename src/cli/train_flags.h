@@ -42,7 +42,6 @@ struct TrainSession {
   std::optional<RunLock> lock;
   std::unique_ptr<Graft> graft;
   std::unique_ptr<Trainer> trainer;
-  int64_t resident_before = 0;
 };
 // Prints the preflight and returns the predicted peak in bytes; kUsage if the stop token is not trained, unless --yes.
 int64_t PrintPlan(TrainSession& session, const TrainFlags& flags);

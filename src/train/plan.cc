@@ -4,11 +4,13 @@
 #include <chrono>
 #include <fstream>
 
+#include "cambium/error.h"
+
 namespace cambium {
 namespace {
 
-int64_t StatusBytes(const std::string& field) {
-  std::ifstream status("/proc/self/status");
+int64_t StatusBytesOf(const char* file, const std::string& field) {
+  std::ifstream status(file);
   for (std::string line; std::getline(status, line);) {
     if (line.starts_with(field)) return std::stoll(line.substr(field.size())) * 1024;
   }
@@ -37,11 +39,10 @@ std::vector<Example> Probe(const std::vector<Example>& examples, int64_t rows) {
 
 }  // namespace
 
-int64_t ResidentBytes() { return StatusBytes("VmRSS:"); }
-int64_t PeakResidentBytes() { return StatusBytes("VmHWM:"); }
+int64_t PeakResidentBytes() { return StatusBytesOf("/proc/self/status", "VmHWM:"); }
 
 TrainPlan MakePlan(Trainer& trainer, Transformer& model, const std::vector<Example>& examples,
-                   const BatchOptions& batch, int64_t resident_before) {
+                   const BatchOptions& batch) {
   TrainPlan plan;
   plan.parameters = trainer.optimizer().parameters();
   plan.steps = trainer.total_steps();
@@ -64,15 +65,24 @@ TrainPlan MakePlan(Trainer& trainer, Transformer& model, const std::vector<Examp
     trainer.ForwardBackward(micro, 1e-6f, 0);
     const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start;
     plan.tokens_per_s = static_cast<double>(rows) / elapsed.count();
-    return static_cast<double>(trainer.tape_bytes() + model.workspace().peak_bytes());
+    return static_cast<int64_t>(trainer.tape_bytes() + model.workspace().peak_bytes());
   };
-  const double small = probe(128), large = probe(256);
-  const double slope = (large - small) / 128;
-  const ModelConfig& c = model.config();
-  const double kv = static_cast<double>(8 * c.kv_heads * c.head_dim * plan.max_rows);
-  // One page of logits less for micro-batches below a chunk is not worth a case.
-  const double pass = std::max(small, large + slope * static_cast<double>(plan.max_rows - 256));
-  plan.peak_bytes = resident_before + trainer.optimizer().bytes() + static_cast<int64_t>(pass + kv);
+  // A small one says whether the real one fits at all; memory grows no faster than the rows.
+  const int64_t small_rows = std::min<int64_t>(128, plan.max_rows);
+  const int64_t small = probe(small_rows);
+  const int64_t available = StatusBytesOf("/proc/meminfo", "MemAvailable:");
+  const int64_t bound = small / small_rows * plan.max_rows;
+  if (available > 0 && bound > available) {
+    Fail(ErrorCode::kResource, "micro-batches of ", plan.max_rows, " tokens need up to ", bound >> 20, " MiB, ",
+         available >> 20, " MiB are available; lower the batch size or --seq-len, or checkpoint activations");
+  }
+  probe(plan.max_rows);
+  plan.peak_bytes = PeakResidentBytes();
+  // Large moments are mapped, and take memory only once the first step writes them.
+  for (const Optimizer::State& state : trainer.optimizer().states()) {
+    if (state.name.starts_with("value.") || state.tensor.bytes() < (int64_t{2} << 20)) continue;
+    plan.peak_bytes += state.tensor.bytes();
+  }
   plan.seconds = static_cast<double>(plan.rows) / plan.tokens_per_s;
   return plan;
 }

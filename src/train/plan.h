@@ -8,7 +8,7 @@
 
 namespace cambium {
 
-// What a run will cost, found by two short passes before step 1.
+// What a run will cost, found by running two micro-batches before step 1.
 struct TrainPlan {
   int64_t parameters = 0;      // trained numbers
   int64_t steps = 0, rows = 0; // rows of all steps
@@ -17,16 +17,15 @@ struct TrainPlan {
   double tokens_per_s = 0, seconds = 0;
 };
 
-// resident_before: this process's resident bytes when model and data were loaded and nothing else was. Memory grows
-// linearly with the rows of a micro-batch; the line is measured at 128 and 256 rows. Changes gradients and nothing else.
+// Runs a small micro-batch, and then one of the largest size if that is sure to fit (else kResource with the numbers).
+// Changes gradients and nothing else.
 TrainPlan MakePlan(Trainer& trainer, Transformer& model, const std::vector<Example>& examples,
-                   const BatchOptions& batch, int64_t resident_before);
+                   const BatchOptions& batch);
 
 // The example's text with what is trained on marked: in green where `color`, else in [brackets]. At most `max_tokens`.
 std::string MaskPreview(const Example& example, const Tokenizer& tokenizer, bool color, int64_t max_tokens = 300);
 
-// Resident memory of this process, now and at its highest; 0 where the system does not say.
-int64_t ResidentBytes();
+// The most resident memory this process had; 0 where the system does not say.
 int64_t PeakResidentBytes();
 
 }  // namespace cambium
