@@ -16,7 +16,9 @@ each=$((seconds / ${#sources[@]}))
 for source in "${sources[@]}"; do
   name=$(basename "$source" .cc)
   new=$(mktemp -d)
-  build/fuzz/tests/fuzz/"$name" -max_total_time="$((each > 0 ? each : 1))" -rss_limit_mb=2048 -timeout=10 -print_final_stats=0 \
-    "$new" tests/fuzz/corpus/"${name%_fuzz}"
+  build/fuzz/tests/fuzz/"$name" -max_total_time="$((each > 0 ? each : 1))" -rss_limit_mb=2048 -timeout=10 \
+    -artifact_prefix=build/fuzz/"$name"- "$new" tests/fuzz/corpus/"${name%_fuzz}" >build/fuzz/"$name".log 2>&1 ||
+    { tail -n 40 build/fuzz/"$name".log >&2; exit 1; }
+  echo "$name: $(tail -n 1 build/fuzz/"$name".log)"
   rm -rf "$new"
 done
