@@ -351,7 +351,7 @@ TEST_F(TrainerTest, NamesStepAndLayerOfTheFirstNonFiniteValue) {
 TEST_F(TrainerTest, Fp16SkipsOverflowedStepsAndLowersTheScale) {
   TrainOptions options = Options();
   options.precision = Precision::kFp16;
-  options.steps = 6;
+  options.steps = 30;
   Lab run(options);
   LossScaler scaler(true);
   std::vector<StepMetrics> steps;

@@ -12,6 +12,7 @@
 namespace cambium::cli {
 
 void AddTrainOptions(CLI::App& verb, TrainFlags& f) {
+  verb.option_defaults()->always_capture_default();  // --print-config shows them
   verb.add_option("MODEL", f.model, "A GGUF file, a Hugging Face directory, a cached name, or an alias (smollm2)");
   verb.add_option("--data", f.data, "The examples: JSON lines, a JSON array, or a text (docs/training.md)");
   verb.add_option("--valid", f.valid, "Examples to validate on");
