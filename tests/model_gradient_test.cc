@@ -120,12 +120,13 @@ TEST_P(ModelGradient, AgreesWithDifferences) {
     NormWeights* norm = &weights.final_norm;
     if (slot.kind != NormKind::kFinal) {
       BlockWeights& block = weights.blocks[static_cast<size_t>(slot.layer)];
-      NormWeights* const norms[] = {&block.attention_norm, &block.attention_post_norm, &block.ffn_norm,
-                                    &block.ffn_post_norm,  &block.q_norm,              &block.k_norm};
+      NormWeights* const norms[] = {&block.attention_norm, &block.attention_post_norm,
+                                    &block.ffn_norm,       &block.ffn_post_norm,
+                                    &block.q_norm,         &block.k_norm};
       norm = norms[static_cast<int>(slot.kind)];
     }
-    const std::string name = "norm " + std::to_string(static_cast<int>(slot.kind)) + " of layer " +
-                             std::to_string(slot.layer);
+    const std::string name =
+        "norm " + std::to_string(static_cast<int>(slot.kind)) + " of layer " + std::to_string(slot.layer);
     EXPECT_TRUE(SlopeAgrees(name, norm->gain.view, CopyOf(slot.dgain.view), [&] { return h.Loss(); }));
     if (norm->bias.view) {
       EXPECT_TRUE(SlopeAgrees(name + " bias", norm->bias.view, CopyOf(slot.dbias.view), [&] { return h.Loss(); }));
@@ -159,7 +160,8 @@ std::vector<Case> Cases() {
   std::vector<Case> cases;
   for (const TinyFamily family : kTinyFamilies) {
     cases.push_back({family, {.linears = true, .branches = false, .embedding = true, .norms = true}});
-    cases.push_back({family, {.linears = true, .branches = true, .embedding = false, .norms = false, .prefix = 3}, true});
+    cases.push_back(
+        {family, {.linears = true, .branches = true, .embedding = false, .norms = false, .prefix = 3}, true});
   }
   return cases;
 }

@@ -1,7 +1,7 @@
 #pragma once
 
-// A graft for tests: low-rank terms at every linear, an adapter at every branch, a vector at the embedding, a prefix, and
-// the norms' gradients. Written for plainness; the real grafts are elsewhere.
+// A graft for tests: low-rank terms at every linear, an adapter at every branch, a vector at the embedding, a prefix,
+// and the norms' gradients. Written for plainness; the real grafts are elsewhere.
 
 #include <cstring>
 #include <fstream>

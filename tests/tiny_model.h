@@ -19,9 +19,10 @@ enum class TinyFamily { kLlama, kQwen3, kGemma3, kGpt2 };
 struct TinyOptions {
   TinyFamily family = TinyFamily::kLlama;
   int64_t layers = 2, hidden = 32, heads = 4, kv_heads = 2, head_dim = 8, ffn = 48, vocab = 61, context = 256;
-  int sliding_window = 5;        // gemma3 only; every second layer slides
-  DType weights = DType::kF32;   // storage of the matrices: any that Quantize can write; quantised ones need sizes of whole blocks
-  float scale = 1.0f;            // multiplies the usual 1 / sqrt(in) spread of the matrices
+  int sliding_window = 5;  // gemma3 only; every second layer slides
+  DType weights =
+      DType::kF32;  // storage of the matrices: any that Quantize can write; quantised ones need sizes of whole blocks
+  float scale = 1.0f;  // multiplies the usual 1 / sqrt(in) spread of the matrices
 };
 
 namespace tiny_internal {
