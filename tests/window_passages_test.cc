@@ -1,5 +1,6 @@
 // Words, passages and the verbs over windows.
 #include <gtest/gtest.h>
+#include <unistd.h>
 #include <rapidcheck.h>
 #include <sys/wait.h>
 
@@ -112,7 +113,7 @@ struct Ran {
   std::string out;  // stdout and stderr
 };
 Ran Cli(const std::string& arguments, const std::string& input = "") {
-  const std::string path = testing::TempDir() + "window_cli_input";
+  const std::string path = testing::TempDir() + "window_cli_input" + std::to_string(getpid());
   std::ofstream(path, std::ios::binary) << input;
   const std::string command = std::string(CAMBIUM_CLI) + " " + arguments + " 2>&1 < " + path;
   FILE* pipe = popen(command.c_str(), "r");
@@ -123,7 +124,7 @@ Ran Cli(const std::string& arguments, const std::string& input = "") {
   return {WEXITSTATUS(pclose(pipe)), out};
 }
 std::string File(const std::string& name, const std::string& content) {
-  const std::string path = testing::TempDir() + name;
+  const std::string path = testing::TempDir() + std::to_string(getpid()) + name;
   std::ofstream(path, std::ios::binary) << content;
   return path;
 }
