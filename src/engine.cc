@@ -35,6 +35,12 @@ int64_t ContextLength(const ModelConfig& config, int64_t asked) {
   return asked > 0 ? asked : std::min(config.context, kDefaultContext);
 }
 
+void CheckIds(std::span<const int32_t> ids, int64_t vocab) {
+  for (int32_t id : ids) {
+    if (id < 0 || id >= vocab) Fail(ErrorCode::kUsage, "token id ", id, " is outside the vocabulary of ", vocab);
+  }
+}
+
 // Holds text back while it may be the beginning of a stop string, and ends it at the first stop string.
 class StopFilter {
  public:
@@ -181,9 +187,7 @@ Generation Engine::Generate(std::span<const int32_t> prompt, const GenerateOptio
                             const std::function<bool(std::string_view)>& on_text) {
   Impl& e = *impl_;
   if (prompt.empty()) Fail(ErrorCode::kUsage, "the prompt is empty");
-  for (int32_t id : prompt) {
-    if (id < 0 || id >= vocab()) Fail(ErrorCode::kUsage, "token id ", id, " is outside the vocabulary of ", vocab());
-  }
+  CheckIds(prompt, vocab());
   for (const auto& [id, bias] : options.sampling.logit_bias) {
     if (id < 0 || id >= vocab()) Fail(ErrorCode::kUsage, "logit bias for id ", id, ", the vocabulary has ", vocab());
   }
@@ -239,9 +243,7 @@ void Engine::ForEachLogits(std::span<const int32_t> ids,
                            const std::function<void(int64_t row, std::span<const float>)>& use) {
   Impl& e = *impl_;
   constexpr size_t kChunk = 64;  // rows of logits at a time
-  for (int32_t id : ids) {
-    if (id < 0 || id >= vocab()) Fail(ErrorCode::kUsage, "token id ", id, " is outside the vocabulary of ", vocab());
-  }
+  CheckIds(ids, vocab());
   if (static_cast<int64_t>(ids.size()) > e.context) {
     Fail(ErrorCode::kUsage, "the text has ", ids.size(), " tokens, the context holds ", e.context, "; raise -c");
   }

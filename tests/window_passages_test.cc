@@ -1,8 +1,8 @@
 // Words, passages and the verbs over windows.
 #include <gtest/gtest.h>
-#include <unistd.h>
 #include <rapidcheck.h>
 #include <sys/wait.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <array>

@@ -127,9 +127,7 @@ void Planner::Ask(size_t member, int64_t budget, int64_t max_depth) {
   Draft draft;
   const Clock::time_point start = Clock::now();
   members_[member]->Propose(budget, max_depth, draft);
-  const double ms = MillisSince(start);
-  draft_ms_ += ms;
-  payoffs_[member].draft_ms.Push(ms);
+  draft_ms_ += MillisSince(start);
   const std::vector<int32_t> depths = draft.Depths();
   std::vector<int32_t> in_pool;
   for (size_t i = 0; i < draft.nodes.size(); ++i) {
@@ -172,7 +170,6 @@ Planner::Plan Planner::Choose(int64_t budget) const {
     const double rate = expected / (curve_.Ms(static_cast<int64_t>(n) + 1) + draft_ms_);
     if (rate > bar) {
       bar = plan.tokens_per_ms = rate;
-      plan.expected = expected;
       best = n;
     }
   }

@@ -51,7 +51,7 @@ class Planner : public Drafter {
   };
   // What calling a neural drafter has brought lately.
   struct Payoff {
-    SlidingMean draft_ms{16}, expected{16};
+    SlidingMean expected{16};  // tokens per ms of the plans it took part in
     int64_t calls = 0;
     int64_t skip = 0;         // steps to go before it is tried again
     int64_t skip_length = 4;  // doubles with every try that did not pay
@@ -62,7 +62,6 @@ class Planner : public Drafter {
   struct Plan {
     std::vector<int32_t> nodes;  // of the pool, parents first
     double tokens_per_ms = 0;
-    double expected = 1;         // tokens
   };
   Plan Choose(int64_t budget) const;
   void ScorePool(const Observation& observation);

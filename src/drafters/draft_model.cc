@@ -48,7 +48,6 @@ class AutoregressiveDrafter : public Drafter {
   // Tokens `pending` are not in the cache yet; the last of them is the root.
   void Grow(Transformer& transformer, KvCache& kv, int sequence, std::span<Graft* const> grafts, Compute compute,
             int64_t layers, std::vector<int32_t> pending, int64_t budget, int64_t max_depth, Draft& draft) {
-    const int64_t start = kv.length(sequence) + static_cast<int64_t>(pending.size()) - 1;
     int32_t parent = -1;
     float chance = 1;
     for (int64_t depth = 0; depth < std::min(max_depth, max_depth_); ++depth) {
@@ -74,12 +73,9 @@ class AutoregressiveDrafter : public Drafter {
       parent = first;
       pending = {choices.front().token};
     }
-    grown_ = kv.length(sequence);
-    base_ = start;
   }
 
   int64_t max_depth_, width_;
-  int64_t base_ = 0, grown_ = 0;  // slots before the root, and after growing
 };
 
 class ModelDrafter : public AutoregressiveDrafter {
