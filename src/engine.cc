@@ -7,6 +7,7 @@
 #include "decode/planner.h"
 #include "drafters/drafters.h"
 #include "engine_impl.h"
+#include "grafts/grafts.h"
 #include "io/model_cache.h"
 #include "io/unicode.h"
 
@@ -14,6 +15,7 @@ namespace cambium {
 namespace {
 
 constexpr int64_t kDefaultContext = 4096;
+constexpr int64_t kSpareSlots = 128;  // beyond the context, for drafts that are not accepted
 
 DType KvType(const EngineOptions& options) {
   if (options.kv_type.empty()) return options.exact ? DType::kF32 : DType::kF16;
@@ -88,7 +90,7 @@ Engine::Impl::Impl(const std::string& model, const EngineOptions& options)
       tokenizer(LoadTokenizer(path)),
       compute(options.exact ? Compute::kF32 : Compute::kInt8),
       context(ContextLength(transformer.config(), options.context)),
-      kv(transformer.config(), KvType(options), context + 128) {
+      kv(transformer.config(), KvType(options), context + kSpareSlots) {
   if (tokenizer.vocab_size() > transformer.config().vocab) {
     Fail(ErrorCode::kData, path, ": the tokenizer has ", tokenizer.vocab_size(), " tokens, the embedding ",
          transformer.config().vocab, " rows");
@@ -103,6 +105,31 @@ Drafter* Engine::Impl::DrafterFor(const std::vector<std::string>& specs) {
     drafter_made = true;
   }
   return drafter.get();
+}
+
+int64_t Engine::Impl::UseGrafts(const std::vector<std::string>& specs) {
+  std::vector<Graft*> wanted;
+  for (const std::string& spec : specs) {
+    std::unique_ptr<Graft>& graft = grafts[spec];
+    if (graft == nullptr) {
+      const GraftSpec parsed = ParseGraftSpec(spec);
+      graft = LoadGraft(parsed.path, transformer, parsed.scale);
+    }
+    wanted.push_back(graft.get());
+  }
+  int64_t prefix = 0;
+  for (const Graft* graft : wanted) prefix += graft->prefix_length();
+  const int64_t room = std::min(context, transformer.config().context - prefix);
+  if (room < 1) {
+    Fail(ErrorCode::kUsage, "the grafts' prefix of ", prefix, " leaves nothing of the model's ",
+         transformer.config().context, " positions");
+  }
+  if (kv.max_slots() < prefix + context + kSpareSlots) {
+    kv = KvCache(transformer.config(), kv.dtype(), prefix + context + kSpareSlots);
+    state = {kv.NewSequence(), {}, {}};
+  }
+  if (wanted != state.grafts) state.Restart(transformer, kv, wanted);
+  return room;
 }
 
 DraftReport Engine::Impl::Report(const DraftCounters& counters) const {
@@ -191,8 +218,9 @@ Generation Engine::Generate(std::span<const int32_t> prompt, const GenerateOptio
   for (const auto& [id, bias] : options.sampling.logit_bias) {
     if (id < 0 || id >= vocab()) Fail(ErrorCode::kUsage, "logit bias for id ", id, ", the vocabulary has ", vocab());
   }
-  if (static_cast<int64_t>(prompt.size()) >= e.context) {
-    Fail(ErrorCode::kUsage, "the prompt has ", prompt.size(), " tokens, the context holds ", e.context,
+  const int64_t room = e.UseGrafts(options.grafts);
+  if (static_cast<int64_t>(prompt.size()) >= room) {
+    Fail(ErrorCode::kUsage, "the prompt has ", prompt.size(), " tokens, the context holds ", room,
          "; raise -c or shorten the prompt");
   }
   Sampler sampler(options.sampling);
@@ -207,7 +235,7 @@ Generation Engine::Generate(std::span<const int32_t> prompt, const GenerateOptio
   DecodeRequest request;
   request.prompt.assign(prompt.begin(), prompt.end());
   request.max_tokens = options.max_tokens;
-  request.context = e.context;
+  request.context = e.state.prefix + room;
   request.compute = e.compute;
   if (!options.ignore_end) {
     request.is_end = [&](int32_t token) { return e.tokenizer.IsEndOfGeneration(token); };
@@ -225,8 +253,7 @@ Generation Engine::Generate(std::span<const int32_t> prompt, const GenerateOptio
   try {
     result = cambium::Generate(e.transformer, e.kv, e.state, sampler, drafter, request);
   } catch (...) {
-    e.kv.Truncate(e.state.sequence, 0);
-    e.state.committed.clear();
+    e.state.Restart(e.transformer, e.kv);
     throw;
   }
   if (!filter.done()) show(filter.Push(utf8.Finish()) + filter.Finish());
@@ -240,22 +267,23 @@ Generation Engine::Generate(std::span<const int32_t> prompt, const GenerateOptio
 }
 
 void Engine::ForEachLogits(std::span<const int32_t> ids,
-                           const std::function<void(int64_t row, std::span<const float>)>& use) {
+                           const std::function<void(int64_t row, std::span<const float>)>& use,
+                           const std::vector<std::string>& grafts) {
   Impl& e = *impl_;
   constexpr size_t kChunk = 64;  // rows of logits at a time
   CheckIds(ids, vocab());
-  if (static_cast<int64_t>(ids.size()) > e.context) {
-    Fail(ErrorCode::kUsage, "the text has ", ids.size(), " tokens, the context holds ", e.context, "; raise -c");
+  const int64_t room = e.UseGrafts(grafts);
+  if (static_cast<int64_t>(ids.size()) > room) {
+    Fail(ErrorCode::kUsage, "the text has ", ids.size(), " tokens, the context holds ", room, "; raise -c");
   }
   const int sequence = e.state.sequence;
-  e.kv.Truncate(sequence, 0);
-  e.state.committed.clear();
+  e.state.Restart(e.transformer, e.kv, e.state.grafts);
   for (size_t begin = 0; begin < ids.size(); begin += kChunk) {
     const std::span<const int32_t> chunk = ids.subspan(begin, std::min(kChunk, ids.size() - begin));
     Pass pass;
     pass.compute = e.compute;
     pass.kv = &e.kv;
-    pass.Append(sequence, static_cast<int64_t>(begin), chunk);
+    pass.Append(sequence, e.kv.length(sequence), chunk).grafts = e.state.grafts;
     for (size_t i = 0; i < chunk.size(); ++i) pass.logit_rows.push_back(static_cast<int32_t>(i));
     e.transformer.Forward(pass);
     for (size_t i = 0; i < chunk.size(); ++i) {
@@ -264,10 +292,10 @@ void Engine::ForEachLogits(std::span<const int32_t> ids,
     }
     CommitAll(pass);
   }
-  e.kv.Truncate(sequence, 0);
+  e.state.Restart(e.transformer, e.kv);
 }
 
-Score Engine::ScoreIds(std::span<const int32_t> ids) {
+Score Engine::ScoreIds(std::span<const int32_t> ids, const std::vector<std::string>& grafts) {
   if (ids.size() < 2) Fail(ErrorCode::kUsage, "a score needs at least 2 tokens, the text has ", ids.size());
   Score score;
   score.ids.assign(ids.begin(), ids.end());
@@ -281,7 +309,7 @@ Score Engine::ScoreIds(std::span<const int32_t> ids) {
         static_cast<double>(logits[static_cast<size_t>(ids[static_cast<size_t>(row) + 1])]) - top - std::log(total);
     score.logprobs.push_back(logprob);
     sum -= logprob;
-  });
+  }, grafts);
   score.loss = sum / static_cast<double>(score.logprobs.size());
   score.perplexity = std::exp(score.loss);
   return score;

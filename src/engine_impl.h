@@ -1,5 +1,6 @@
 #pragma once
 
+#include <map>
 #include <memory>
 #include <string>
 
@@ -32,6 +33,11 @@ struct Engine::Impl {
   std::vector<std::string> drafter_specs;
   bool drafter_made = false;
   Drafter* DrafterFor(const std::vector<std::string>& specs);
+
+  // Grafts stay loaded by their "PATH=SCALE". Another choice of them ends the cached conversation. Returns how many tokens
+  // fit behind their prefix.
+  std::map<std::string, std::unique_ptr<Graft>> grafts;
+  int64_t UseGrafts(const std::vector<std::string>& specs);
   DraftReport Report(const DraftCounters& counters) const;
 };
 

@@ -39,7 +39,7 @@ struct GenerateOptions {
   int64_t max_tokens = -1;            // -1 = until an end token or the end of the context
   std::vector<std::string> stop;      // the text ends before the first of these
   bool ignore_end = false;            // go on past end-of-generation tokens
-  std::vector<std::string> grafts;    // NAME or NAME=SCALE, see docs
+  std::vector<std::string> grafts;    // "PATH" or "PATH=SCALE" of adapters that act on this request; they stay loaded
   std::vector<std::string> drafters;  // NAME[:options]; empty = "auto"; {"none"} = plain decoding
   int64_t draft_rows = 64;            // most rows of a verifying pass, 1 to 1024
 };
@@ -104,9 +104,10 @@ class Engine {
   // Streams: on_text gets whole code points as they come; returning false cancels.
   Generation Generate(std::span<const int32_t> prompt, const GenerateOptions& options,
                       const std::function<bool(std::string_view)>& on_text = nullptr);
-  Score ScoreIds(std::span<const int32_t> ids);
+  Score ScoreIds(std::span<const int32_t> ids, const std::vector<std::string>& grafts = {});
   // Logits [ids.size(), vocab] of every position, row by row.
-  void ForEachLogits(std::span<const int32_t> ids, const std::function<void(int64_t row, std::span<const float>)>& use);
+  void ForEachLogits(std::span<const int32_t> ids, const std::function<void(int64_t row, std::span<const float>)>& use,
+                     const std::vector<std::string>& grafts = {});
 
   int64_t context() const;
   int64_t vocab() const;

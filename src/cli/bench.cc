@@ -16,6 +16,7 @@ namespace {
 struct Flags {
   OutputFlags output;
   ModelFlags model;
+  std::vector<std::string> grafts;
   int64_t prompt = 512, predict = 128, depth = 0, verify_depth = 256;
   int repetitions = 5;
   std::vector<int64_t> rows = {1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64};
@@ -43,6 +44,7 @@ class Bench {
     greedy_.sampling.temperature = 0;
     greedy_.ignore_end = true;
     greedy_.drafters = {"none"};
+    greedy_.grafts = flags_.grafts;
   }
 
   void Run() {
@@ -51,8 +53,7 @@ class Bench {
       const double prefill = flags_.prompt > 0 ? Prefill() : 0, decode = flags_.predict > 0 ? Decode() : 0;
       std::vector<double> verify;
       for (const int64_t rows : flags_.rows) verify.push_back(VerifyMs(rows));
-      engine_.impl().kv.Truncate(engine_.impl().state.sequence, 0);
-      engine_.impl().state.committed.clear();
+      engine_.impl().state.Restart(engine_.impl().transformer, engine_.impl().kv);
       if (i < 0) continue;
       if (prefill > 0) prefill_.push_back(prefill);
       if (decode > 0) decode_.push_back(decode);
@@ -103,7 +104,7 @@ class Bench {
   // One pass of `rows` tokens behind `verify_depth` cached ones, with the logits of every row, as verification does.
   double VerifyMs(int64_t rows) {
     Engine::Impl& e = engine_.impl();
-    if (e.kv.length(e.state.sequence) != flags_.verify_depth || e.state.committed != verify_prefix_) {
+    if (verify_prefix_.empty() || e.state.committed != verify_prefix_) {
       verify_prefix_ = RandomIds(engine_, flags_.verify_depth, 0);
       greedy_.max_tokens = 1;
       engine_.Generate(verify_prefix_, greedy_);
@@ -113,7 +114,7 @@ class Bench {
     Pass pass;
     pass.compute = e.compute;
     pass.kv = &e.kv;
-    pass.Append(e.state.sequence, flags_.verify_depth, ids);
+    pass.Append(e.state.sequence, e.kv.length(e.state.sequence), ids).grafts = e.state.grafts;
     for (int64_t row = 0; row < rows; ++row) pass.logit_rows.push_back(static_cast<int32_t>(row));
     e.transformer.Forward(pass);
     return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
@@ -187,6 +188,7 @@ void AddBench(CLI::App& app) {
   CLI::App* const verb = app.add_subcommand("bench", "Measure prefill, decoding and the cost of a pass of n rows");
   const auto flags = std::make_shared<Flags>();
   AddModel(*verb, flags->model);
+  AddGrafts(*verb, flags->grafts);
   verb->add_option("-p,--n-prompt", flags->prompt, "Tokens of the prompt (0: skip)")->capture_default_str();
   verb->add_option("-n,--n-gen", flags->predict, "Tokens to decode (0: skip)")->capture_default_str();
   verb->add_option("-d,--n-depth", flags->depth, "Tokens in the cache before either")->capture_default_str();

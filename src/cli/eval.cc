@@ -16,6 +16,7 @@ struct Flags {
   OutputFlags output;
   ModelFlags model;
   InputFlags input;
+  std::vector<std::string> grafts;
   std::string jsonl;
   std::string field = "text";
   int64_t chunks = -1;
@@ -44,7 +45,7 @@ void EvalText(const Flags& flags) {
   for (int64_t chunk = 0; chunk < chunks; ++chunk) {
     std::vector<int32_t> part(ids.begin() + chunk * size, ids.begin() + (chunk + 1) * size);
     if (!bos.empty()) part[0] = bos[0];
-    const Score score = engine.ScoreIds(part);
+    const Score score = engine.ScoreIds(part, flags.grafts);
     for (int64_t i = size / 2; i < size - 1; ++i) {
       const double loss = -score.logprobs[static_cast<size_t>(i)];
       sum += loss, squares += loss * loss, ++count;
@@ -115,7 +116,7 @@ void EvalJsonl(const Flags& flags) {
     }
     ++records;
     if (ids.size() < 2) continue;
-    const Score score = engine.ScoreIds(ids);
+    const Score score = engine.ScoreIds(ids, flags.grafts);
     for (const double logprob : score.logprobs) sum -= logprob;
     tokens += static_cast<int64_t>(score.logprobs.size());
   }
@@ -136,6 +137,7 @@ void AddEval(CLI::App& app) {
   const auto flags = std::make_shared<Flags>();
   AddModel(*verb, flags->model);
   AddInput(*verb, flags->input);
+  AddGrafts(*verb, flags->grafts);
   verb->add_option("--chunks", flags->chunks,
                    "Score the first chunks only (-1: all); a chunk has -c tokens, 512 by "
                    "default")

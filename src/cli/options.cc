@@ -55,6 +55,10 @@ Engine LoadModel(const ModelFlags& flags, const OutputFlags& output) {
   }
 }
 
+void AddGrafts(CLI::App& verb, std::vector<std::string>& grafts) {
+  verb.add_option("--graft", grafts, "An adapter to use, NAME or NAME=SCALE; repeatable")->allow_extra_args(false);
+}
+
 void AddInput(CLI::App& verb, InputFlags& flags) {
   flags.text_option = verb.add_option("-p,--prompt", flags.text, "The text");
   verb.add_option("-f,--file", flags.file, "Read the text from a file");
@@ -82,6 +86,7 @@ std::vector<int32_t> Input::Ids(const Engine& engine, bool add_bos) const {
 
 void AddGenerateOptions(CLI::App& verb, GenerateFlags& flags) {
   SamplingOptions& sampling = flags.options.sampling;
+  AddGrafts(verb, flags.options.grafts);
   verb.add_option("-n,--predict,--n-predict,--max-tokens", flags.options.max_tokens,
                   "Tokens to generate at most (-1: until an end token or the end of the context)")
       ->capture_default_str();

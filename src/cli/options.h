@@ -31,6 +31,9 @@ void AddModel(CLI::App& verb, ModelFlags& flags);
 // Loads, with a line on stderr while it takes time.
 Engine LoadModel(const ModelFlags& flags, const OutputFlags& output);
 
+// --graft NAME[=SCALE].
+void AddGrafts(CLI::App& verb, std::vector<std::string>& grafts);
+
 // A text or ids: exactly one of -p, -f, - (standard input) and --ids.
 struct InputFlags {
   std::string text, file, dash;

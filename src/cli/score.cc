@@ -12,12 +12,13 @@ struct Flags {
   OutputFlags output;
   ModelFlags model;
   InputFlags input;
+  std::vector<std::string> grafts;
 };
 
 void ScoreText(const Flags& flags) {
   const Input input = ReadInput(flags.input);
   Engine engine = LoadModel(flags.model, flags.output);
-  const Score score = engine.ScoreIds(input.Ids(engine));
+  const Score score = engine.ScoreIds(input.Ids(engine), flags.grafts);
   if (flags.output.json) {
     WriteJson(
         {{"ids", score.ids}, {"logprobs", score.logprobs}, {"loss", score.loss}, {"perplexity", score.perplexity}});
@@ -38,6 +39,7 @@ void AddScore(CLI::App& app) {
   const auto flags = std::make_shared<Flags>();
   AddModel(*verb, flags->model);
   AddInput(*verb, flags->input);
+  AddGrafts(*verb, flags->grafts);
   AddOutput(*verb, flags->output);
   verb->callback([flags] { ScoreText(*flags); });
 }

@@ -22,7 +22,7 @@ void AddTrainOptions(CLI::App& verb, TrainFlags& f) {
   verb.add_option("--config", f.config, "A TOML file with these options; flags win");
   verb.add_flag("--print-config", f.print_config, "Print the options as TOML and stop");
 
-  verb.add_option("--graft", f.graft, "What is trained: lora");
+  verb.add_option("--graft", f.graft, "What is trained: " + GraftKinds());
   verb.add_option("--rank", f.graft_options.rank, "Rank of a LoRA");
   verb.add_option("--alpha", f.graft_options.alpha, "LoRA's scale is alpha / rank");
   verb.add_flag("--rslora", f.graft_options.rslora, "Scale by alpha / sqrt(rank)");

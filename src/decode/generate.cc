@@ -14,13 +14,6 @@ double MillisSince(Clock::time_point start) {
   return std::chrono::duration<double, std::milli>(Clock::now() - start).count();
 }
 
-// The slots that grafts fill before the first token.
-int64_t PrefixLength(const DecodeState& state) {
-  int64_t length = 0;
-  for (const Graft* graft : state.grafts) length += graft->prefix_length();
-  return length;
-}
-
 class Loop {
  public:
   Loop(Transformer& transformer, KvCache& kv, DecodeState& state, Sampler& sampler, Drafter* drafter,
@@ -49,7 +42,7 @@ class Loop {
     size_t kept = 0;
     while (kept + 1 < prompt.size() && kept < state_.committed.size() && state_.committed[kept] == prompt[kept]) ++kept;
     if (drafter_ != nullptr && (drafter_->needs().hidden || drafter_->needs().after_layer >= 0)) kept = 0;
-    kv_.Truncate(state_.sequence, PrefixLength(state_) + static_cast<int64_t>(kept));
+    kv_.Truncate(state_.sequence, state_.prefix + static_cast<int64_t>(kept));
     state_.committed.resize(kept);
     result_.prompt_tokens = static_cast<int64_t>(prompt.size() - kept);
     int32_t next = 0;
@@ -76,7 +69,7 @@ class Loop {
     Draft draft;
     Clock::time_point start = Clock::now();
     // Row 0 is the root; a path of d nodes draws d + 1 tokens, of which the last needs no row.
-    const int64_t depth = std::min(left - 1, request_.context - static_cast<int64_t>(history_.size()));
+    const int64_t depth = std::min(left - 1, request_.context - state_.prefix - static_cast<int64_t>(history_.size()));
     if (drafter_ != nullptr && depth > 0) drafter_->Propose(request_.max_rows - 1, depth, draft);
     result_.counters.draft_ms += MillisSince(start);
 
@@ -145,7 +138,7 @@ class Loop {
   }
 
   int64_t LeftToDraw() const {
-    const int64_t room = request_.context - static_cast<int64_t>(request_.prompt.size()) - drawn_;
+    const int64_t room = request_.context - state_.prefix - static_cast<int64_t>(request_.prompt.size()) - drawn_;
     return request_.max_tokens < 0 ? room : std::min(room, request_.max_tokens - drawn_);
   }
 
@@ -197,6 +190,12 @@ class Loop {
 };
 
 }  // namespace
+
+void DecodeState::Restart(Transformer& transformer, KvCache& kv, std::vector<Graft*> new_grafts) {
+  committed.clear();
+  grafts = std::move(new_grafts);
+  prefix = transformer.BeginSequence(kv, sequence, grafts);
+}
 
 DecodeResult Generate(Transformer& transformer, KvCache& kv, DecodeState& state, Sampler& sampler, Drafter* drafter,
                       const DecodeRequest& request) {

@@ -15,7 +15,11 @@ namespace cambium {
 struct DecodeState {
   int sequence = -1;
   std::vector<int32_t> committed;
-  std::vector<Graft*> grafts;
+  std::vector<Graft*> grafts;  // act on every row of the sequence
+  int64_t prefix = 0;          // slots that they fill before the first token
+
+  // Another conversation: the cache forgets the tokens.
+  void Restart(Transformer& transformer, KvCache& kv, std::vector<Graft*> new_grafts = {});
 };
 
 // Counters of a generation; names follow vLLM's.
@@ -36,7 +40,7 @@ struct Emitted {
 struct DecodeRequest {
   std::vector<int32_t> prompt;
   int64_t max_tokens = 0;
-  int64_t context = 0;  // most tokens the sequence may hold
+  int64_t context = 0;  // most slots the sequence may take
   Compute compute = Compute::kInt8;
   int64_t prefill_chunk = 512;
   int64_t max_rows = 64;  // rows of a verifying pass
@@ -56,7 +60,8 @@ struct DecodeResult {
 };
 
 // Prefill, then one loop: propose a tree (empty without a drafter), verify it in one pass, commit the accepted path.
-// Keeps the cached beginning of the prompt that `state` already holds. The prompt is not empty and fits the context.
+// Keeps the cached beginning of the prompt that `state` already holds; carries the state's grafts. The prompt is not empty
+// and fits the context behind the grafts' prefix.
 DecodeResult Generate(Transformer& transformer, KvCache& kv, DecodeState& state, Sampler& sampler, Drafter* drafter,
                       const DecodeRequest& request);
 

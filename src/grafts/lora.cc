@@ -78,6 +78,10 @@ LoraGraft::LoraGraft(const GraftOptions& options, Transformer& model) : model_(m
   Index();
 }
 
+std::unique_ptr<Graft> LoraGraft::Make(const GraftOptions& options, Transformer& model) {
+  return std::make_unique<LoraGraft>(options, model);
+}
+
 void LoraGraft::Index() {
   by_site_.assign(static_cast<size_t>(model_.config().layers * kSiteKinds), nullptr);
   for (const auto& term : terms_) {

@@ -14,7 +14,9 @@ class LoraGraft : public Graft {
  public:
   // A uniform in +-1/sqrt(in) (PEFT's Kaiming init), B zero.
   LoraGraft(const GraftOptions& options, Transformer& model);
-  static std::unique_ptr<LoraGraft> Load(const std::string& directory, Transformer& model);
+  static std::unique_ptr<Graft> Make(const GraftOptions& options, Transformer& model);
+  static bool Recognises(const std::string& path);
+  static std::unique_ptr<Graft> Load(const std::string& path, Transformer& model, float scale);
 
   std::string kind() const override { return "lora"; }
   bool ActsAt(Site site) const override { return Find(site) != nullptr; }
@@ -30,7 +32,7 @@ class LoraGraft : public Graft {
   struct Term {
     Site site;
     int64_t in, out, rank;
-    float scale;
+    float scale;  // of the product, as the file has it times what LoadGraft was asked for
     OwnedTensor a_values, b_values;
     Parameter a, b;
   };

@@ -87,16 +87,19 @@ void LoraGraft::Save(const std::string& path) {
   file.Commit();
 }
 
-std::unique_ptr<LoraGraft> LoraGraft::Load(const std::string& directory, Transformer& model) {
+bool LoraGraft::Recognises(const std::string& path) {
+  const std::string config_path = path + "/adapter_config.json";
+  if (!std::filesystem::exists(config_path)) return false;
+  const nlohmann::json config = ParseJson(ReadTextFile(config_path), config_path);
+  return config.is_object() && config.value("peft_type", nlohmann::json()) == "LORA";
+}
+
+std::unique_ptr<Graft> LoraGraft::Load(const std::string& directory, Transformer& model, float effect) {
   const std::string config_path = directory + "/adapter_config.json";
   const nlohmann::json config = ParseJson(ReadTextFile(config_path), config_path);
   const auto refuse = [&](const std::string& field, const std::string& value, const std::string& why) {
     Fail(ErrorCode::kData, config_path, ": field \"", field, "\" is ", value, ", ", why);
   };
-  if (!config.is_object() || config.value("peft_type", nlohmann::json()) != "LORA") {
-    refuse("peft_type", config.is_object() ? config.value("peft_type", nlohmann::json()).dump() : "missing",
-           "expected \"LORA\"");
-  }
   for (const auto& [key, neutral] : kNeutral) {
     const auto found = config.find(key);
     const bool empty =
@@ -153,7 +156,8 @@ std::unique_ptr<LoraGraft> LoraGraft::Load(const std::string& directory, Transfo
       };
       check(*a, "lora_A", rank, linear.in());
       check(*b, "lora_B", linear.out(), rank);
-      auto term = MakeTerm(model, site, rank, static_cast<float>(alpha / (options.rslora ? std::sqrt(r) : r)));
+      const double scale = effect * alpha / (options.rslora ? std::sqrt(r) : r);
+      auto term = MakeTerm(model, site, rank, static_cast<float>(scale));
       Convert(model.pool(), *a, term->a.value);
       Convert(model.pool(), *b, term->b.value);
       terms.push_back(std::move(term));

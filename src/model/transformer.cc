@@ -163,6 +163,24 @@ void Transformer::Forward(Pass& pass) {
   Head(pass.compute, selected, pass.logits);
 }
 
+int64_t Transformer::BeginSequence(KvCache& kv, int sequence, std::span<Graft* const> grafts) {
+  kv.Truncate(sequence, 0);
+  int64_t length = 0;
+  for (Graft* graft : grafts) {
+    const int64_t count = graft->prefix_length();
+    if (count == 0) continue;
+    kv.Reserve(sequence, length + count);
+    const AttentionSegment slots = {kv.sequence(sequence).pages, length, 0, count, {}};
+    for (int64_t layer = 0; layer < config().layers; ++layer) {
+      const Graft::Kv rows = graft->PrefixKv(static_cast<int>(layer));
+      StoreKv(pool_, kv.layer(layer), {&slots, 1}, rows.k, rows.v);
+    }
+    length += count;
+    kv.sequence(sequence).length = length;
+  }
+  return length;
+}
+
 void Transformer::Backward(Pass& pass, Tensor dhidden) {
   const ModelConfig& c = config();
   Check(run_ != nullptr && &run_->pass == &pass && pass.tape != nullptr, "Backward follows Forward of the same pass");
