@@ -159,23 +159,55 @@ TEST_P(EveryIsa, GemmMatchesTheDefinition) {
   }
 }
 
-TEST_P(EveryIsa, GemmUnderF32IsOneChainOfMultiplyAdds) {
+// A chain of fused multiply-adds, which few rows, streaming the weights, compute as well.
+TEST_P(EveryIsa, MatMulUnderF32IsOneChainOfMultiplyAdds) {
   if (GetParam() != HWY_AVX2 && GetParam() != HWY_AVX3_DL) GTEST_SKIP() << "no fused multiply-add on this target";
   ThreadPool pool(2);
   Workspace workspace;
   for (const Shape& shape : kShapes) {
-    const Matrix a(DType::kF32, shape.m, shape.k, 3), b(DType::kF32, shape.k, shape.n, 4);
-    OwnedTensor c({shape.m, shape.n}), want({shape.m, shape.n});
-    Gemm(pool, workspace, Compute::kF32, false, false, 1.0f, a.view(), b.view(), 0.0f, c.view);
+    const Matrix x(DType::kF32, shape.m, shape.k, 3), weights(DType::kF32, shape.n, shape.k, 4);
+    const PackedMatrix w(pool, weights.view());
+    OwnedTensor y({shape.m, shape.n}), want({shape.m, shape.n});
+    const Product product{&w, y.view};
+    DenseMatMul(pool, workspace, Compute::kF32, x.view(), {&product, 1});
     for (int64_t i = 0; i < shape.m; ++i) {
       for (int64_t j = 0; j < shape.n; ++j) {
         float sum = 0.0f;
-        for (int64_t p = 0; p < shape.k; ++p) sum = std::fma(a.at(i, p), b.at(p, j), sum);
+        for (int64_t p = 0; p < shape.k; ++p) sum = std::fma(x.at(i, p), weights.at(j, p), sum);
         want.view.row(i)[j] = sum;
       }
     }
-    EXPECT_TRUE(SameBits(c.view, want.view)) << shape.m << "x" << shape.n << "x" << shape.k;
+    EXPECT_TRUE(SameBits(y.view, want.view)) << shape.m << "x" << shape.n << "x" << shape.k;
   }
+}
+
+// The head's gradient sums over the vocabulary: thousands of small terms beside a large one, which one fp32 chain loses.
+TEST_P(EveryIsa, LongSumsOfABackwardKeepTheirSmallTerms) {
+  ThreadPool pool(2);
+  Workspace workspace;
+  constexpr int64_t kTerms = 48 * 1024, kColumns = 32;
+  OwnedTensor dy({1, kTerms}), values({kTerms, kColumns}), dx({1, kColumns});
+  std::vector<double> want(kColumns);
+  std::vector<float> chain(kColumns);
+  for (int64_t k = 0; k < kTerms; ++k) {
+    dy.view.f32()[k] = k == 7 ? -1.0f : 1.0f / kTerms;
+    for (int64_t j = 0; j < kColumns; ++j) {
+      const float value = 1.0f + 0.1f * Noise(5, k * kColumns + j);
+      values.view.row(k)[j] = value;
+      want[static_cast<size_t>(j)] += static_cast<double>(dy.view.f32()[k]) * static_cast<double>(value);
+      chain[static_cast<size_t>(j)] = std::fma(dy.view.f32()[k], value, chain[static_cast<size_t>(j)]);
+    }
+  }
+  const PackedMatrix w(pool, values.view);
+  MatMulBackward(pool, workspace, Compute::kF32, dy.view, w, dx.view);
+  double worst = 0, worst_chain = 0;
+  for (int64_t j = 0; j < kColumns; ++j) {
+    const double exact = want[static_cast<size_t>(j)];
+    worst = std::max(worst, std::fabs(static_cast<double>(dx.view.f32()[j]) - exact));
+    worst_chain = std::max(worst_chain, std::fabs(static_cast<double>(chain[static_cast<size_t>(j)]) - exact));
+  }
+  EXPECT_LT(worst, 2e-6);
+  EXPECT_GT(worst_chain, 5e-6);  // the test can fail
 }
 
 // Law 2: rows [begin, begin + count) alone give the bits that they have in the whole.

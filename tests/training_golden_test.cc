@@ -59,9 +59,7 @@ std::vector<StepMetrics> RunLora(Transformer& model, Precision precision) {
   return steps;
 }
 
-// Disabled: every loss is to be within 1e-3; step 15 differs by 1.08e-3 and its gradient norm by 1 %. The cause is not
-// known yet (see also the next but one), so the tolerance stays and the test waits.
-TEST_F(TrainingGolden, DISABLED_EachLossOfAPeftRunInFp32) {
+TEST_F(TrainingGolden, EachLossOfAPeftRunInFp32) {
   const nlohmann::json golden = Golden();
   const std::vector<StepMetrics> steps = RunLora(*model_, Precision::kFp32);
   ASSERT_EQ(steps.size(), golden["steps"].size());
@@ -107,8 +105,9 @@ class NormProbe : public Graft {
   std::map<std::pair<int, NormKind>, OwnedTensor> slots_;
 };
 
-// Disabled: relative differences are 2e-4 to 3e-3 where 2e-4 is asked for; more than fp32 rounding explains.
-TEST_F(TrainingGolden, DISABLED_NormGradientsOfAFullBackward) {
+// Against float64. The residual stream holds values of 24 000 beside ones of order 1, and the gradients of the upper
+// layers' gains are small differences of large sums: PyTorch's own fp32 gradients are off by up to 7e-4 of their length.
+TEST_F(TrainingGolden, NormGradientsOfAFullBackward) {
   const nlohmann::json golden = Golden();
   const std::vector<int32_t> ids =
       LoadTokenizer(DefaultTestModel()).Encode(golden["long_text"].get<std::string>(), false, true);

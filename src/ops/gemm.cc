@@ -136,6 +136,7 @@ struct Plan {
   Operand a;
   int64_t rows, k;
   float alpha = 1.0f, beta = 0.0f;
+  bool carry = false;  // one chain over all of k, as few rows have it in MatMul; else the k blocks add up
 };
 
 // Where the tiles of one k block take their sums from and put them. Full tiles run in place; partial and transposed
@@ -143,7 +144,13 @@ struct Plan {
 class Destination {
  public:
   Destination(const Plan& plan, const Job& job, bool first, bool last)
-      : isa_(plan.isa), job_(job), alpha_(plan.alpha), beta_(plan.beta), first_(first), last_(last) {
+      : isa_(plan.isa),
+        job_(job),
+        alpha_(plan.alpha),
+        beta_(plan.beta),
+        carry_(plan.carry),
+        first_(first),
+        last_(last) {
     plain_ = alpha_ == 1.0f && beta_ == 0.0f && job.bias == nullptr;
     sums_ = job.sums != nullptr ? job.sums : job.c;
     sums_stride_ = job.sums == nullptr ? job.c_stride : job.transposed ? plan.rows : job.columns;
@@ -159,6 +166,7 @@ class Destination {
     tile.to_stride = in_place ? (last_ ? job_.c_stride : sums_stride_) : kMaxNr;
     tile.from = first_ ? nullptr : whole ? sums : buffer;
     tile.from_stride = whole ? sums_stride_ : kMaxNr;
+    tile.carry = carry_;
     if (!first_ && !whole) {
       for (int r = 0; r < tile.rows; ++r) {
         for (int j = 0; j < tile.columns; ++j) buffer[r * kMaxNr + j] = sums[Offset(sums_stride_, r, j)];
@@ -195,7 +203,7 @@ class Destination {
   const Isa& isa_;
   const Job& job_;
   float alpha_, beta_;
-  bool first_, last_, plain_;
+  bool carry_, first_, last_, plain_;
   float* sums_;
   int64_t sums_stride_;
 };
@@ -314,7 +322,8 @@ void DenseMatMul(ThreadPool& pool, Workspace& workspace, Compute compute, Tensor
                     .c_stride = product.w->out(),
                     .bias = product.bias});
   }
-  Run(pool, workspace, {.isa = IsaFor(compute), .a = {.dense = x}, .rows = x.rows(), .k = x.columns()}, jobs);
+  Run(pool, workspace, {.isa = IsaFor(compute), .a = {.dense = x}, .rows = x.rows(), .k = x.columns(), .carry = true},
+      jobs);
 }
 
 void MatMulBackward(ThreadPool& pool, Workspace& workspace, Compute compute, Tensor dy, const PackedMatrix& w,

@@ -21,11 +21,13 @@ constexpr int kMr = 14;
 template <int kRows, int kVecs>
 __attribute__((noinline)) void TileKernel(const Tile& t) {
   __m512 sums[kRows][kVecs];
+  const float* const begin = t.carry ? t.from : nullptr;
+  const float* const end = t.carry ? nullptr : t.from;
 #pragma GCC unroll 16
   for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 2
     for (int v = 0; v < kVecs; ++v) {
-      sums[r][v] = t.from == nullptr ? _mm512_setzero_ps() : _mm512_loadu_ps(t.from + r * t.from_stride + v * 16);
+      sums[r][v] = begin == nullptr ? _mm512_setzero_ps() : _mm512_loadu_ps(begin + r * t.from_stride + v * 16);
     }
   }
   const uint32_t* a = t.a;
@@ -44,7 +46,10 @@ __attribute__((noinline)) void TileKernel(const Tile& t) {
 #pragma GCC unroll 16
   for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 2
-    for (int v = 0; v < kVecs; ++v) _mm512_storeu_ps(t.to + r * t.to_stride + v * 16, sums[r][v]);
+    for (int v = 0; v < kVecs; ++v) {
+      if (end != nullptr) sums[r][v] = _mm512_add_ps(sums[r][v], _mm512_loadu_ps(end + r * t.from_stride + v * 16));
+      _mm512_storeu_ps(t.to + r * t.to_stride + v * 16, sums[r][v]);
+    }
   }
 }
 

@@ -37,6 +37,8 @@ HWY_NOINLINE void TileKernel(const Tile& t) {
   const F32 d;
   Vec sums[kRows][kVecs];
   const float* HWY_RESTRICT a = reinterpret_cast<const float*>(t.a);
+  const float* const begin = t.carry ? t.from : nullptr;
+  const float* const end = t.carry ? nullptr : t.from;
   const float* b[kVecs];
 #pragma GCC unroll 16
   for (int v = 0; v < kVecs; ++v) {
@@ -47,7 +49,7 @@ HWY_NOINLINE void TileKernel(const Tile& t) {
   for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 4
     for (int v = 0; v < kVecs; ++v) {
-      sums[r][v] = t.from == nullptr ? hn::Zero(d) : hn::LoadU(d, t.from + r * t.from_stride + v * kLanes);
+      sums[r][v] = begin == nullptr ? hn::Zero(d) : hn::LoadU(d, begin + r * t.from_stride + v * kLanes);
     }
   }
   for (int64_t word = 0; word < t.words; ++word) {
@@ -64,7 +66,10 @@ HWY_NOINLINE void TileKernel(const Tile& t) {
 #pragma GCC unroll 16
   for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 4
-    for (int v = 0; v < kVecs; ++v) hn::StoreU(sums[r][v], d, t.to + r * t.to_stride + v * kLanes);
+    for (int v = 0; v < kVecs; ++v) {
+      if (end != nullptr) sums[r][v] = hn::Add(sums[r][v], hn::LoadU(d, end + r * t.from_stride + v * kLanes));
+      hn::StoreU(sums[r][v], d, t.to + r * t.to_stride + v * kLanes);
+    }
   }
 }
 

@@ -5,7 +5,8 @@
 // c [m, n] = sum over k of a(m, k) b(k, n). Both operands are packed into panels of `words` steps: a panel of a holds
 // `mr` rows as [words][a_stride], a panel of b holds 16 columns as [words][16]. A word is 32 bits: one f32, or, where
 // the instruction set multiplies bf16 pairs, the values of two consecutive k, the earlier one in the low half. Every
-// output is one chain of multiply-adds over ascending words, carried through memory between k blocks (law 2).
+// output is a chain of multiply-adds over ascending words; between k blocks it is carried through memory, or each block
+// begins a chain of its own and the blocks add up in order (law 2: either way by shape alone).
 
 #include <cstdint>
 
@@ -34,6 +35,7 @@ struct Tile {
   int columns;                  // 1..nr; the kernel touches nr or nr / 2 of them, whichever holds these
   const float* from = nullptr;  // sums so far, or null for zeros
   int64_t from_stride = 0;
+  bool carry = false;           // the sums so far begin the chain; else they are added to its end
   float* to = nullptr;
   int64_t to_stride = 0;
 };

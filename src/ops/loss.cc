@@ -28,19 +28,26 @@ float Largest(const float* x, int64_t count) {
   return vectors > rest ? vectors : rest;
 }
 
-// Sum of e^(x - top), and the exponentials themselves into `exps` unless it is null.
-float SumExp(const float* x, int64_t count, float top, float* exps) {
+// Sum of e^(x - top), and the exponentials themselves into `exps` unless it is null. Most of a vocabulary's terms are so
+// small that one long fp32 sum would lose them beside the large ones, and its bias is every gradient's: short fp32 sums
+// add up in double.
+double SumExp(const float* x, int64_t count, float top, float* exps) {
+  constexpr int64_t kShort = 512;
   const F32 d;
   const VecF shift = hn::Set(d, top);
-  VecF sums[2] = {hn::Zero(d), hn::Zero(d)};
-  ForVectors(count, [&](int64_t i, int lanes) HWY_ATTR {
-    VecF e = ExpNonPositive(d, hn::Sub(Get(x + i, lanes), shift));
-    if (lanes < kLanes) e = hn::IfThenElseZero(hn::FirstN(d, static_cast<size_t>(lanes)), e);
-    if (exps != nullptr) Put(e, exps + i, lanes);
-    VecF& sum = sums[i / kLanes % 2];
-    sum = hn::Add(sum, e);
-  });
-  return Sum(d, hn::Add(sums[0], sums[1]));
+  double total = 0;
+  for (int64_t begin = 0; begin < count; begin += kShort) {
+    VecF sums[2] = {hn::Zero(d), hn::Zero(d)};
+    ForVectors(count - begin < kShort ? count - begin : kShort, [&](int64_t i, int lanes) HWY_ATTR {
+      VecF e = ExpNonPositive(d, hn::Sub(Get(x + begin + i, lanes), shift));
+      if (lanes < kLanes) e = hn::IfThenElseZero(hn::FirstN(d, static_cast<size_t>(lanes)), e);
+      if (exps != nullptr) Put(e, exps + begin + i, lanes);
+      VecF& sum = sums[i / kLanes % 2];
+      sum = hn::Add(sum, e);
+    });
+    total += static_cast<double>(Sum(d, hn::Add(sums[0], sums[1])));
+  }
+  return total;
 }
 
 }  // namespace
@@ -48,17 +55,17 @@ float SumExp(const float* x, int64_t count, float top, float* exps) {
 float CrossEntropyRow(float* logits, int64_t vocab, int32_t target, float weight) {
   const F32 d;
   const float top = Largest(logits, vocab), chosen = logits[target];
-  const float total = SumExp(logits, vocab, top, logits);
-  const VecF factor = hn::Set(d, weight / total);
+  const double total = SumExp(logits, vocab, top, logits);
+  const VecF factor = hn::Set(d, static_cast<float>(static_cast<double>(weight) / total));
   ForVectors(vocab,
              [&](int64_t i, int count) HWY_ATTR { Put(hn::Mul(Get(logits + i, count), factor), logits + i, count); });
   logits[target] -= weight;
-  return std::log(total) - (chosen - top);
+  return static_cast<float>(std::log(total)) - (chosen - top);
 }
 
 float TargetLogProbRow(const float* logits, int64_t vocab, int32_t target) {
   const float top = Largest(logits, vocab);
-  return (logits[target] - top) - std::log(SumExp(logits, vocab, top, nullptr));
+  return (logits[target] - top) - static_cast<float>(std::log(SumExp(logits, vocab, top, nullptr)));
 }
 
 }  // namespace cambium::HWY_NAMESPACE

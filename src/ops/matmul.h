@@ -67,7 +67,7 @@ void MatMulBackward(ThreadPool& pool, Workspace& workspace, Compute compute, Ten
 
 // c = alpha * op(a) op(b) + beta * c for dense matrices (f32, f16 or bf16; c f32): weight gradients, LoRA factors.
 // op(a) is [m, k]: a [m, k], or a [k, m] if transpose_a; op(b) is [k, n]: b [k, n], or b [n, k] if transpose_b.
-// A row of c does not depend on m; sums over k run in one fixed order.
+// A row of c does not depend on m; sums over k run in one fixed order: chains of 512 words, whose results add up.
 void Gemm(ThreadPool& pool, Workspace& workspace, Compute compute, bool transpose_a, bool transpose_b, float alpha,
           Tensor a, Tensor b, float beta, Tensor c);
 
