@@ -117,6 +117,7 @@ int64_t Engine::Impl::UseGrafts(const std::vector<std::string>& specs) {
     }
     wanted.push_back(graft.get());
   }
+  CheckStack(specs, wanted, transformer.config());
   int64_t prefix = 0;
   for (const Graft* graft : wanted) prefix += graft->prefix_length();
   const int64_t room = std::min(context, transformer.config().context - prefix);

@@ -59,8 +59,8 @@ void AddGrafts(CLI::App& verb, std::vector<std::string>& grafts) {
   verb.add_option("--graft", grafts, "An adapter to use, NAME or NAME=SCALE; repeatable")->allow_extra_args(false);
 }
 
-void AddInput(CLI::App& verb, InputFlags& flags) {
-  flags.text_option = verb.add_option("-p,--prompt", flags.text, "The text");
+void AddInput(CLI::App& verb, InputFlags& flags, const std::string& names) {
+  flags.text_option = verb.add_option(names, flags.text, "The text");
   verb.add_option("-f,--file", flags.file, "Read the text from a file");
   verb.add_option("DASH", flags.dash, "- reads the text from standard input")->check(CLI::IsMember({"-"}));
   flags.ids_option = verb.add_option("--ids", flags.ids, "Token ids instead of a text: 1,2,3")->delimiter(',');

@@ -29,6 +29,14 @@ void AddTrainOptions(CLI::App& verb, TrainFlags& f) {
   verb.add_option("--dropout", f.graft_options.dropout, "LoRA's dropout");
   verb.add_option("--targets", f.graft_options.targets, "Linears to adapt, such as q_proj,v_proj (default: all)")
       ->delimiter(',');
+  verb.add_option("--length", f.graft_options.length, "Virtual tokens of a prefix");
+  verb.add_option("--prefix-init", f.graft_options.prefix_init, "How a prefix begins: text, random or zero");
+  verb.add_option("--init-text", f.init_text, "The text it begins as (default: the beginning of the data)");
+  verb.add_option("--prefix-mlp", f.graft_options.mlp_width, "Train a prefix through an MLP of this width (0: directly)");
+  verb.add_option("--variant", f.graft_options.variant, "Of an adapter: houlsby, pfeiffer, parallel or scaled-parallel");
+  verb.add_option("--reduction", f.graft_options.reduction, "An adapter's bottleneck has hidden / reduction values");
+  verb.add_option("--activation", f.graft_options.activation, "An adapter's: relu, swish, gelu, gelu_new or tanh");
+  verb.add_option("--adapter-init", f.graft_options.adapter_init, "zero-up (no effect at first), bert or houlsby");
   verb.add_option("--init-from", f.init_from, "Start from this adapter");
 
   verb.add_option("--batch-size", f.train.batch.batch_size, "Examples in a micro-batch");
@@ -125,6 +133,17 @@ std::string Prepare(TrainFlags& f) {
   return Required(f.model, "MODEL", [](const std::string& model) { return ResolveModel(model); });
 }
 
+// What a prefix begins as: the text asked for, or the data from its first example on.
+std::vector<int32_t> InitIds(const TrainFlags& f, const Tokenizer& tokenizer, const Dataset& data) {
+  if (!f.init_text.empty()) return tokenizer.Encode(f.init_text, true, false);
+  std::vector<int32_t> ids;
+  for (const Example& example : data.examples) {
+    if (static_cast<int64_t>(ids.size()) >= f.graft_options.length) break;
+    ids.insert(ids.end(), example.ids.begin(), example.ids.end());
+  }
+  return ids;
+}
+
 }  // namespace
 
 TrainSession::TrainSession(TrainFlags& f)
@@ -137,6 +156,7 @@ TrainSession::TrainSession(TrainFlags& f)
     valid = SplitValidation(data, f.valid_split, f.train.seed);
   }
   if (!f.directory.empty()) lock.emplace(f.directory);
+  f.graft_options.init_ids = InitIds(f, tokenizer, data);
   model = std::make_unique<Transformer>(LoadWeights(pool, model_path), pool);
   graft = f.init_from.empty() ? MakeGraft(f.graft, f.graft_options, *model) : LoadGraft(f.init_from, *model);
   if (f.sequence_length + graft->prefix_length() > model->config().context) {

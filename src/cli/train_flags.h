@@ -15,7 +15,7 @@ namespace cambium::cli {
 // What `train` and `plan` share.
 struct TrainFlags {
   OutputFlags output;
-  std::string model, data, valid, directory, config, graft = "lora", init_from, resume = "never";
+  std::string model, data, valid, directory, config, graft = "lora", init_from, init_text, resume = "never";
   std::string precision = "bf16", schedule = "cosine", format = "auto";
   double valid_split = 0;
   DatasetOptions dataset;

@@ -15,6 +15,7 @@ void AddInspect(CLI::App& app);
 void AddList(CLI::App& app);
 void AddMan(CLI::App& app);
 void AddPlan(CLI::App& app);
+void AddPrefix(CLI::App& app);
 void AddPull(CLI::App& app);
 void AddQuantize(CLI::App& app);
 void AddRm(CLI::App& app);
@@ -33,6 +34,7 @@ inline constexpr void (*kVerbs[])(CLI::App&) = {
     AddRun,
     AddTrain,
     AddPlan,
+    AddPrefix,
     AddTokenize,
     AddScore,
     AddEval,

@@ -5,13 +5,18 @@
 #include <filesystem>
 
 #include "cambium/error.h"
+#include "grafts/adapter.h"
+#include "grafts/adapter_config.h"
 #include "grafts/lora.h"
+#include "grafts/prefix.h"
 
 namespace cambium {
 
 const std::vector<GraftEntry>& GraftList() {
   static const std::vector<GraftEntry> kList = {
       {"lora", "low-rank terms at linears", LoraGraft::Make, LoraGraft::Recognises, LoraGraft::Load},
+      {"prefix", "keys and values before every text", PrefixGraft::Make, PrefixGraft::Recognises, PrefixGraft::Load},
+      {"adapter", "bottleneck adapters at sub-layers", AdapterGraft::Make, AdapterGraft::Recognises, AdapterGraft::Load},
   };
   return kList;
 }
@@ -36,9 +41,38 @@ std::unique_ptr<Graft> LoadGraft(const std::string& path, Transformer& model, fl
   for (const GraftEntry& entry : GraftList()) {
     if (entry.recognises(path)) return entry.load(path, model, scale);
   }
+  if (const std::optional<AdapterConfig> config = AdapterConfig::Read(path)) {
+    using Dialect = AdapterConfig::Dialect;
+    if (config->dialect() == Dialect::kMlx) {
+      Fail(ErrorCode::kData, config->path(), ": MLX's dialect (field \"fine_tune_type\" is \"", config->kind(),
+           "\"); cambium convert makes it PEFT's");
+    }
+    if (config->dialect() == Dialect::kAdapterHub) config->Refuse("architecture", "which of AdapterHub's only null is read");
+    if (config->dialect() == Dialect::kPeft) config->Refuse("peft_type", "which is no graft of a known kind");
+  }
   std::string kinds;
   for (const GraftEntry& entry : GraftList()) kinds += (kinds.empty() ? "" : ", ") + std::string(entry.kind);
   Fail(ErrorCode::kData, path, ": holds no graft of a known kind (", kinds, ")");
+}
+
+void CheckStack(const std::vector<std::string>& names, const std::vector<Graft*>& grafts, const ModelConfig& config) {
+  for (size_t i = 0; i < grafts.size(); ++i) {
+    for (size_t j = 0; j < i; ++j) {
+      if (grafts[i] == grafts[j]) Fail(ErrorCode::kUsage, "--graft ", names[i], ": given twice, as ", names[j], " too");
+      if (grafts[i]->prefix_length() > 0 && grafts[j]->prefix_length() > 0) {
+        Fail(ErrorCode::kUsage, "--graft ", names[i], ": a prefix of ", grafts[i]->prefix_length(),
+             " tokens where ", names[j], " puts one of ", grafts[j]->prefix_length());
+      }
+      for (int layer = 0; layer < static_cast<int>(config.layers); ++layer) {
+        for (const Graft::Branch branch : {Graft::Branch::kAttention, Graft::Branch::kFfn}) {
+          if (!grafts[i]->ActsAtBranch(layer, branch) || !grafts[j]->ActsAtBranch(layer, branch)) continue;
+          Fail(ErrorCode::kUsage, "--graft ", names[i], ": an adapter on the ",
+               branch == Graft::Branch::kAttention ? "attention" : "feed-forward", " of layer ", layer, ", where ",
+               names[j], " has one");
+        }
+      }
+    }
+  }
 }
 
 GraftSpec ParseGraftSpec(const std::string& text) {

@@ -16,6 +16,17 @@ struct GraftOptions {
   bool rslora = false;               // alpha / sqrt(rank) instead
   double dropout = 0;                // on the input of a low-rank term, while training
   std::vector<std::string> targets;  // names of linears ("q_proj"); empty = all
+
+  int64_t length = 10;               // virtual tokens of a prefix or prompt
+  std::string prefix_init = "text";  // text, random or zero
+  std::vector<int32_t> init_ids;     // the text, repeated or cut to `length`
+  int64_t mlp_width = 0;             // of a prefix's reparametrisation; 0 = none
+
+  std::string variant = "pfeiffer";      // of an adapter: houlsby, pfeiffer, parallel or scaled-parallel
+  double reduction = 16;                 // its bottleneck has hidden / reduction values
+  std::string activation;                // "relu", "swish", "gelu", ...; empty = the variant's
+  std::string adapter_init = "zero-up";  // zero-up (does nothing at first), bert or houlsby
+
   uint64_t seed = 0;
   std::string base;  // what the adapter's config names as its base model
 };
@@ -41,6 +52,10 @@ std::unique_ptr<Graft> MakeGraft(const std::string& kind, const GraftOptions& op
 // Reads whatever graft of the list is at `path`, in the field's format. kData naming file and field; both shapes if it is
 // for another base.
 std::unique_ptr<Graft> LoadGraft(const std::string& path, Transformer& model, float scale = 1);
+
+// kUsage naming both where two grafts of a stack would act at one place: prefixes, adapters at one sub-layer, one graft
+// given twice. LoRAs at one linear add up. `names` are what --graft was given.
+void CheckStack(const std::vector<std::string>& names, const std::vector<Graft*>& grafts, const ModelConfig& config);
 
 // "PATH" or "PATH=SCALE" as --graft takes it; kUsage where the scale is no finite number.
 struct GraftSpec {

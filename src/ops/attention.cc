@@ -9,6 +9,7 @@
 
 #include "base/simd_targets.h"
 #include "ops/ranges.h"
+#include "tensor/half.h"
 
 #ifndef CAMBIUM_OPS_ATTENTION_CC_
 #define CAMBIUM_OPS_ATTENTION_CC_
@@ -450,6 +451,25 @@ void StoreKv(ThreadPool& pool, const KvLayer& layer, std::span<const AttentionSe
         HWY_DYNAMIC_DISPATCH(StoreKvRow)(layer, segment.pages.data(), segment.past + row, k.f32() + at, v.f32() + at);
       }
     });
+  }
+}
+
+void LoadKv(const KvLayer& layer, std::span<const int32_t> pages, int64_t begin, Tensor k, Tensor v) {
+  constexpr int64_t kSlots = KvLayer::kPageSlots;
+  const int64_t columns = int64_t{layer.kv_heads} * layer.head_dim, count = k.size() / columns;
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t slot = begin + i, lane = slot % kSlots;
+    const char* const page =
+        static_cast<const char*>(layer.base) + pages[static_cast<size_t>(slot / kSlots)] * layer.page_bytes;
+    const auto get = [&](int64_t at) {
+      return layer.dtype == DType::kF16 ? HalfToFloat(reinterpret_cast<const uint16_t*>(page)[at])
+                                        : reinterpret_cast<const float*>(page)[at];
+    };
+    for (int64_t j = 0; j < columns; ++j) {
+      const int64_t head = j / layer.head_dim, values = (columns + head * layer.head_dim) * kSlots;
+      k.f32()[i * columns + j] = get(j * kSlots + lane);
+      v.f32()[i * columns + j] = get(values + lane * layer.head_dim + j % layer.head_dim);
+    }
   }
 }
 

@@ -45,6 +45,9 @@ struct AttentionSegment {
 // Writes k, v [rows, kv_heads, head_dim] of every segment's rows into their slots.
 void StoreKv(ThreadPool& pool, const KvLayer& layer, std::span<const AttentionSegment> segments, Tensor k, Tensor v);
 
+// Reads slots [begin, begin + count) of a sequence into k, v [count, kv_heads, head_dim]: what StoreKv wrote, as rounded.
+void LoadKv(const KvLayer& layer, std::span<const int32_t> pages, int64_t begin, Tensor k, Tensor v);
+
 // Copies slot `from` onto slot `to` (both of one sequence): commits an accepted path.
 void MoveKv(const KvLayer& layer, std::span<const int32_t> pages, int64_t from, int64_t to);
 

@@ -1,0 +1,51 @@
+#include "grafts/prefix.h"
+
+#include <fmt/format.h>
+
+#include <memory>
+
+#include "cli/options.h"
+#include "cli/verbs.h"
+#include "engine_impl.h"
+
+namespace cambium::cli {
+namespace {
+
+struct Flags {
+  OutputFlags output;
+  ModelFlags model;
+  InputFlags input;
+  std::string directory;
+};
+
+void Compile(const Flags& flags) {
+  const Input input = ReadInput(flags.input);
+  Engine engine = LoadModel(flags.model, flags.output);
+  const std::vector<int32_t> ids = input.Ids(engine);
+  for (const int32_t id : ids) {
+    if (id < 0 || id >= engine.vocab()) Fail(ErrorCode::kUsage, "token id ", id, " is not one of ", engine.vocab());
+  }
+  Engine::Impl& e = engine.impl();
+  const std::unique_ptr<PrefixGraft> prefix = PrefixGraft::Compile(e.transformer, ids, e.compute, e.kv.dtype());
+  prefix->set_base(e.path);
+  prefix->Save(flags.directory);
+  if (flags.output.json) {
+    WriteJson({{"path", flags.directory}, {"tokens", ids.size()}});
+  } else {
+    Note(flags.output, fmt::format("wrote {}: {} tokens", flags.directory, ids.size()));
+  }
+}
+
+}  // namespace
+
+void AddPrefix(CLI::App& app) {
+  CLI::App* const verb = app.add_subcommand("prefix", "Compile a text into a prefix, which --graft puts before every text");
+  const auto flags = std::make_shared<Flags>();
+  AddModel(*verb, flags->model);
+  AddInput(*verb, flags->input, "-p,--text");
+  verb->add_option("-o,--output", flags->directory, "Directory for the prefix")->required();
+  AddOutput(*verb, flags->output);
+  verb->callback([flags] { Compile(*flags); });
+}
+
+}  // namespace cambium::cli

@@ -1,0 +1,81 @@
+#include "grafts/adapter_config.h"
+
+#include <filesystem>
+
+#include "io/atomic_file.h"
+#include "io/json.h"
+
+namespace cambium {
+
+AdapterConfig::AdapterConfig(std::string path, nlohmann::json json) : path_(std::move(path)), json_(std::move(json)) {
+  const auto text = [](const nlohmann::json& object, const char* key) {
+    const auto found = object.find(key);
+    return found != object.end() && found->is_string() ? found->get<std::string>() : std::string();
+  };
+  if (json_.contains("peft_type")) {
+    dialect_ = Dialect::kPeft;
+    kind_ = text(json_, "peft_type");
+  } else if (json_.contains("fine_tune_type") || json_.contains("lora_parameters")) {
+    dialect_ = Dialect::kMlx;
+    kind_ = text(json_, "fine_tune_type");
+    if (kind_.empty()) kind_ = "lora";
+  } else if (json_.contains("config") && json_["config"].is_object()) {
+    dialect_ = Dialect::kAdapterHub;
+    kind_ = text(json_["config"], "architecture");
+    if (kind_.empty()) kind_ = "bottleneck";
+  }
+}
+
+std::optional<AdapterConfig> AdapterConfig::Read(const std::string& directory) {
+  const std::string path = directory + "/adapter_config.json";
+  if (!std::filesystem::exists(path)) return std::nullopt;
+  nlohmann::json json = ParseJson(ReadTextFile(path), path);
+  if (!json.is_object()) Fail(ErrorCode::kData, path, ": not a JSON object");
+  return AdapterConfig(path, std::move(json));
+}
+
+int64_t AdapterConfig::Int(const std::string& field, int64_t otherwise) const {
+  const auto found = fields().find(field);
+  if (found == fields().end() || found->is_null()) return otherwise;
+  if (!found->is_number_integer()) Refuse(field, "expected an integer");
+  return found->get<int64_t>();
+}
+
+bool AdapterConfig::Bool(const std::string& field, bool otherwise) const {
+  const auto found = fields().find(field);
+  if (found == fields().end() || found->is_null()) return otherwise;
+  if (!found->is_boolean()) Refuse(field, "expected true or false");
+  return found->get<bool>();
+}
+
+std::string AdapterConfig::Text(const std::string& field, const std::string& otherwise) const {
+  const auto found = fields().find(field);
+  if (found == fields().end() || found->is_null()) return otherwise;
+  if (!found->is_string()) Refuse(field, "expected a string");
+  return found->get<std::string>();
+}
+
+void AdapterConfig::Expect(const std::string& field, int64_t wanted, const std::string& what) const {
+  if (Int(field, wanted) != wanted) Refuse(field, "this base has " + std::to_string(wanted) + " " + what);
+}
+
+void AdapterConfig::Refuse(const std::string& field, const std::string& why) const {
+  const auto found = fields().find(field);
+  Fail(ErrorCode::kData, path_, ": field \"", field, "\" is ", found == fields().end() ? "missing" : found->dump(), ", ",
+       why);
+}
+
+void WriteAdapterConfig(const std::string& directory, const nlohmann::json& config) {
+  std::error_code error;
+  std::filesystem::create_directories(directory, error);
+  if (error) Fail(ErrorCode::kResource, directory, ": cannot make the directory: ", error.message());
+  AtomicFile file(directory + "/adapter_config.json");
+  file.Write(config.dump(2) + "\n");
+  file.Commit();
+}
+
+std::string HfLayers(const ModelConfig& config) {
+  return config.family == "gpt2" ? "transformer.h." : "model.layers.";
+}
+
+}  // namespace cambium

@@ -1,0 +1,52 @@
+#pragma once
+
+#include <cstdint>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+
+#include "cambium/error.h"
+#include "model/config.h"
+
+namespace cambium {
+
+// An adapter's adapter_config.json. Three libraries write a file of that name, each in a dialect of its own.
+class AdapterConfig {
+ public:
+  enum class Dialect : uint8_t { kPeft, kAdapterHub, kMlx, kUnknown };
+
+  // Nullopt where the directory has no such file; kData where it is no JSON object.
+  static std::optional<AdapterConfig> Read(const std::string& directory);
+
+  Dialect dialect() const { return dialect_; }
+  // PEFT's peft_type; AdapterHub's architecture, "bottleneck" where that is null; MLX's fine_tune_type.
+  const std::string& kind() const { return kind_; }
+  bool Is(Dialect dialect, const std::string& kind) const { return dialect_ == dialect && kind_ == kind; }
+  const std::string& path() const { return path_; }
+  // PEFT and MLX: the whole file. AdapterHub: its "config" object.
+  const nlohmann::json& fields() const { return dialect_ == Dialect::kAdapterHub ? json_.at("config") : json_; }
+  const nlohmann::json& file() const { return json_; }
+
+  // A field, or `otherwise` where it is absent or null; kData naming file, field and value if it has another type.
+  int64_t Int(const std::string& field, int64_t otherwise) const;
+  bool Bool(const std::string& field, bool otherwise) const;
+  std::string Text(const std::string& field, const std::string& otherwise) const;
+  // kData unless the field is absent, null, or `wanted`: "field "f" is 9, this base has 3 key-value heads".
+  void Expect(const std::string& field, int64_t wanted, const std::string& what) const;
+  // kData: "FILE: field "F" is VALUE, WHY".
+  [[noreturn]] void Refuse(const std::string& field, const std::string& why) const;
+
+ private:
+  AdapterConfig(std::string path, nlohmann::json json);
+  std::string path_, kind_;
+  nlohmann::json json_;
+  Dialect dialect_ = Dialect::kUnknown;
+};
+
+// Writes `directory`/adapter_config.json, making the directory.
+void WriteAdapterConfig(const std::string& directory, const nlohmann::json& config);
+
+// What Hugging Face calls the blocks of the family: "model.layers." or, for gpt2, "transformer.h.".
+std::string HfLayers(const ModelConfig& config);
+
+}  // namespace cambium

@@ -1,0 +1,229 @@
+// Prefixes, prompts, IA3 and bottleneck adapters against PEFT's and AdapterHub's numbers on a tiny Llama
+// (tools/make_graft_golden.py).
+#include <gtest/gtest.h>
+
+#include <unistd.h>
+
+#include <cmath>
+#include <cstdlib>
+#include <cstring>
+#include <filesystem>
+
+#include "grafts/grafts.h"
+#include "io/json.h"
+#include "io/safetensors.h"
+#include "model/transformer.h"
+#include "test_model.h"
+#include "train/trainer.h"
+
+namespace cambium {
+namespace {
+
+const std::string kGolden = std::string(CAMBIUM_TEST_DIR) + "/golden/";
+const std::vector<std::vector<int32_t>> kIds = {{5, 17, 33, 60, 2, 9, 41, 77, 12, 8}, {90, 3, 3, 28, 54, 61, 7, 19, 44, 1}};
+
+double RelativeError(Tensor ours, Tensor theirs) {
+  double difference = 0, norm = 0;
+  for (int64_t i = 0; i < theirs.size(); ++i) {
+    const double a = static_cast<double>(ours.f32()[i]), b = static_cast<double>(theirs.f32()[i]);
+    difference += (a - b) * (a - b);
+    norm += b * b;
+  }
+  return std::sqrt(difference / norm);
+}
+
+TEST(RelativeError, SeesADifference) {
+  OwnedTensor a({4}), b({4});
+  for (int i = 0; i < 4; ++i) a.view.f32()[i] = b.view.f32()[i] = static_cast<float>(i);
+  EXPECT_EQ(RelativeError(a.view, b.view), 0);
+  a.view.f32()[2] += 1e-3f;
+  EXPECT_GT(RelativeError(a.view, b.view), 1e-4);
+}
+
+std::vector<Example> Examples() {
+  std::vector<Example> examples;
+  for (const std::vector<int32_t>& ids : kIds) {
+    Example& example = examples.emplace_back();
+    example.ids = ids;
+    example.trained.assign(ids.size(), 1);
+    example.trained[0] = 0;
+  }
+  return examples;
+}
+
+// Logits at the last position as generation computes them: over a cache, behind the prefix.
+OwnedTensor LastLogits(Transformer& model, Graft& graft, const std::vector<int32_t>& ids) {
+  Graft* grafts[] = {&graft};
+  KvCache kv(model.config(), DType::kF32, graft.prefix_length() + static_cast<int64_t>(ids.size()));
+  const int sequence = kv.NewSequence();
+  Pass pass;
+  pass.compute = Compute::kF32;
+  pass.kv = &kv;
+  pass.Append(sequence, model.BeginSequence(kv, sequence, grafts), ids).grafts = grafts;
+  pass.logit_rows = {static_cast<int32_t>(ids.size()) - 1};
+  model.Forward(pass);
+  OwnedTensor logits({1, model.config().vocab});
+  std::copy_n(pass.logits.f32(), pass.logits.size(), logits.view.f32());
+  return logits;
+}
+
+class GraftGolden : public ::testing::TestWithParam<const char*> {
+ protected:
+  ThreadPool pool_{2};
+  Transformer model_{LoadWeights(pool_, kGolden + "families/llama"), pool_};
+  std::string Directory() const { return kGolden + "grafts/" + GetParam(); }
+};
+
+TEST_P(GraftGolden, LogitsAndGradientsOfAStep) {
+  const SafetensorsFile golden(Directory() + "/step.safetensors");
+  const std::unique_ptr<Graft> graft = LoadGraft(Directory(), model_);
+  for (int64_t i = 0; i < 2; ++i) {
+    const OwnedTensor logits = LastLogits(model_, *graft, kIds[static_cast<size_t>(i)]);
+    EXPECT_LT(RelativeError(logits.view, golden.FindTensor("logits")->Rows(i, 1)), 1e-4);
+  }
+
+  for (const bool checkpoint : {false, true}) {
+    TrainOptions options;
+    options.precision = Precision::kFp32;
+    options.checkpoint_activations = checkpoint;
+    options.steps = 1;
+    const std::vector<Example> examples = Examples(), none;
+    Trainer trainer(model_, *graft, examples, none, options, "");
+    const double loss = trainer.ForwardBackward({&examples[0], &examples[1]}, 1.0f / 18, 0);
+    EXPECT_NEAR(loss / 18, static_cast<double>(golden.FindTensor("loss")->f32()[0]), 2e-5);
+    int compared = 0;
+    graft->VisitParams([&](Parameter& param) {
+      const bool peft = param.name.find("adapters.") == std::string::npos;
+      if (peft) return;
+      const Tensor* const theirs = golden.FindTensor("grad." + param.name);
+      ASSERT_NE(theirs, nullptr) << param.name;
+      EXPECT_LT(RelativeError(param.grad, *theirs), 1e-4) << param.name;
+      ++compared;
+    });
+    if (std::string(graft->kind()) == "adapter") EXPECT_GT(compared, 5);
+  }
+}
+
+class PeftGolden : public GraftGolden {};
+
+// PEFT's five AdamW steps.
+TEST_P(PeftGolden, LossesOfFiveSteps) {
+  const SafetensorsFile golden(Directory() + "/step.safetensors");
+  const Tensor* const losses = golden.FindTensor("losses");
+  const std::unique_ptr<Graft> graft = LoadGraft(Directory(), model_);
+  TrainOptions options;
+  options.precision = Precision::kFp32;
+  options.batch = {.batch_size = 2, .shuffle = false};
+  options.steps = 5;
+  options.optimizer.lr = 1e-2f;
+  options.optimizer.clip = 0;
+  options.optimizer.schedule = OptimizerOptions::Schedule::kConstant;
+  const std::vector<Example> examples = Examples(), none;
+  Trainer trainer(model_, *graft, examples, none, options, "");
+  int step = 0;
+  Trainer::Callbacks callbacks;
+  callbacks.on_step = [&](const StepMetrics& m) {
+    EXPECT_NEAR(m.loss, static_cast<double>(losses->f32()[step]), 2e-4) << "step " << step;
+    ++step;
+  };
+  trainer.Run(callbacks);
+  EXPECT_EQ(step, 5);
+}
+
+// What Save writes is what was read, byte for byte where the numbers are.
+TEST_P(GraftGolden, FilesComeBack) {
+  const std::string out = (std::filesystem::temp_directory_path() / ("cambium_graft_" + std::string(GetParam()) + std::to_string(getpid()))).string();
+  const std::unique_ptr<Graft> graft = LoadGraft(Directory(), model_);
+  graft->Save(out);
+  const std::string name = graft->kind() == "adapter" ? "/adapter.safetensors" : "/adapter_model.safetensors";
+  const SafetensorsFile before(Directory() + name), after(out + name);
+  ASSERT_EQ(before.tensors().size(), after.tensors().size());
+  for (const NamedTensor& tensor : before.tensors()) {
+    const Tensor* const again = after.FindTensor(tensor.name);
+    ASSERT_NE(again, nullptr) << tensor.name;
+    EXPECT_EQ(again->shape, before.FindTensor(tensor.name)->shape) << tensor.name;
+    EXPECT_EQ(std::memcmp(again->data, before.FindTensor(tensor.name)->data, static_cast<size_t>(again->bytes())), 0)
+        << tensor.name;
+  }
+  EXPECT_EQ(LoadGraft(out, model_)->kind(), graft->kind());
+  std::filesystem::remove_all(out);
+}
+
+INSTANTIATE_TEST_SUITE_P(Libraries, GraftGolden,
+                         ::testing::Values("houlsby", "pfeiffer", "parallel", "scaled_parallel", "prefix"),
+                         [](const auto& info) { return std::string(info.param); });
+INSTANTIATE_TEST_SUITE_P(Libraries, PeftGolden, ::testing::Values("prefix"),
+                         [](const auto& info) { return std::string(info.param); });
+
+// A whole PEFT run on the default model; $CAMBIUM_TEST_PREFIX_RUN holds it: init/, training.json, adapter_model.safetensors
+// and logits_after.safetensors, too large to come along.
+TEST(PrefixRun, LossesAndLogitsOfPeft) {
+  const char* const run = std::getenv("CAMBIUM_TEST_PREFIX_RUN");
+  if (run == nullptr || DefaultTestModel().empty()) GTEST_SKIP() << "the default model or the run is not here";
+  const std::string path = run;
+  const nlohmann::json training = ParseJson(ReadTextFile(path + "/training.json"), path);
+  ThreadPool pool(DefaultThreads());
+  Transformer model(LoadWeights(pool, DefaultTestModel()), pool);
+  std::vector<Example> examples, none;
+  for (const nlohmann::json& step : training["log"]) {
+    for (const nlohmann::json& ids : step["input_ids"]) {
+      Example& example = examples.emplace_back();
+      example.ids = ids.get<std::vector<int32_t>>();
+      example.trained.assign(example.ids.size(), 1);
+      example.trained[0] = 0;
+    }
+  }
+  TrainOptions options;
+  options.precision = Precision::kFp32;
+  options.batch = {.batch_size = 2, .shuffle = false};
+  options.epochs = 1;
+  options.optimizer.lr = 3e-2f;
+  options.optimizer.clip = 0;
+  options.optimizer.schedule = OptimizerOptions::Schedule::kConstant;
+  std::unique_ptr<Graft> graft = LoadGraft(path + "/init", model);
+  Trainer trainer(model, *graft, examples, none, options, "");
+  trainer.ForwardBackward({&examples[0], &examples[1]}, 1.0f / 94, 0);
+  const SafetensorsFile first(path + "/step0_grads.safetensors");
+  const Tensor* const theirs = first.FindTensor("prompt_encoder.embedding.weight");
+  ASSERT_NE(theirs, nullptr);
+  graft->VisitParams([&](Parameter& param) {
+    const int64_t parts = 2 * model.config().layers, columns = theirs->columns() / parts;
+    for (int64_t part = 0; part < parts; ++part) {
+      OwnedTensor rows({8, columns});
+      for (int64_t row = 0; row < 8; ++row) std::copy_n(theirs->row(row) + part * columns, columns, rows.view.row(row));
+      const Tensor ours(param.grad.f32() + part * 8 * columns, {8, columns});
+      printf("layer %ld %s %.2e\n", part / 2, part % 2 ? "v" : "k", RelativeError(ours, rows.view));
+    }
+  });
+  size_t step = 0;
+  double worst = 0;
+  Trainer::Callbacks callbacks;
+  callbacks.on_step = [&](const StepMetrics& m) {
+    const double loss = training["log"][step]["loss"], norm = training["log"][step]["grad_norm"];
+    worst = std::max(worst, std::fabs(m.loss - loss));
+    EXPECT_NEAR(m.loss, loss, 1e-3) << "step " << step;
+    EXPECT_NEAR(m.grad_norm, norm, 5e-3 * norm) << "step " << step;
+    ++step;
+  };
+  trainer.Run(callbacks);
+  EXPECT_EQ(step, 20u);
+  std::printf("largest difference of a loss: %.2e\n", worst);
+
+  const std::unique_ptr<Graft> after = LoadGraft(path, model);
+  const SafetensorsFile logits(path + "/logits_after.safetensors");
+  for (const char* name : {"english", "trained_text"}) {
+    const nlohmann::json& entry = training["eval_after"][name];
+    const Tensor* const theirs = logits.FindTensor(std::string("prefix_8.logits.last.") + name);
+    ASSERT_NE(theirs, nullptr) << name;
+    double difference = 0;
+    const OwnedTensor ours = LastLogits(model, *after, entry["input_ids"].get<std::vector<int32_t>>());
+    for (int64_t i = 0; i < theirs->size(); ++i) {
+      difference = std::max(difference, static_cast<double>(std::fabs(ours.view.f32()[i] - theirs->f32()[i])));
+    }
+    std::printf("%s: largest difference of a logit: %.2e\n", name, difference);
+    EXPECT_LT(difference, 2e-3) << name;
+  }
+}
+
+}  // namespace
+}  // namespace cambium
