@@ -5,15 +5,12 @@
 #include <unistd.h>
 
 #include <cmath>
-#include <cstdlib>
 #include <cstring>
 #include <filesystem>
 
 #include "grafts/grafts.h"
-#include "io/json.h"
 #include "io/safetensors.h"
 #include "model/transformer.h"
-#include "test_model.h"
 #include "train/trainer.h"
 
 namespace cambium {
@@ -154,76 +151,6 @@ INSTANTIATE_TEST_SUITE_P(Libraries, GraftGolden,
                          [](const auto& info) { return std::string(info.param); });
 INSTANTIATE_TEST_SUITE_P(Libraries, PeftGolden, ::testing::Values("prefix"),
                          [](const auto& info) { return std::string(info.param); });
-
-// A whole PEFT run on the default model; $CAMBIUM_TEST_PREFIX_RUN holds it: init/, training.json, adapter_model.safetensors
-// and logits_after.safetensors, too large to come along.
-TEST(PrefixRun, LossesAndLogitsOfPeft) {
-  const char* const run = std::getenv("CAMBIUM_TEST_PREFIX_RUN");
-  if (run == nullptr || DefaultTestModel().empty()) GTEST_SKIP() << "the default model or the run is not here";
-  const std::string path = run;
-  const nlohmann::json training = ParseJson(ReadTextFile(path + "/training.json"), path);
-  ThreadPool pool(DefaultThreads());
-  Transformer model(LoadWeights(pool, DefaultTestModel()), pool);
-  std::vector<Example> examples, none;
-  for (const nlohmann::json& step : training["log"]) {
-    for (const nlohmann::json& ids : step["input_ids"]) {
-      Example& example = examples.emplace_back();
-      example.ids = ids.get<std::vector<int32_t>>();
-      example.trained.assign(example.ids.size(), 1);
-      example.trained[0] = 0;
-    }
-  }
-  TrainOptions options;
-  options.precision = Precision::kFp32;
-  options.batch = {.batch_size = 2, .shuffle = false};
-  options.epochs = 1;
-  options.optimizer.lr = 3e-2f;
-  options.optimizer.clip = 0;
-  options.optimizer.schedule = OptimizerOptions::Schedule::kConstant;
-  std::unique_ptr<Graft> graft = LoadGraft(path + "/init", model);
-  Trainer trainer(model, *graft, examples, none, options, "");
-  trainer.ForwardBackward({&examples[0], &examples[1]}, 1.0f / 94, 0);
-  const SafetensorsFile first(path + "/step0_grads.safetensors");
-  const Tensor* const theirs = first.FindTensor("prompt_encoder.embedding.weight");
-  ASSERT_NE(theirs, nullptr);
-  graft->VisitParams([&](Parameter& param) {
-    const int64_t parts = 2 * model.config().layers, columns = theirs->columns() / parts;
-    for (int64_t part = 0; part < parts; ++part) {
-      OwnedTensor rows({8, columns});
-      for (int64_t row = 0; row < 8; ++row) std::copy_n(theirs->row(row) + part * columns, columns, rows.view.row(row));
-      const Tensor ours(param.grad.f32() + part * 8 * columns, {8, columns});
-      printf("layer %ld %s %.2e\n", part / 2, part % 2 ? "v" : "k", RelativeError(ours, rows.view));
-    }
-  });
-  size_t step = 0;
-  double worst = 0;
-  Trainer::Callbacks callbacks;
-  callbacks.on_step = [&](const StepMetrics& m) {
-    const double loss = training["log"][step]["loss"], norm = training["log"][step]["grad_norm"];
-    worst = std::max(worst, std::fabs(m.loss - loss));
-    EXPECT_NEAR(m.loss, loss, 1e-3) << "step " << step;
-    EXPECT_NEAR(m.grad_norm, norm, 5e-3 * norm) << "step " << step;
-    ++step;
-  };
-  trainer.Run(callbacks);
-  EXPECT_EQ(step, 20u);
-  std::printf("largest difference of a loss: %.2e\n", worst);
-
-  const std::unique_ptr<Graft> after = LoadGraft(path, model);
-  const SafetensorsFile logits(path + "/logits_after.safetensors");
-  for (const char* name : {"english", "trained_text"}) {
-    const nlohmann::json& entry = training["eval_after"][name];
-    const Tensor* const theirs = logits.FindTensor(std::string("prefix_8.logits.last.") + name);
-    ASSERT_NE(theirs, nullptr) << name;
-    double difference = 0;
-    const OwnedTensor ours = LastLogits(model, *after, entry["input_ids"].get<std::vector<int32_t>>());
-    for (int64_t i = 0; i < theirs->size(); ++i) {
-      difference = std::max(difference, static_cast<double>(std::fabs(ours.view.f32()[i] - theirs->f32()[i])));
-    }
-    std::printf("%s: largest difference of a logit: %.2e\n", name, difference);
-    EXPECT_LT(difference, 2e-3) << name;
-  }
-}
 
 }  // namespace
 }  // namespace cambium
