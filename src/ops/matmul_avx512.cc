@@ -250,8 +250,30 @@ void F32(const PanelCall& call) noexcept {
              [&]<DType kType>() { WithRows<kMaxRows>(call.rows, [&]<int kRows>() { F32Rows<kType, kRows>(call); }); });
 }
 
+int32_t SumOfBytes(__m128i q) {
+  const __m128i sums = _mm_sad_epu8(_mm_xor_si128(q, _mm_set1_epi8(-128)), _mm_setzero_si128());  // of q + 128
+  return _mm_cvtsi128_si32(sums) + _mm_extract_epi16(sums, 4) - 16 * 128;
+}
+
+// QuantizeBlocks of matmul_common-inl.h, with the same bits: both round to nearest even.
 void Quantize(const float* x, int64_t blocks, ActBlock* to, int64_t stride) noexcept {
-  QuantizeBlocks(x, blocks, to, stride);
+  const __m512i magnitude = _mm512_set1_epi32(INT32_MAX);
+  for (int64_t b = 0; b < blocks; ++b, x += kBlock, to += stride) {
+    const __m512 low = _mm512_loadu_ps(x), high = _mm512_loadu_ps(x + 16);
+    const __m512i both = _mm512_max_epi32(_mm512_and_si512(_mm512_castps_si512(low), magnitude),
+                                          _mm512_and_si512(_mm512_castps_si512(high), magnitude));
+    const float amax = std::bit_cast<float>(_mm512_reduce_max_epi32(both));
+    to->scale = amax / 127.0f;
+    const __m512 inverse = _mm512_set1_ps(amax >= 0x1p-120f ? 127.0f / amax : 0.0f);
+    const __m128i q_low = _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(_mm512_mul_ps(low, inverse)));
+    const __m128i q_high = _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(_mm512_mul_ps(high, inverse)));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(to->q), q_low);
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(to->q + 16), q_high);
+    const int32_t sum_low = SumOfBytes(q_low), sum_high = SumOfBytes(q_high);
+    to->scaled_sum = to->scale * static_cast<float>(sum_low + sum_high);
+    to->neg_sum = -(sum_low + sum_high);
+    to->neg_sum_low = -sum_low;
+  }
 }
 
 }  // namespace
