@@ -10,6 +10,7 @@
 #include "base/simd_targets.h"
 #include "hwy/targets.h"
 #include "ops/gemm.h"
+#include "ops/gemm_isa.h"
 #include "ops/matmul_kernels.h"
 #include "ops/panel.h"
 #include "ops/ranges.h"
@@ -60,13 +61,17 @@ void PackPanels(ThreadPool& pool, Tensor weights, std::span<const int32_t> row_o
 // Rows from which decoding a quantised weight once for all of them pays. Below, and for weights that need no decoding,
 // the f32 kernels stream the weights past the rows. Both sum in the same order, so the cut shows in no result.
 constexpr int64_t kDecodeRows = 8;
+// Rows up to which bf16 weights stream past in pairs; above, the dense product's larger tiles pay. The chains are the
+// same.
+constexpr int64_t kPairRows = 64;
 // Activations of a chunk of rows stay in the second-level cache while panels pass by.
 constexpr int64_t kChunkBytes = int64_t{256} << 10;
 
 // A [rows, in] matrix of activations in groups of KernelTable::max_rows rows.
 struct Activations {
-  const ActBlock* x8 = nullptr;  // group after group, each [in / 32][rows of the group]
-  const float* x = nullptr;      // [rows][in]
+  const ActBlock* x8 = nullptr;     // group after group, each [in / 32][rows of the group]
+  const float* x = nullptr;         // [rows][in]
+  const uint32_t* pairs = nullptr;  // [rows][BF16Words(in)]
 };
 
 const float* RowsAsF32(ThreadPool& pool, Workspace& workspace, Tensor x) {
@@ -76,6 +81,16 @@ const float* RowsAsF32(ThreadPool& pool, Workspace& workspace, Tensor x) {
   ForRows(pool, x.rows(), in, [&](int64_t begin, int64_t end) {
     const char* from = x.as<const char>() + begin * x.row_bytes();
     Dequantize(x.dtype, from, to + begin * in, (end - begin) * in);
+  });
+  return to;
+}
+
+const uint32_t* RowsAsPairs(ThreadPool& pool, Workspace& workspace, const KernelTable& kernels, const float* x,
+                            int64_t rows, int64_t in) {
+  const int64_t words = BF16Words(in);
+  uint32_t* to = workspace.Array<uint32_t>(rows * words);
+  ForRows(pool, rows, in, [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) kernels.to_pairs(x + row * in, in, to + row * words);
   });
   return to;
 }
@@ -140,6 +155,9 @@ void MultiplyPanels(const KernelTable& kernels, std::span<const Product> product
         if (activations.x8 != nullptr) {
           call.x8 = activations.x8 + row * (in / kBlock);
           kernels.int8(call);
+        } else if (activations.pairs != nullptr) {
+          call.pairs = activations.pairs + row * BF16Words(in);
+          kernels.bf16(call);
         } else {
           call.x = activations.x + row * in;
           kernels.f32(call);
@@ -181,12 +199,16 @@ const KernelTable& Kernels() {
 
 void MatMul(ThreadPool& pool, Workspace& workspace, Compute compute, Tensor x, std::span<const Product> products) {
   const int64_t rows = x.rows(), in = x.columns();
-  std::vector<Product> integer, streamed, decoded;
+  const KernelTable& kernels = Kernels();
+  const bool pairs = compute == Compute::kInt8 && kernels.bf16 != nullptr && gemm::BF16Isa().k_per_word == 2;
+  std::vector<Product> integer, paired, streamed, decoded;
   for (const Product& product : products) {
     Check(product.w->in() == in && product.y.rows() == rows && product.y.columns() == product.w->out(),
           "a product is [rows, in] by [out, in]");
     if (compute == Compute::kInt8 && IsQuantized(product.w->dtype())) {
       integer.push_back(product);
+    } else if (pairs && product.w->dtype() == DType::kBF16) {
+      paired.push_back(product);
     } else {
       const bool stream = compute != Compute::kBF16 && (rows <= kDecodeRows || !IsQuantized(product.w->dtype()));
       (stream ? streamed : decoded).push_back(product);
@@ -194,12 +216,19 @@ void MatMul(ThreadPool& pool, Workspace& workspace, Compute compute, Tensor x, s
   }
   if (rows == 0) return;
   const Workspace::Mark mark = workspace.GetMark();
-  const KernelTable& kernels = Kernels();
-  if (!integer.empty() || !streamed.empty()) {
+  if (!paired.empty() && rows > kPairRows) {
+    DenseMatMul(pool, workspace, Compute::kBF16, x, paired);
+    paired.clear();
+  }
+  if (!integer.empty() || !paired.empty() || !streamed.empty()) {
     const float* f32 = RowsAsF32(pool, workspace, x);
     if (!integer.empty()) {
       const ActBlock* x8 = QuantizeRows(pool, workspace, kernels, f32, rows, in);
       MultiplyAll(pool, kernels, integer, {.x8 = x8}, in, rows);
+    }
+    if (!paired.empty()) {
+      const uint32_t* words = RowsAsPairs(pool, workspace, kernels, f32, rows, in);
+      MultiplyAll(pool, kernels, paired, {.pairs = words}, in, rows);
     }
     if (!streamed.empty()) MultiplyAll(pool, kernels, streamed, {.x = f32}, in, rows);
   }

@@ -12,7 +12,8 @@ namespace cambium {
 
 // How a product treats its activations.
 enum class Compute : uint8_t {
-  kInt8,  // serving: rows quantised to int8 in blocks of 32, integer dot products; f16/bf16/f32 weights compute as kF32
+  kInt8,  // serving: rows quantised to int8 in blocks of 32, integer dot products; bf16 weights compute as kBF16 where
+          // the CPU multiplies bf16 pairs, otherwise they and f16 and f32 ones as kF32
   kF32,   // --exact and fp32 training: weights decoded to f32, fp32 multiply-adds
   kBF16,  // mixed precision: both sides rounded to bf16, fp32 sums
 };

@@ -265,7 +265,7 @@ void Quantize(const float* x, int64_t blocks, ActBlock* to, int64_t stride) noex
 
 }  // namespace
 
-const KernelTable kAvx2Kernels = {kMaxRows, Quantize, Int8, F32, Decode};
+const KernelTable kAvx2Kernels = {kMaxRows, Quantize, Int8, F32, Decode, nullptr, nullptr};
 
 }  // namespace cambium
 HWY_POP_ATTRIBUTES

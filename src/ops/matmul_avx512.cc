@@ -12,8 +12,9 @@
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // GCC 12: PR 105593, in its own intrinsics
 #endif
 
-// AVX-512 with VNNI. One panel is one register of 16 sums a row; activations are embedded broadcasts.
-HWY_PUSH_ATTRIBUTES("avx,avx2,fma,f16c,bmi2,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")
+// AVX-512 with VNNI; the two functions with bf16 in their names also need AVX512_BF16. One panel is one register of 16
+// sums a row; activations are embedded broadcasts.
+HWY_PUSH_ATTRIBUTES("avx,avx2,fma,f16c,bmi2,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512bf16")
 namespace cambium {
 namespace {
 
@@ -250,6 +251,48 @@ void F32(const PanelCall& call) noexcept {
              [&]<DType kType>() { WithRows<kMaxRows>(call.rows, [&]<int kRows>() { F32Rows<kType, kRows>(call); }); });
 }
 
+__mmask16 FirstLanes(int64_t count) {
+  return static_cast<__mmask16>(count >= 16 ? 0xFFFFu : count <= 0 ? 0u : (1u << count) - 1);
+}
+
+void ToBF16Pairs(const float* x, int64_t in, uint32_t* to) noexcept {
+  for (int64_t k = 0; k < in; k += 32) {
+    const __m512 low = _mm512_maskz_loadu_ps(FirstLanes(in - k), x + k);
+    const __m512 high = _mm512_maskz_loadu_ps(FirstLanes(in - k - 16), x + k + 16);
+    _mm512_mask_storeu_epi32(to + k / 2, FirstLanes(BF16Words(in - k)), (__m512i)_mm512_cvtne2ps_pbh(high, low));
+  }
+}
+
+template <int kRows>
+void BF16Rows(const PanelCall& call) noexcept {
+  alignas(64) static constexpr uint16_t kInterleave[32] = {0,  16, 1,  17, 2,  18, 3,  19, 4,  20, 5,
+                                                           21, 6,  22, 7,  23, 8,  24, 9,  25, 10, 26,
+                                                           11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
+  const __m512i interleave = _mm512_load_si512(kInterleave);
+  const int64_t words = BF16Words(call.in);
+  __m512 y[kRows];
+#pragma GCC unroll 8
+  for (int r = 0; r < kRows; ++r) y[r] = _mm512_setzero_ps();
+  for (int64_t k = 0; k < words; ++k) {
+    if (call.prefetch) _mm_prefetch(call.panel + 64 * k + 12288, _MM_HINT_T0);
+    // Panels are whole cache lines; what lies behind an odd last input may be anything.
+    __m512i halves = _mm512_load_si512(call.panel + 64 * k);
+    if (2 * k + 1 == call.in) halves = _mm512_maskz_mov_epi64(0x0F, halves);
+    const __m512bh w = (__m512bh)_mm512_permutexvar_epi16(interleave, halves);
+#pragma GCC unroll 8
+    for (int r = 0; r < kRows; ++r) {
+      const __m512bh x = (__m512bh)_mm512_set1_epi32(static_cast<int>(call.pairs[r * words + k]));
+      y[r] = _mm512_dpbf16_ps(y[r], x, w);
+    }
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < kRows; ++r) Store(call, r, y[r]);
+}
+
+void BF16(const PanelCall& call) noexcept {
+  WithRows<kMaxRows>(call.rows, [&]<int kRows>() { BF16Rows<kRows>(call); });
+}
+
 int32_t SumOfBytes(__m128i q) {
   const __m128i sums = _mm_sad_epu8(_mm_xor_si128(q, _mm_set1_epi8(-128)), _mm_setzero_si128());  // of q + 128
   return _mm_cvtsi128_si32(sums) + _mm_extract_epi16(sums, 4) - 16 * 128;
@@ -278,7 +321,7 @@ void Quantize(const float* x, int64_t blocks, ActBlock* to, int64_t stride) noex
 
 }  // namespace
 
-const KernelTable kAvx512Kernels = {kMaxRows, Quantize, Int8, F32, Decode};
+const KernelTable kAvx512Kernels = {kMaxRows, Quantize, Int8, F32, Decode, ToBF16Pairs, BF16};
 
 }  // namespace cambium
 HWY_POP_ATTRIBUTES

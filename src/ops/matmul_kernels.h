@@ -17,6 +17,9 @@ struct ActBlock {
 };
 static_assert(sizeof(ActBlock) == 48);
 
+// Words of a row in bf16 pairs: two inputs a word, the earlier one in the low half, zero behind an odd last one.
+constexpr int64_t BF16Words(int64_t in) { return (in + 1) / 2; }
+
 // One panel times a group of rows: y[row][output] = sum over inputs in one fixed order, then + bias.
 struct PanelCall {
   DType dtype;
@@ -24,9 +27,10 @@ struct PanelCall {
   const uint8_t* panel;
   const PanelLayout* layout;
   int64_t in;
-  const ActBlock* x8;  // int8 kernels: [in / 32][rows]
-  const float* x;      // f32 kernels: [rows][in]
-  float* y;            // [rows][y_stride], already at the panel's first output
+  const ActBlock* x8;               // int8 kernels: [in / 32][rows]
+  const float* x;                   // f32 kernels: [rows][in]
+  const uint32_t* pairs = nullptr;  // bf16 kernels: [rows][BF16Words(in)]
+  float* y;                         // [rows][y_stride], already at the panel's first output
   int64_t y_stride;
   const float* bias;  // of the panel's first output; may be null
   int outputs;        // 1 to 16 that exist
@@ -34,7 +38,8 @@ struct PanelCall {
 };
 
 // The kernels of one instruction set. Whatever `rows` is, an output's sum has the same order: for int8 kernels blocks
-// of 32 inputs ascending, for f32 kernels one multiply-add chain over the inputs ascending, from zero.
+// of 32 inputs ascending, for f32 kernels one multiply-add chain over the inputs ascending, from zero, for bf16 kernels
+// one such chain over the pairs.
 struct KernelTable {
   int max_rows;
   void (*quantize)(const float* x, int64_t blocks, ActBlock* to, int64_t stride) noexcept;  // stride in ActBlocks
@@ -42,6 +47,9 @@ struct KernelTable {
   void (*f32)(const PanelCall& call) noexcept;                                              // every type
   void (*decode)(DType dtype, const PanelLayout& layout, const uint8_t* panel, int64_t begin, int64_t blocks,
                  float* dst) noexcept;  // quantised types; dst [32 * blocks][16]
+  // bf16 panels, if the set multiplies bf16 pairs, else null; to be called only where the CPU has avx512_bf16.
+  void (*to_pairs)(const float* x, int64_t in, uint32_t* to) noexcept;
+  void (*bf16)(const PanelCall& call) noexcept;
 };
 extern const KernelTable kAvx512Kernels, kAvx2Kernels, kPortableKernels;
 
