@@ -115,6 +115,43 @@ TEST(Ops, RowsDoNotKnowTheirCompany) {
   });
 }
 
+TEST(Ops, LowRankMatchesItsDefinitionRowByRow) {
+  const struct {
+    int64_t rows, in, rank, out;
+  } shapes[] = {{7, 37, 1, 5}, {1, 576, 8, 1536}, {9, 64, 13, 100}, {40, 576, 40, 600}, {2, 1, 3, 1}};
+  ForEachIsa([&] {
+    for (const auto& s : shapes) {
+      SCOPED_TRACE(std::to_string(s.rows) + " rows of " + std::to_string(s.in));
+      ThreadPool one(1), two(2);
+      Workspace workspace;
+      Floats x = RandomFloats(s.rows * s.in, 1), a = RandomFloats(s.rank * s.in, 2), b = RandomFloats(s.rank * s.out, 3);
+      const Floats start = RandomFloats(s.rows * s.out, 4);
+      const auto run = [&](ThreadPool& pool, int64_t rows) {
+        Floats y(start.begin(), start.begin() + rows * s.out);
+        LowRank(pool, workspace, Tensor(x.data(), {rows, s.in}), Tensor(a.data(), {s.rank, s.in}),
+                Tensor(b.data(), {s.rank, s.out}), 0.7f, Tensor(y.data(), {rows, s.out}));
+        return y;
+      };
+      std::vector<double> want(start.begin(), start.end());
+      for (int64_t r = 0; r < s.rows; ++r) {
+        for (int64_t k = 0; k < s.rank; ++k) {
+          double low = 0;
+          for (int64_t i = 0; i < s.in; ++i) low += double{x[r * s.in + i]} * a[k * s.in + i];
+          for (int64_t j = 0; j < s.out; ++j) want[r * s.out + j] += 0.7 * low * b[k * s.out + j];
+        }
+      }
+      const Floats y = run(two, s.rows);
+      EXPECT_LT(RelativeError(y, want), 1e-6);
+      want[0] += 0.1;
+      EXPECT_GT(RelativeError(y, want), 1e-6) << "the comparison sees a wrong value";
+      EXPECT_EQ(run(one, s.rows), y);
+      for (int64_t rows = 1; rows < s.rows; ++rows) {
+        EXPECT_EQ(run(two, rows), Floats(y.begin(), y.begin() + rows * s.out)) << rows << " of the rows";
+      }
+    }
+  });
+}
+
 TEST(Ops, TargetLogProbsAreMinusTheLoss) {
   ForEachIsa([] {
     constexpr int64_t kRows = 5, kVocab = 1003;

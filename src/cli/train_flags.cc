@@ -1,5 +1,6 @@
 #include "cli/train_flags.h"
 
+#include <charconv>
 #include <cmath>
 #include <iostream>
 
@@ -26,6 +27,10 @@ void AddTrainOptions(CLI::App& verb, TrainFlags& f) {
   verb.add_option("--rank", f.graft_options.rank, "Rank of a LoRA");
   verb.add_option("--alpha", f.graft_options.alpha, "LoRA's scale is alpha / rank");
   verb.add_flag("--rslora", f.graft_options.rslora, "Scale by alpha / sqrt(rank)");
+  verb.add_flag("--dora", f.graft_options.dora, "Train the length of the adapted matrix's rows too (DoRA)");
+  verb.add_flag("--pissa", f.graft_options.pissa, "Begin from the matrices' leading singular vectors (PiSSA)");
+  verb.add_option("--rank-pattern", f.rank_pattern, "Other ranks by linear: q_proj=16,down_proj=4")->delimiter(',');
+  verb.add_option("--alpha-pattern", f.alpha_pattern, "Other alphas by linear")->delimiter(',');
   verb.add_option("--dropout", f.graft_options.dropout, "LoRA's dropout");
   verb.add_option("--targets", f.graft_options.targets, "Linears to adapt, such as q_proj,v_proj (default: all)")
       ->delimiter(',');
@@ -108,6 +113,22 @@ auto Required(const std::string& value, const char* name, const F& use) {
   return use(value);
 }
 
+// "q_proj=16" each.
+std::map<std::string, double> ParsePattern(const char* flag, const std::vector<std::string>& items) {
+  std::map<std::string, double> pattern;
+  for (const std::string& item : items) {
+    const size_t equals = item.find('=');
+    double value = 0;
+    const char *const begin = item.data() + std::min(equals, item.size() - 1) + 1, *const end = item.data() + item.size();
+    const auto [stop, error] = std::from_chars(begin, end, value);
+    if (equals == std::string::npos || equals == 0 || error != std::errc() || stop != end || !(value > 0)) {
+      Fail(ErrorCode::kUsage, flag, ": \"", item, "\" is not NAME=NUMBER");
+    }
+    pattern[item.substr(0, equals)] = value;
+  }
+  return pattern;
+}
+
 // Turns flags into options and checks them; members of the session need the results before its body runs.
 std::string Prepare(TrainFlags& f) {
   CheckRange("--threads", f.threads, 0, 1024);
@@ -129,6 +150,8 @@ std::string Prepare(TrainFlags& f) {
   f.dataset.max_tokens = f.sequence_length;
   f.dataset.use_template = !f.raw;
   f.graft_options.seed = f.train.seed;
+  f.graft_options.rank_pattern = ParsePattern("--rank-pattern", f.rank_pattern);
+  f.graft_options.alpha_pattern = ParsePattern("--alpha-pattern", f.alpha_pattern);
   ApplyIsaFromEnv();
   return Required(f.model, "MODEL", [](const std::string& model) { return ResolveModel(model); });
 }

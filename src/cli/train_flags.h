@@ -17,6 +17,7 @@ struct TrainFlags {
   OutputFlags output;
   std::string model, data, valid, directory, config, graft = "lora", init_from, init_text, resume = "never";
   std::string precision = "bf16", schedule = "cosine", format = "auto";
+  std::vector<std::string> rank_pattern, alpha_pattern;
   double valid_split = 0;
   DatasetOptions dataset;
   GraftOptions graft_options;

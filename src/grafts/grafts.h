@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -15,7 +16,10 @@ struct GraftOptions {
   double alpha = 16;                 // scale of a low-rank term: alpha / rank
   bool rslora = false;               // alpha / sqrt(rank) instead
   double dropout = 0;                // on the input of a low-rank term, while training
+  bool dora = false;                 // a trained length for each row of the adapted matrix
+  bool pissa = false;                // begin from the matrix's leading singular vectors, not from noise and zero
   std::vector<std::string> targets;  // names of linears ("q_proj"); empty = all
+  std::map<std::string, double> rank_pattern, alpha_pattern;  // other values for linears of these names
 
   int64_t length = 10;               // virtual tokens of a prefix or prompt
   std::string prefix_init = "text";  // text, random or zero

@@ -28,10 +28,25 @@ std::vector<SiteKind> TargetKinds(const std::vector<std::string>& names, const B
   return kinds;
 }
 
+double ScaleOf(const GraftOptions& options, double rank, double alpha) {
+  return alpha / (options.rslora ? std::sqrt(rank) : rank);
+}
+
+// The transpose of b [out, rank].
+OwnedTensor Transposed(ThreadPool& pool, Tensor b) {
+  OwnedTensor rows({b.columns(), b.rows()});
+  pool.Run((b.rows() + 255) / 256, [&](int64_t task, int) {
+    for (int64_t o = task * 256; o < std::min(b.rows(), (task + 1) * 256); ++o) {
+      for (int64_t k = 0; k < b.columns(); ++k) rows.view.row(k)[o] = b.row(o)[k];
+    }
+  });
+  return rows;
+}
+
 }  // namespace
 
 std::unique_ptr<LoraGraft::Term> LoraGraft::MakeTerm(const Transformer& model, Site site, int64_t rank, float scale) {
-  const Linear& linear = model.weights().blocks[static_cast<size_t>(site.layer)][site.kind];
+  const Linear& linear = Base(model, site);
   auto term = std::make_unique<Term>();
   term->site = site;
   term->in = linear.in();
@@ -45,6 +60,8 @@ std::unique_ptr<LoraGraft::Term> LoraGraft::MakeTerm(const Transformer& model, S
   term->b.name = name + ".lora_B";
   term->a.value = term->a_values.view;
   term->b.value = term->b_values.view;
+  term->magnitude.name = name + ".lora_magnitude_vector";
+  term->magnitude.decay = false;
   return term;
 }
 
@@ -54,19 +71,30 @@ LoraGraft::LoraGraft(Transformer& model, const GraftOptions& options, std::vecto
 }
 
 LoraGraft::LoraGraft(const GraftOptions& options, Transformer& model) : model_(model), options_(options) {
-  if (options.rank < 1 || options.rank > model.config().hidden) {
-    Fail(ErrorCode::kUsage, "rank is ", options.rank, ", expected 1 to ", model.config().hidden);
-  }
   if (!(options.dropout >= 0 && options.dropout < 1)) {
     Fail(ErrorCode::kUsage, "dropout is ", options.dropout, ", expected 0 to 1");
   }
-  const double rank = static_cast<double>(options.rank);
-  const float scale = static_cast<float>(options.alpha / (options.rslora ? std::sqrt(rank) : rank));
   const std::vector<SiteKind> kinds = TargetKinds(options.targets, model.weights().blocks.front());
+  for (const auto* pattern : {&options.rank_pattern, &options.alpha_pattern}) {
+    for (const auto& [name, value] : *pattern) {
+      const bool used =
+          std::any_of(kinds.begin(), kinds.end(), [&](SiteKind kind) { return name == SiteName(kind); });
+      if (!used) Fail(ErrorCode::kUsage, "pattern \"", name, "\" names no linear that is adapted");
+    }
+  }
+  const auto pattern = [](const std::map<std::string, double>& values, SiteKind kind, double otherwise) {
+    const auto found = values.find(SiteName(kind));
+    return found == values.end() ? otherwise : found->second;
+  };
   const Philox noise(options.seed);
   for (int layer = 0; layer < static_cast<int>(model.config().layers); ++layer) {
     for (const SiteKind kind : kinds) {
-      auto term = MakeTerm(model, {layer, kind}, options.rank, scale);
+      const double rank = pattern(options.rank_pattern, kind, static_cast<double>(options.rank));
+      const double alpha = pattern(options.alpha_pattern, kind, options.alpha);
+      if (!(rank >= 1 && rank <= static_cast<double>(model.config().hidden)) || rank != std::floor(rank)) {
+        Fail(ErrorCode::kUsage, "rank is ", rank, ", expected 1 to ", model.config().hidden);
+      }
+      auto term = MakeTerm(model, {layer, kind}, static_cast<int64_t>(rank), static_cast<float>(ScaleOf(options, rank, alpha)));
       const double bound = 1 / std::sqrt(static_cast<double>(term->in));
       const uint64_t stream = 0x6c6f7261 + static_cast<uint64_t>(layer * kSiteKinds) + static_cast<uint64_t>(kind);
       for (int64_t i = 0; i < term->a.value.size(); ++i) {
@@ -76,6 +104,10 @@ LoraGraft::LoraGraft(const GraftOptions& options, Transformer& model) : model_(m
     }
   }
   Index();
+  if (options.pissa) StartFromSingularVectors();
+  if (options.dora) {
+    for (const auto& term : terms_) AddMagnitude(model, *term);
+  }
 }
 
 std::unique_ptr<Graft> LoraGraft::Make(const GraftOptions& options, Transformer& model) {
@@ -89,10 +121,59 @@ void LoraGraft::Index() {
   }
 }
 
+void LoraGraft::AddMagnitude(Transformer& model, Term& term) {
+  const PackedMatrix& w = Base(model, term.site).w;
+  term.squares = OwnedTensor({term.out});
+  term.magnitude_values = OwnedTensor({term.out});
+  term.magnitude.value = term.magnitude_values.view;
+  term.gain = OwnedTensor({term.out});
+  term.inv_length = OwnedTensor({term.out});
+  model.pool().Run((term.out + 31) / 32, [&](int64_t task, int) {
+    std::vector<float> row(static_cast<size_t>(term.in));
+    for (int64_t o = task * 32; o < std::min(term.out, (task + 1) * 32); ++o) {
+      w.UnpackRow(o, row.data());
+      double sum = 0;
+      for (const float value : row) sum += double{value} * value;
+      term.squares.view.f32()[o] = static_cast<float>(sum);
+      term.magnitude.value.f32()[o] = static_cast<float>(std::sqrt(sum));
+    }
+  });
+}
+
+void LoraGraft::Refresh(Term& term) {
+  if (!term.stale) return;
+  term.stale = false;
+  ThreadPool& pool = model_.pool();
+  term.b_rows = Transposed(pool, term.b.value);
+  if (term.b_start.view) term.b_start_rows = Transposed(pool, term.b_start.view);
+  if (!term.magnitude.value) return;
+  // |w + s b A|^2 = |w|^2 + 2 s b . (A w) + s^2 b (A A^T) b^T, row by row.
+  OwnedTensor products({term.rank, term.out}), gram({term.rank, term.rank});
+  Workspace scratch;
+  const Product product[] = {{&Base(model_, term.site).w, products.view, nullptr}};
+  MatMul(pool, scratch, Compute::kF32, term.a.value, product);
+  Gemm(pool, scratch, Compute::kF32, false, true, 1, term.a.value, term.a.value, 0, gram.view);
+  const double scale = static_cast<double>(term.scale);
+  pool.Run((term.out + 255) / 256, [&](int64_t task, int) {
+    for (int64_t o = task * 256; o < std::min(term.out, (task + 1) * 256); ++o) {
+      const float* const b = term.b.value.row(o);
+      double square = double{term.squares.view.f32()[o]};
+      for (int64_t k = 0; k < term.rank; ++k) {
+        double sum = 2 * scale * double{products.view.row(k)[o]};
+        for (int64_t l = 0; l < term.rank; ++l) sum += scale * scale * double{gram.view.row(k)[l]} * double{b[l]};
+        square += double{b[k]} * sum;
+      }
+      const double length = std::sqrt(std::max(square, 1e-30));
+      term.inv_length.view.f32()[o] = static_cast<float>(1 / length);
+      term.gain.view.f32()[o] = static_cast<float>(double{term.magnitude.value.f32()[o]} / length);
+    }
+  });
+}
+
 // Inverted dropout; the draw of an element depends on the pass's key, the site and the element's place alone, so the
 // backward pass draws it again.
 void LoraGraft::MaskGradient(const GraftContext& context, const Term& term, Tensor dx) const {
-  if (context.noise == 0 || options_.dropout == 0) return;
+  if (!Drops(context)) return;
   const Philox noise(context.noise);
   const float keep = static_cast<float>(1 / (1 - options_.dropout));
   const uint32_t limit = static_cast<uint32_t>(options_.dropout * 4294967295.0);
@@ -110,42 +191,105 @@ void LoraGraft::MaskGradient(const GraftContext& context, const Term& term, Tens
 }
 
 Tensor LoraGraft::Dropped(const GraftContext& context, const Term& term, Tensor x) const {
-  if (context.noise == 0 || options_.dropout == 0) return x;
+  if (!Drops(context)) return x;
   Tensor copy = context.workspace.New({x.rows(), x.columns()});
   Convert(context.pool, x, copy);
   MaskGradient(context, term, copy);
   return copy;
 }
 
+// The many-row products of bf16 training go through Gemm; all else through one kernel, so that a row has the same bits
+// alone and in a batch.
+void LoraGraft::AddTerm(const GraftContext& context, const Term& term, Tensor x, Tensor y) const {
+  const auto add = [&](float scale, Tensor a, Tensor b, Tensor b_rows) {
+    if (context.compute != Compute::kBF16) return LowRank(context.pool, context.workspace, x, a, b_rows, scale, y);
+    Tensor low = context.workspace.New({x.rows(), a.rows()});
+    Gemm(context.pool, context.workspace, context.compute, false, true, 1, x, a, 0, low);
+    Gemm(context.pool, context.workspace, context.compute, false, true, scale, low, b, 1, y);
+  };
+  add(term.scale, term.a.value, term.b.value, term.b_rows.view);
+  if (term.a_start.view) add(-term.scale, term.a_start.view, term.b_start.view, term.b_start_rows.view);
+}
+
+Tensor LoraGraft::BaseProduct(const GraftContext& context, const Term& term, Tensor x) const {
+  Tensor y = context.workspace.New({x.rows(), term.out});
+  const Product product[] = {{&Base(model_, term.site).w, y, nullptr}};
+  MatMul(context.pool, context.workspace, context.compute, x, product);
+  return y;
+}
+
 void LoraGraft::AtLinear(const GraftContext& context, Site site, Tensor x, Tensor y) {
-  const Term& term = *Find(site);
+  Term& term = *Find(site);
+  Refresh(term);
   const Workspace::Mark mark = context.workspace.GetMark();
-  Tensor low = context.workspace.New({x.rows(), term.rank});
-  const Compute compute = context.compute == Compute::kInt8 ? Compute::kF32 : context.compute;
-  Gemm(context.pool, context.workspace, compute, false, true, 1, Dropped(context, term, x), term.a.value, 0, low);
-  Gemm(context.pool, context.workspace, compute, false, true, term.scale, low, term.b.value, 1, y);
+  const Tensor dropped = Dropped(context, term, x);
+  if (!term.magnitude.value) {
+    AddTerm(context, term, dropped, y);
+  } else {
+    // y += (gain - 1) W x + gain * scale B A x, with W x taken from y where dropout did not change it.
+    Tensor change = context.workspace.New({y.rows(), y.columns()});
+    Scale(context.pool, 0, change);
+    AddTerm(context, term, dropped, change);
+    const Tensor base = Drops(context) ? BaseProduct(context, term, dropped) : Tensor();
+    const float* const bias = Base(model_, term.site).bias.view.f32();
+    const float* const gain = term.gain.view.f32();
+    context.pool.Run((y.rows() + 15) / 16, [&](int64_t task, int) {
+      for (int64_t r = task * 16; r < std::min(y.rows(), (task + 1) * 16); ++r) {
+        float *const to = y.row(r), *const added = change.row(r);
+        for (int64_t o = 0; o < term.out; ++o) {
+          const float wx = base ? base.row(r)[o] : bias != nullptr ? to[o] - bias[o] : to[o];
+          to[o] += (gain[o] - 1) * wx + gain[o] * added[o];
+        }
+      }
+    });
+  }
   context.workspace.Release(mark);
 }
 
 void LoraGraft::AtLinearBackward(const GraftContext& context, Site site, Tensor x, Tensor dy, Tensor dx) {
   Term& term = *Find(site);
   const Workspace::Mark mark = context.workspace.GetMark();
-  Tensor low = context.workspace.New({x.rows(), term.rank}), dlow = context.workspace.New({x.rows(), term.rank});
   const auto product = [&](bool ta, bool tb, float alpha, Tensor a, Tensor b, float beta, Tensor c) {
     Gemm(context.pool, context.workspace, context.compute, ta, tb, alpha, a, b, beta, c);
   };
   const Tensor dropped = Dropped(context, term, x);
+  Tensor through = dx;  // gets the gradient of the dropped input
+  if (Drops(context)) {
+    through = context.workspace.New({dx.rows(), dx.columns()});
+    Scale(context.pool, 0, through);
+  }
+  if (term.magnitude.value) {
+    // dmagnitude = sum over rows of dy (W x + scale B A x) / |...|; the base's own share of dx is corrected by gain - 1.
+    Tensor result = BaseProduct(context, term, dropped);
+    AddTerm(context, term, dropped, result);
+    const float* const gain = term.gain.view.f32();
+    Tensor scaled = context.workspace.New({dy.rows(), dy.columns()});
+    context.pool.Run((dy.rows() + 15) / 16, [&](int64_t task, int) {
+      for (int64_t r = task * 16; r < std::min(dy.rows(), (task + 1) * 16); ++r) {
+        for (int64_t o = 0; o < term.out; ++o) {
+          result.row(r)[o] *= dy.row(r)[o] * term.inv_length.view.f32()[o];
+          scaled.row(r)[o] = (gain[o] - 1) * dy.row(r)[o];
+        }
+      }
+    });
+    if (term.magnitude.grad) BiasBackward(context.pool, result, term.magnitude.grad);
+    MatMulBackward(context.pool, context.workspace, context.compute, scaled, Base(model_, term.site).w, through, true);
+    Add(context.pool, dy, scaled);
+    dy = scaled;
+  }
+  Tensor low = context.workspace.New({x.rows(), term.rank}), dlow = context.workspace.New({x.rows(), term.rank});
   product(false, true, 1, dropped, term.a.value, 0, low);
   product(false, false, term.scale, dy, term.b.value, 0, dlow);
   if (term.a.grad) {
     product(true, false, term.scale, dy, low, 1, term.b.grad);
     product(true, false, 1, dlow, dropped, 1, term.a.grad);
   }
-  if (context.noise == 0 || options_.dropout == 0) {
-    product(false, false, 1, dlow, term.a.value, 1, dx);
-  } else {
-    Tensor through = context.workspace.New({dx.rows(), dx.columns()});
-    product(false, false, 1, dlow, term.a.value, 0, through);
+  product(false, false, 1, dlow, term.a.value, 1, through);
+  if (term.a_start.view) {
+    product(false, false, -term.scale, dy, term.b_start.view, 0, dlow);
+    product(false, false, 1, dlow, term.a_start.view, 1, through);
+  }
+  if (Drops(context)) {
     MaskGradient(context, term, through);
     Add(context.pool, through, dx);
   }
@@ -156,17 +300,33 @@ void LoraGraft::VisitParams(const std::function<void(Parameter&)>& visit) {
   for (const auto& term : terms_) {
     visit(term->a);
     visit(term->b);
+    if (term->magnitude.value) visit(term->magnitude);
   }
+}
+
+void LoraGraft::AfterUpdate() {
+  for (const auto& term : terms_) term->stale = true;
 }
 
 int64_t LoraGraft::LowestLayer() const { return terms_.empty() ? model_.config().layers : terms_.front()->site.layer; }
 
-bool LoraGraft::MergeInto(const std::function<Tensor(Site)>& weight) {
-  for (const auto& term : terms_) {
-    Gemm(model_.pool(), model_.workspace(), Compute::kF32, false, false, term->scale, term->b.value, term->a.value, 1,
-         weight(term->site));
-  }
-  return true;
+void LoraGraft::MergeInto(Site site, Tensor weight) {
+  const Term& term = *Find(site);
+  const auto add = [&](float scale, Tensor a, Tensor b) {
+    Gemm(model_.pool(), model_.workspace(), Compute::kF32, false, false, scale, b, a, 1, weight);
+  };
+  add(term.scale, term.a.value, term.b.value);
+  if (term.a_start.view) add(-term.scale, term.a_start.view, term.b_start.view);
+  if (!term.magnitude.value) return;
+  model_.pool().Run((term.out + 31) / 32, [&](int64_t task, int) {
+    for (int64_t o = task * 32; o < std::min(term.out, (task + 1) * 32); ++o) {
+      float* const row = weight.row(o);
+      double sum = 0;
+      for (int64_t i = 0; i < term.in; ++i) sum += double{row[i]} * row[i];
+      const double gain = double{term.magnitude.value.f32()[o]} / std::sqrt(std::max(sum, 1e-30));
+      for (int64_t i = 0; i < term.in; ++i) row[i] = static_cast<float>(gain * double{row[i]});
+    }
+  });
 }
 
 }  // namespace cambium

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -8,11 +9,14 @@
 
 namespace cambium {
 
-// y += scale * B (A dropout(x)) at linears of the base (Hu et al., "LoRA", 2021), in PEFT's files:
-// adapter_config.json and adapter_model.safetensors.
+// y += scale * B (A dropout(x)) at linears of the base (Hu et al., "LoRA", 2021), in PEFT's files or as a GGUF adapter.
+// DoRA (Liu et al. 2024): the result's rows of W + scale B A are brought to a trained length, W x + scale B A x times
+// magnitude / |W + scale B A|, the length taken as a constant by the gradient (their section 4.3).
+// PiSSA (Meng et al. 2024): A and B begin as W's leading singular part, and what they began as is subtracted, so that the
+// base stays as it is; saved as a plain LoRA of twice the rank.
 class LoraGraft : public Graft {
  public:
-  // A uniform in +-1/sqrt(in) (PEFT's Kaiming init), B zero.
+  // A uniform in +-1/sqrt(in) (PEFT's Kaiming init), B zero; or PiSSA.
   LoraGraft(const GraftOptions& options, Transformer& model);
   static std::unique_ptr<Graft> Make(const GraftOptions& options, Transformer& model);
   static bool Recognises(const std::string& path);
@@ -23,28 +27,64 @@ class LoraGraft : public Graft {
   void AtLinear(const GraftContext& context, Site site, Tensor x, Tensor y) override;
   void AtLinearBackward(const GraftContext& context, Site site, Tensor x, Tensor dy, Tensor dx) override;
   void VisitParams(const std::function<void(Parameter&)>& visit) override;
+  void AfterUpdate() override;
   int64_t LowestLayer() const override;
-  bool MergeInto(const std::function<Tensor(Site)>& weight) override;
-  void Save(const std::string& path) override;
+  bool mergeable() const override { return true; }
+  void MergeInto(Site site, Tensor weight) override;
+  void Save(const std::string& path) override;  // PEFT's directory, or a GGUF adapter where the path ends with .gguf
+
+  // The sum of adapters of one base as one adapter: ranks stacked, which is exact; or cut to `rank` > 0 by the singular
+  // values of each site's product, `kept` then being the share of their squares that stays. kUsage for DoRA.
+  static std::unique_ptr<LoraGraft> Combine(std::span<const LoraGraft* const> parts, Transformer& model, int64_t rank,
+                                            double* kept);
 
  private:
-  // The low-rank term of one linear: a [rank, in], b [out, rank].
+  // The low-rank term of one linear.
   struct Term {
     Site site;
     int64_t in, out, rank;
     float scale;  // of the product, as the file has it times what LoadGraft was asked for
-    OwnedTensor a_values, b_values;
-    Parameter a, b;
+    OwnedTensor a_values, b_values;    // [rank, in], [out, rank]
+    OwnedTensor a_start, b_start;      // PiSSA: what A and B began as
+    OwnedTensor magnitude_values;      // DoRA: [out]
+    Parameter a, b, magnitude;
+
+    // Made from the parameters when they are needed again.
+    bool stale = true;
+    OwnedTensor b_rows, b_start_rows;  // B and its start, transposed: [rank, out]
+    OwnedTensor squares;               // DoRA: |W's row|^2 [out]
+    OwnedTensor gain, inv_length;      // DoRA: magnitude / |W + scale B A|, and 1 / |W + scale B A| [out]
   };
+  // A and B of a term as files have them: those of PiSSA with what they began as, A [rank, in], B [out, rank].
+  struct Factors {
+    Tensor a, b;
+    OwnedTensor a_memory, b_memory;
+  };
+  static Factors FactorsOf(const Term& term);
   LoraGraft(Transformer& model, const GraftOptions& options, std::vector<std::unique_ptr<Term>> terms);
+  static std::unique_ptr<Graft> LoadPeft(const std::string& path, Transformer& model, float effect);
+  static std::unique_ptr<Graft> LoadGguf(const std::string& path, Transformer& model, float effect);
+  void SavePeft(const std::string& path) const;
+  void SaveGguf(const std::string& path) const;
   static std::unique_ptr<Term> MakeTerm(const Transformer& model, Site site, int64_t rank, float scale);
+  static void AddMagnitude(Transformer& model, Term& term);  // DoRA: the lengths of W's rows
+  void StartFromSingularVectors();  // PiSSA
   Term* Find(Site site) const {
     return by_site_[static_cast<size_t>(site.layer * kSiteKinds) + static_cast<size_t>(site.kind)];
   }
+  static const Linear& Base(const Transformer& model, Site site) {
+    return model.weights().blocks[static_cast<size_t>(site.layer)][site.kind];
+  }
   void Index();
+  void Refresh(Term& term);
   // x with dropout's zeros, or x itself when there is none.
+  bool Drops(const GraftContext& context) const { return context.noise != 0 && options_.dropout != 0; }
   Tensor Dropped(const GraftContext& context, const Term& term, Tensor x) const;
   void MaskGradient(const GraftContext& context, const Term& term, Tensor dx) const;
+  // y += scale B A x
+  void AddTerm(const GraftContext& context, const Term& term, Tensor x, Tensor y) const;
+  // W x [rows, out], without the bias.
+  Tensor BaseProduct(const GraftContext& context, const Term& term, Tensor x) const;
 
   Transformer& model_;
   GraftOptions options_;

@@ -25,54 +25,61 @@ std::string ModuleName(const ModelConfig& config, Site site) {
                      SiteName(site.kind));
 }
 
-// Keys that change what an adapter means at load time, with the value under which they do not.
-const std::pair<const char*, nlohmann::json> kNeutral[] = {{"bias", "none"},
-                                                           {"use_dora", false},
-                                                           {"lora_bias", false},
-                                                           {"layer_replication", nullptr},
-                                                           {"modules_to_save", nullptr},
-                                                           {"fan_in_fan_out", false},
-                                                           {"trainable_token_indices", nullptr},
-                                                           {"target_parameters", nullptr},
-                                                           {"alora_invocation_tokens", nullptr},
-                                                           {"use_qalora", false},
-                                                           {"use_bdlora", nullptr},
-                                                           {"arrow_config", nullptr},
-                                                           {"kasa_config", nullptr},
-                                                           {"velora_config", nullptr},
-                                                           {"monteclora_config", nullptr}};
+// Keys of adapter_config.json that we read, and those that say nothing about a finished adapter: where it came from, how
+// it was begun or trained, and which modules were chosen (the tensors say that). Any other key that is set means
+// something that we do not compute.
+constexpr std::string_view kKnownKeys[] = {
+    "peft_type",       "r",             "lora_alpha",     "use_rslora",         "rank_pattern",
+    "alpha_pattern",   "use_dora",      "init_lora_weights", "lora_dropout",    "base_model_name_or_path",
+    "auto_mapping",    "corda_config",  "ensure_weight_tying", "eva_config",    "exclude_modules",
+    "inference_mode",  "layers_pattern", "layers_to_transform", "loftq_config", "lora_ga_config",
+    "megatron_config", "megatron_core", "peft_version",   "qalora_group_size",  "revision",
+    "runtime_config",  "target_modules", "task_type"};
+
+// Beginnings that changed the base too, unless the adapter was converted to one of the base as it is.
+constexpr std::string_view kBaseChanging[] = {"pissa", "olora", "corda", "loftq", "lora_ga"};
+
+bool IsUnset(const nlohmann::json& value) {
+  return value.is_null() || value == false || value == "none" ||
+         ((value.is_array() || value.is_object()) && value.empty());
+}
 
 }  // namespace
 
-void LoraGraft::Save(const std::string& path) {
+void LoraGraft::SavePeft(const std::string& path) const {
   std::error_code error;
   std::filesystem::create_directories(path, error);
   if (error) Fail(ErrorCode::kResource, path, ": cannot make the directory: ", error.message());
   std::vector<TensorToWrite> tensors;
+  std::vector<Factors> factors;
   std::set<std::string> names;
-  std::set<int> layers;
+  nlohmann::json ranks = nlohmann::json::object(), alphas = nlohmann::json::object();
+  const double more = options_.pissa ? 2 : 1;
+  const double rank = more * static_cast<double>(options_.rank);
+  const double alpha = options_.alpha * (options_.rslora ? std::sqrt(more) : more);
   for (const auto& term : terms_) {
     const std::string module = ModuleName(model_.config(), term->site);
-    tensors.push_back({.name = module + ".lora_A.weight", .view = term->a.value});
-    tensors.push_back({.name = module + ".lora_B.weight", .view = term->b.value});
     names.insert(SiteName(term->site.kind));
-    layers.insert(term->site.layer);
-  }
-  nlohmann::json ranks = nlohmann::json::object(), alphas = nlohmann::json::object();
-  for (const auto& term : terms_) {
-    const std::string key = ModuleName(model_.config(), term->site).substr(std::strlen("base_model.model."));
-    const double r = static_cast<double>(term->rank),
-                 alpha = static_cast<double>(term->scale) * (options_.rslora ? std::sqrt(r) : r);
-    if (term->rank != options_.rank) ranks[key] = term->rank;
-    if (std::fabs(alpha - options_.alpha) > 1e-5 * std::fabs(options_.alpha)) alphas[key] = alpha;
+    factors.push_back(FactorsOf(*term));
+    const Tensor a = factors.back().a, b = factors.back().b;
+    tensors.push_back({.name = module + ".lora_A.weight", .view = a});
+    tensors.push_back({.name = module + ".lora_B.weight", .view = b});
+    if (term->magnitude.value) {
+      tensors.push_back({.name = module + ".lora_magnitude_vector", .view = term->magnitude.value});
+    }
+    const std::string key = module.substr(std::strlen("base_model.model."));
+    const double r = static_cast<double>(a.rows());
+    const double own_alpha = static_cast<double>(term->scale) * (options_.rslora ? std::sqrt(r) : r);
+    if (r != rank) ranks[key] = a.rows();
+    if (std::fabs(own_alpha - alpha) > 1e-5 * std::fabs(alpha)) alphas[key] = own_alpha;
   }
   const nlohmann::json config = {{"peft_type", "LORA"},
                                  {"rank_pattern", ranks},
                                  {"alpha_pattern", alphas},
                                  {"task_type", "CAUSAL_LM"},
                                  {"base_model_name_or_path", options_.base},
-                                 {"r", options_.rank},
-                                 {"lora_alpha", options_.alpha},
+                                 {"r", static_cast<int64_t>(rank)},
+                                 {"lora_alpha", alpha},
                                  {"use_rslora", options_.rslora},
                                  {"lora_dropout", options_.dropout},
                                  {"target_modules", names},
@@ -80,31 +87,30 @@ void LoraGraft::Save(const std::string& path) {
                                  {"fan_in_fan_out", false},
                                  {"init_lora_weights", true},
                                  {"inference_mode", true},
-                                 {"use_dora", false}};
+                                 {"use_dora", options_.dora}};
   WriteSafetensors(path + "/adapter_model.safetensors", std::move(tensors), {{"format", "pt"}});
   AtomicFile file(path + "/adapter_config.json");
   file.Write(config.dump(2) + "\n");
   file.Commit();
 }
 
-bool LoraGraft::Recognises(const std::string& path) {
-  const std::string config_path = path + "/adapter_config.json";
-  if (!std::filesystem::exists(config_path)) return false;
-  const nlohmann::json config = ParseJson(ReadTextFile(config_path), config_path);
-  return config.is_object() && config.value("peft_type", nlohmann::json()) == "LORA";
-}
-
-std::unique_ptr<Graft> LoraGraft::Load(const std::string& directory, Transformer& model, float effect) {
+std::unique_ptr<Graft> LoraGraft::LoadPeft(const std::string& directory, Transformer& model, float effect) {
   const std::string config_path = directory + "/adapter_config.json";
   const nlohmann::json config = ParseJson(ReadTextFile(config_path), config_path);
   const auto refuse = [&](const std::string& field, const std::string& value, const std::string& why) {
     Fail(ErrorCode::kData, config_path, ": field \"", field, "\" is ", value, ", ", why);
   };
-  for (const auto& [key, neutral] : kNeutral) {
-    const auto found = config.find(key);
-    const bool empty =
-        found != config.end() && (found->is_null() || *found == false || (found->is_array() && found->empty()));
-    if (found != config.end() && !empty && *found != neutral) refuse(key, found->dump(), "which is not supported");
+  for (const auto& [key, value] : config.items()) {
+    const bool known = std::find(std::begin(kKnownKeys), std::end(kKnownKeys), key) != std::end(kKnownKeys);
+    if (!known && !IsUnset(value)) refuse(key, value.dump(), "which is not supported");
+  }
+  if (const auto init = config.find("init_lora_weights"); init != config.end() && init->is_string()) {
+    const std::string name = init->get<std::string>();
+    for (const std::string_view changing : kBaseChanging) {
+      if (!name.starts_with(changing)) continue;
+      refuse("init_lora_weights", init->dump(),
+             "which changed the base too; save it with path_initial_model_for_weight_conversion");
+    }
   }
   GraftOptions options;
   std::vector<std::pair<std::string, double>> ranks, alphas;
@@ -112,6 +118,7 @@ std::unique_ptr<Graft> LoraGraft::Load(const std::string& directory, Transformer
     options.rank = config.value("r", int64_t{8});
     options.alpha = config.value("lora_alpha", 8.0);
     options.rslora = config.value("use_rslora", false);
+    options.dora = config.value("use_dora", false);
     options.dropout = config.value("lora_dropout", 0.0);
     if (config.contains("base_model_name_or_path") && config["base_model_name_or_path"].is_string()) {
       options.base = config["base_model_name_or_path"].get<std::string>();
@@ -125,6 +132,12 @@ std::unique_ptr<Graft> LoraGraft::Load(const std::string& directory, Transformer
     Fail(ErrorCode::kData, config_path, ": ", error.what());
   }
   if (options.rank < 1) refuse("r", std::to_string(options.rank), "expected at least 1");
+  for (const auto* patterns : {&ranks, &alphas}) {
+    for (const auto& [key, value] : *patterns) {
+      if (key.find_first_of("\\()[]{}|*+?^$") == std::string::npos) continue;
+      refuse(patterns == &ranks ? "rank_pattern" : "alpha_pattern", "\"" + key + "\"", "a regular expression, which is not supported");
+    }
+  }
 
   const SafetensorsFile file(directory + "/adapter_model.safetensors");
   std::vector<std::unique_ptr<Term>> terms;
@@ -160,6 +173,17 @@ std::unique_ptr<Graft> LoraGraft::Load(const std::string& directory, Transformer
       auto term = MakeTerm(model, site, rank, static_cast<float>(scale));
       Convert(model.pool(), *a, term->a.value);
       Convert(model.pool(), *b, term->b.value);
+      if (options.dora) {
+        const Tensor* const magnitude = file.FindTensor(module + ".lora_magnitude_vector");
+        if (magnitude == nullptr) Fail(ErrorCode::kData, file.path(), ": ", module, " has no lora_magnitude_vector");
+        if (magnitude->size() != linear.out()) {
+          Fail(ErrorCode::kData, file.path(), ": ", module, ".lora_magnitude_vector has ", magnitude->size(),
+               " values, this base wants ", linear.out(), "; is the adapter for another base?");
+        }
+        AddMagnitude(model, *term);
+        Convert(model.pool(), Tensor(magnitude->data, magnitude->dtype, {linear.out()}), term->magnitude.value);
+        ++used;
+      }
       terms.push_back(std::move(term));
       used += 2;
     }

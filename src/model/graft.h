@@ -74,8 +74,10 @@ class Graft {
   // The lowest block whose output the graft changes: backward stops there.
   virtual int64_t LowestLayer() const { return 0; }
 
-  // Adds the graft to base weights where that is exact: `delta(site)` [out, in] f32 is added to. False if it cannot.
-  virtual bool MergeInto(const std::function<Tensor(Site)>& /*weight*/) { return false; }
+  // Whether the graft is a change of linears' matrices and of nothing else.
+  virtual bool mergeable() const { return false; }
+  // Makes that change on the decoded matrix [out, in], f32, of a site where it acts.
+  virtual void MergeInto(Site, Tensor /*weight*/) {}
   // Writes the field's format (PEFT, AdapterHub, ...) into directory `path`.
   virtual void Save(const std::string& path) = 0;
 };

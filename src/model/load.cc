@@ -25,18 +25,6 @@ std::string ShapeText(const Tensor& tensor) {
   return text + "]";
 }
 
-// HF row r of a head is GGUF row 2 i + j, where r = j head_dim / 2 + i.
-std::vector<int32_t> UnpermutedRows(int64_t heads, int64_t head_dim) {
-  std::vector<int32_t> order;
-  for (int64_t head = 0; head < heads; ++head) {
-    for (int64_t r = 0; r < head_dim; ++r) {
-      const int64_t j = r / (head_dim / 2), i = r % (head_dim / 2);
-      order.push_back(static_cast<int32_t>(head * head_dim + 2 * i + j));
-    }
-  }
-  return order;
-}
-
 class Packer {
  public:
   Packer(ThreadPool& pool, const TensorNames& names, const WeightSource& source)
@@ -135,6 +123,17 @@ class Packer {
 };
 
 }  // namespace
+
+std::vector<int32_t> UnpermutedRows(int64_t heads, int64_t head_dim) {
+  std::vector<int32_t> order;
+  for (int64_t head = 0; head < heads; ++head) {
+    for (int64_t r = 0; r < head_dim; ++r) {
+      const int64_t j = r / (head_dim / 2), i = r % (head_dim / 2);
+      order.push_back(static_cast<int32_t>(head * head_dim + 2 * i + j));
+    }
+  }
+  return order;
+}
 
 RopeTable MakeRopeTable(double theta, int64_t head_dim, const HfRopeScaling& scaling) {
   constexpr double kTwoPi = 6.283185307179586;

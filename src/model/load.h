@@ -42,6 +42,13 @@ struct RopeTable {
 };
 RopeTable MakeRopeTable(double theta, int64_t head_dim, const HfRopeScaling& scaling);
 
+// GGUF keeps the two halves of a head of q and k interleaved (llama): the file's row of each of our rows.
+std::vector<int32_t> UnpermutedRows(int64_t heads, int64_t head_dim);
+// That order where a GGUF file of this family has it at the site; else empty.
+std::vector<int32_t> GgufRowOrder(const ModelConfig& config, SiteKind kind);
+// "blk.3.attn_q.weight"
+std::string GgufLinearName(Site site);
+
 // kData naming `path` unless every size is positive and consistent.
 void ValidateConfig(const ModelConfig& config, const std::string& path);
 

@@ -1,3 +1,5 @@
+#include <fmt/format.h>
+
 #include <cmath>
 
 #include "io/gguf.h"
@@ -124,6 +126,15 @@ ModelConfig ReadConfig(const GgufFile& file, TensorNames& names) {
 }
 
 }  // namespace
+
+std::string GgufLinearName(Site site) {
+  return fmt::format(fmt::runtime(kNames.linears[static_cast<int>(site.kind)]), site.layer) + kNames.weight;
+}
+
+std::vector<int32_t> GgufRowOrder(const ModelConfig& config, SiteKind kind) {
+  if (config.family != "llama" || (kind != SiteKind::kQ && kind != SiteKind::kK)) return {};
+  return UnpermutedRows(kind == SiteKind::kQ ? config.heads : config.kv_heads, config.head_dim);
+}
 
 std::unique_ptr<ModelWeights> LoadGguf(ThreadPool& pool, const std::string& path) {
   const GgufFile file(path);

@@ -58,6 +58,11 @@ void Convert(ThreadPool& pool, Tensor from, Tensor to);
 // Sum of squares in double, in a fixed order; +inf or NaN if any element is not finite.
 double SquaredNorm(ThreadPool& pool, Tensor x);
 
+// ---- low_rank.cc ------------------------------------------------------------------------------------------------
+// y [rows, out] += scale * (x [rows, in] a^T) b, a [rank, in], b [rank, out]: a low-rank term beside a linear (Hu et al.,
+// "LoRA", 2021), from one row to many. Trained through Gemm, which has its backward.
+void LowRank(ThreadPool& pool, Workspace& workspace, Tensor x, Tensor a, Tensor b, float scale, Tensor y);
+
 // ---- loss.cc ----------------------------------------------------------------------------------------------------
 // In place: logits [rows, vocab] become dlogits = (softmax(logits) - onehot(target)) * row_weight[row]; rows whose target
 // is negative get zeros. loss[row] = -log softmax(logits)[target] (0 for skipped rows).

@@ -1,0 +1,132 @@
+// llama.cpp's LoRA adapters (github.com/ggml-org/llama.cpp, convert_lora_to_gguf.py and llama-adapter.cpp): F32 tensors
+// NAME.lora_a [rank, in] and NAME.lora_b [out, rank] for the base's tensors NAME, whose row order lora_b shares, and one
+// alpha: the product's scale is alpha / rank, so what else scales it is folded into lora_b.
+#include <algorithm>
+#include <filesystem>
+#include <fstream>
+#include <memory>
+
+#include "grafts/lora.h"
+#include "io/gguf.h"
+#include "io/gguf_writer.h"
+#include "io/json.h"
+#include "model/load.h"
+
+namespace cambium {
+namespace {
+
+bool IsGguf(const std::string& path) {
+  char magic[4] = {};
+  std::ifstream file(path, std::ios::binary);
+  return std::filesystem::is_regular_file(path) && file.read(magic, 4) && std::string_view(magic, 4) == "GGUF";
+}
+
+}  // namespace
+
+bool LoraGraft::Recognises(const std::string& path) {
+  if (IsGguf(path)) {
+    const GgufFile file(path);
+    return file.Str("general.type", "") == "adapter" && file.Str("adapter.type", "") == "lora";
+  }
+  const std::string config_path = path + "/adapter_config.json";
+  if (!std::filesystem::exists(config_path)) return false;
+  const nlohmann::json config = ParseJson(ReadTextFile(config_path), config_path);
+  return config.is_object() && config.value("peft_type", nlohmann::json()) == "LORA";
+}
+
+std::unique_ptr<Graft> LoraGraft::Load(const std::string& path, Transformer& model, float scale) {
+  return IsGguf(path) ? LoadGguf(path, model, scale) : LoadPeft(path, model, scale);
+}
+
+void LoraGraft::Save(const std::string& path) { path.ends_with(".gguf") ? SaveGguf(path) : SavePeft(path); }
+
+void LoraGraft::SaveGguf(const std::string& path) const {
+  const ModelConfig& config = model_.config();
+  if (options_.dora) Fail(ErrorCode::kUsage, path, ": GGUF adapters cannot express DoRA; merge it instead");
+  if (config.family == "gpt2") Fail(ErrorCode::kUsage, path, ": GGUF fuses q, k and v of gpt2: no adapters for it");
+  GgufWriter writer;
+  writer.Set("general.architecture", config.family);
+  writer.Set("general.type", "adapter");
+  writer.Set("general.name", options_.base);
+  writer.Set("general.file_type", uint32_t{0});
+  writer.Set("adapter.type", "lora");
+  const double alpha = options_.alpha != 0 ? options_.alpha : static_cast<double>(options_.rank);  // 0 means no scale there
+  writer.Set("adapter.lora.alpha", static_cast<float>(alpha));
+  std::vector<Factors> kept;
+  std::vector<OwnedTensor> ordered;
+  for (const auto& term : terms_) {
+    kept.push_back(FactorsOf(*term));
+    const Tensor a = kept.back().a, b = kept.back().b;
+    const double fold = double{term->scale} * static_cast<double>(b.columns()) / alpha;
+    const std::vector<int32_t> order = GgufRowOrder(config, term->site.kind);
+    const Tensor rows = ordered.emplace_back(OwnedTensor({b.rows(), b.columns()})).view;
+    for (int64_t o = 0; o < b.rows(); ++o) {
+      float* const to = rows.row(order.empty() ? o : order[static_cast<size_t>(o)]);
+      for (int64_t k = 0; k < b.columns(); ++k) to[k] = static_cast<float>(fold * double{b.row(o)[k]});
+    }
+    writer.AddTensor(GgufLinearName(term->site) + ".lora_a", a);
+    writer.AddTensor(GgufLinearName(term->site) + ".lora_b", rows);
+  }
+  writer.Write(path);
+}
+
+std::unique_ptr<Graft> LoraGraft::LoadGguf(const std::string& path, Transformer& model, float effect) {
+  const GgufFile file(path);
+  const ModelConfig& config = model.config();
+  if (const std::string arch = file.Str("general.architecture", ""); arch != config.family) {
+    Fail(ErrorCode::kData, path, ": general.architecture is \"", arch, "\", this base is ", config.family,
+         "; is the adapter for another base?");
+  }
+  GraftOptions options;
+  options.alpha = file.F64("adapter.lora.alpha", 0.0);
+  options.rank = 0;
+  std::vector<std::unique_ptr<Term>> terms;
+  size_t used = 0;
+  for (int layer = 0; layer < static_cast<int>(config.layers); ++layer) {
+    for (int kind = 0; kind < kSiteKinds; ++kind) {
+      const Site site{layer, static_cast<SiteKind>(kind)};
+      const Linear& linear = Base(model, site);
+      if (!linear.w) continue;
+      const std::string name = GgufLinearName(site);
+      const Tensor* const a = file.FindTensor(name + ".lora_a");
+      const Tensor* const b = file.FindTensor(name + ".lora_b");
+      if (a == nullptr && b == nullptr) continue;
+      if (a == nullptr || b == nullptr) Fail(ErrorCode::kData, path, ": ", name, " has only one of lora_a, lora_b");
+      const auto check = [&](const Tensor& t, const char* part, int64_t rows, int64_t columns) {
+        if (t.rank == 2 && t.shape[0] == rows && t.shape[1] == columns && !IsQuantized(t.dtype)) return;
+        Fail(ErrorCode::kData, path, ": ", name, ".", part, " is [", t.rows(), ", ", t.columns(), "] ",
+             Info(t.dtype).name, ", this base and rank want [", rows, ", ", columns,
+             "] of F32, F16 or BF16; is the adapter for another base?");
+      };
+      const int64_t rank = a->rows();
+      check(*a, "lora_a", rank, linear.in());
+      check(*b, "lora_b", linear.out(), rank);
+      const double scale = options.alpha == 0 ? 1 : options.alpha / static_cast<double>(rank);
+      auto term = MakeTerm(model, site, rank, static_cast<float>(double{effect} * scale));
+      Convert(model.pool(), *a, term->a.value);
+      OwnedTensor rows({linear.out(), rank});
+      Convert(model.pool(), *b, rows.view);
+      const std::vector<int32_t> order = GgufRowOrder(config, site.kind);
+      for (int64_t o = 0; o < linear.out(); ++o) {
+        std::copy_n(rows.view.row(order.empty() ? o : order[static_cast<size_t>(o)]), rank, term->b.value.row(o));
+      }
+      options.rank = std::max(options.rank, rank);
+      terms.push_back(std::move(term));
+      used += 2;
+    }
+  }
+  file.CheckIntact();
+  if (terms.empty()) Fail(ErrorCode::kData, path, ": no LoRA tensors");
+  if (used != file.tensors().size()) {
+    for (const NamedTensor& tensor : file.tensors()) {
+      const bool known = std::any_of(terms.begin(), terms.end(), [&](const std::unique_ptr<Term>& term) {
+        return tensor.name.starts_with(GgufLinearName(term->site) + ".lora_");
+      });
+      if (!known) Fail(ErrorCode::kData, path, ": tensor ", tensor.name, " belongs to no linear of this base");
+    }
+  }
+  if (options.alpha == 0) options.alpha = static_cast<double>(options.rank);
+  return std::unique_ptr<LoraGraft>(new LoraGraft(model, options, std::move(terms)));
+}
+
+}  // namespace cambium
