@@ -15,7 +15,7 @@ namespace cambium {
 namespace {
 
 constexpr int64_t kDefaultContext = 4096;
-constexpr int64_t kSpareSlots = 128;  // beyond the context, for drafts that are not accepted
+constexpr int64_t kMostRows = 1024;  // of a verifying pass; as many spare slots lie beyond the context
 
 DType KvType(const EngineOptions& options) {
   if (options.kv_type.empty()) return options.exact ? DType::kF32 : DType::kF16;
@@ -90,7 +90,7 @@ Engine::Impl::Impl(const std::string& model, const EngineOptions& options)
       tokenizer(LoadTokenizer(path)),
       compute(options.exact ? Compute::kF32 : Compute::kInt8),
       context(ContextLength(transformer.config(), options.context)),
-      kv(transformer.config(), KvType(options), context + kSpareSlots) {
+      kv(transformer.config(), KvType(options), context + kMostRows) {
   if (tokenizer.vocab_size() > transformer.config().vocab) {
     Fail(ErrorCode::kData, path, ": the tokenizer has ", tokenizer.vocab_size(), " tokens, the embedding ",
          transformer.config().vocab, " rows");
@@ -99,12 +99,11 @@ Engine::Impl::Impl(const std::string& model, const EngineOptions& options)
 }
 
 Drafter* Engine::Impl::DrafterFor(const std::vector<std::string>& specs) {
-  if (!drafter_made || specs != drafter_specs) {
-    drafter = MakeDrafters(specs, {transformer, kv, state, tokenizer, compute, context});
-    drafter_specs = specs;
-    drafter_made = true;
+  auto found = drafters.find(specs);
+  if (found == drafters.end()) {
+    found = drafters.emplace(specs, MakeDrafters(specs, {transformer, kv, state, tokenizer, compute, context})).first;
   }
-  return drafter.get();
+  return found->second.get();
 }
 
 int64_t Engine::Impl::UseGrafts(const std::vector<std::string>& specs) {
@@ -125,15 +124,15 @@ int64_t Engine::Impl::UseGrafts(const std::vector<std::string>& specs) {
     Fail(ErrorCode::kUsage, "the grafts' prefix of ", prefix, " leaves nothing of the model's ",
          transformer.config().context, " positions");
   }
-  if (kv.max_slots() < prefix + context + kSpareSlots) {
-    kv = KvCache(transformer.config(), kv.dtype(), prefix + context + kSpareSlots);
+  if (kv.max_slots() < prefix + context + kMostRows) {
+    kv = KvCache(transformer.config(), kv.dtype(), prefix + context + kMostRows);
     state = {kv.NewSequence(), {}, {}};
   }
   if (wanted != state.grafts) state.Restart(transformer, kv, wanted);
   return room;
 }
 
-DraftReport Engine::Impl::Report(const DraftCounters& counters) const {
+DraftReport Engine::Impl::Report(const Drafter* drafter, const DraftCounters& counters) const {
   DraftReport report;
   report.num_drafts = counters.num_drafts;
   report.num_draft_tokens = counters.num_draft_tokens;
@@ -142,7 +141,7 @@ DraftReport Engine::Impl::Report(const DraftCounters& counters) const {
   report.passes = counters.passes;
   report.draft_ms = counters.draft_ms;
   report.verify_ms = counters.verify_ms;
-  if (const auto* planner = dynamic_cast<const Planner*>(drafter.get()); planner != nullptr) {
+  if (const auto* planner = dynamic_cast<const Planner*>(drafter); planner != nullptr) {
     for (const auto& member : planner->members()) report.drafters.push_back(member->name());
     report.plain_ms = planner->curve().Ms(1);
   }
@@ -242,7 +241,12 @@ Generation Engine::Generate(std::span<const int32_t> prompt, const GenerateOptio
     request.is_end = [&](int32_t token) { return e.tokenizer.IsEndOfGeneration(token); };
   }
   Drafter* drafter = e.DrafterFor(options.drafters);
-  request.max_rows = std::min<int64_t>(options.draft_rows, 1024);
+  if (options.draft_rows < 1 || options.draft_rows > kMostRows) {
+    Fail(ErrorCode::kUsage, "draft_rows is ", options.draft_rows, ", expected 1 to ", kMostRows);
+  }
+  request.max_rows = options.draft_rows;
+  request.verify = ParseVerifyRule(options.verify);
+  request.on_verified = e.on_verified;
   request.on_token = [&](const Emitted& emitted) {
     generation.origins.push_back(emitted.drafter >= 0 ? emitted.drafter
                                  : emitted.corrected  ? Generation::kCorrected
@@ -259,7 +263,7 @@ Generation Engine::Generate(std::span<const int32_t> prompt, const GenerateOptio
   }
   if (!filter.done()) show(filter.Push(utf8.Finish()) + filter.Finish());
   generation.ids = std::move(result.tokens);
-  generation.draft = e.Report(result.counters);
+  generation.draft = e.Report(drafter, result.counters);
   generation.finish_reason = result.reason == StopReason::kEnd || filter.done()  ? "stop"
                              : result.reason == StopReason::kCancelled ? "cancelled"
                                                                        : "length";

@@ -1,8 +1,10 @@
 #pragma once
 
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "base/parallel.h"
 #include "cambium/cambium.h"
@@ -28,17 +30,16 @@ struct Engine::Impl {
   DecodeState state;  // the one conversation whose keys and values stay cached between calls
   double load_ms = 0;
 
-  // The drafters of the last request stay: a draft model is loaded once, and what the planner learned is kept.
-  std::unique_ptr<Drafter> drafter;
-  std::vector<std::string> drafter_specs;
-  bool drafter_made = false;
+  // The drafters of earlier requests stay: a draft model is loaded once, and what the planner learned is kept.
+  std::map<std::vector<std::string>, std::unique_ptr<Drafter>> drafters;
   Drafter* DrafterFor(const std::vector<std::string>& specs);
+  DraftReport Report(const Drafter* drafter, const DraftCounters& counters) const;
+  std::function<void(int32_t root, const Draft& draft, const Verdict& verdict)> on_verified;
 
   // Grafts stay loaded by their "PATH=SCALE". Another choice of them ends the cached conversation. Returns how many tokens
   // fit behind their prefix.
   std::map<std::string, std::unique_ptr<Graft>> grafts;
   int64_t UseGrafts(const std::vector<std::string>& specs);
-  DraftReport Report(const DraftCounters& counters) const;
 };
 
 }  // namespace cambium

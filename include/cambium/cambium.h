@@ -42,6 +42,7 @@ struct GenerateOptions {
   std::vector<std::string> grafts;    // "PATH" or "PATH=SCALE" of adapters that act on this request; they stay loaded
   std::vector<std::string> drafters;  // NAME[:options]; empty = "auto"; {"none"} = plain decoding
   int64_t draft_rows = 64;            // most rows of a verifying pass, 1 to 1024
+  std::string verify = "match";       // or "rejection", "typical": docs/speculative-decoding.md
 };
 
 struct Timings {

@@ -6,6 +6,7 @@
 #include <memory>
 
 #include "base/random.h"
+#include "cli/bench_draft.h"
 #include "cli/options.h"
 #include "cli/verbs.h"
 #include "engine_impl.h"
@@ -19,6 +20,7 @@ struct Flags {
   std::vector<std::string> grafts;
   int64_t prompt = 512, predict = 128, depth = 0, verify_depth = 256;
   int repetitions = 5;
+  BenchDraftFlags draft;
   std::vector<int64_t> rows = {1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64};
 };
 
@@ -48,6 +50,11 @@ class Bench {
   }
 
   void Run() {
+    if (!flags_.draft.drafters.empty()) {
+      flags_.draft.grafts = flags_.grafts;
+      BenchDraft(flags_.draft, flags_.output, engine_, flags_.predict, flags_.repetitions);
+      return;
+    }
     // The kinds of run alternate, so that a drift of the machine meets them all.
     for (int i = -1; i < flags_.repetitions; ++i) {  // -1 warms up
       const double prefill = flags_.prompt > 0 ? Prefill() : 0, decode = flags_.predict > 0 ? Decode() : 0;
@@ -77,7 +84,7 @@ class Bench {
       most_rows = std::max(most_rows, rows);
     }
     ModelFlags model = flags.model;
-    if (model.engine.context == 0) {
+    if (model.engine.context == 0 && flags.draft.drafters.empty()) {
       model.engine.context =
           std::max(flags.depth + std::max(flags.prompt, flags.predict) + 2, flags.verify_depth + most_rows);
     }
@@ -185,7 +192,7 @@ class Bench {
 }  // namespace
 
 void AddBench(CLI::App& app) {
-  CLI::App* const verb = app.add_subcommand("bench", "Measure prefill, decoding and the cost of a pass of n rows");
+  CLI::App* const verb = app.add_subcommand("bench", "Measure prefill, decoding, the cost of a pass of n rows, and drafters");
   const auto flags = std::make_shared<Flags>();
   AddModel(*verb, flags->model);
   AddGrafts(*verb, flags->grafts);
@@ -197,6 +204,15 @@ void AddBench(CLI::App& app) {
   verb->add_flag_callback(
       "--no-verify", [flags] { flags->rows.clear(); }, "Leave these passes out");
   verb->add_option("--verify-depth", flags->verify_depth, "Tokens in the cache before them")->capture_default_str();
+  BenchDraftFlags& draft = flags->draft;
+  verb->add_option("--draft", draft.drafters,
+                   "Instead: decode --prompts plainly and with this drafter (a+b: with both) and compare; repeatable")
+      ->allow_extra_args(false);
+  verb->add_option("--prompts", draft.prompts, "jsonl of {\"id\", \"task\", \"turns\": [text, ...]} or {\"prompt\": text}");
+  verb->add_option("--temp", draft.temperature, "Temperature of that decoding")->capture_default_str();
+  verb->add_option("-s,--seed", draft.seed, "Its seed")->capture_default_str();
+  verb->add_option("--draft-rows", draft.rows, "Rows that a verifying pass may have at most")->capture_default_str();
+  verb->add_option("--draw-tree", draft.tree, "Write a picture (SVG) of the branching draft that brought most");
   AddOutput(*verb, flags->output);
   verb->callback([flags] { Bench(*flags).Run(); });
 }

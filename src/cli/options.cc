@@ -13,6 +13,7 @@
 #include <random>
 
 #include "decode/sampler.h"
+#include "decode/verify.h"
 #include "io/json.h"
 #include "io/unicode.h"
 
@@ -113,6 +114,9 @@ void AddGenerateOptions(CLI::App& verb, GenerateFlags& flags) {
       ->allow_extra_args(false);
   verb.add_option("--draft-rows", flags.options.draft_rows, "Rows that a verifying pass may have at most")
       ->capture_default_str();
+  verb.add_option("--verify", flags.options.verify,
+                  "How drafts are judged: match, rejection (keeps the distribution, not the text), typical (keeps neither)")
+      ->capture_default_str();
 }
 
 namespace {
@@ -143,6 +147,7 @@ GenerateOptions CheckedOptions(const GenerateFlags& flags) {
   }
   for (const std::string& bias : flags.logit_bias) options.sampling.logit_bias.insert(ParseLogitBias(bias));
   options.sampling.seed = flags.seed >= 0 ? static_cast<uint64_t>(flags.seed) : std::random_device{}();
+  ParseVerifyRule(options.verify);
   const Sampler check(options.sampling);  // refuses bad values now, not after the model is loaded
   return options;
 }

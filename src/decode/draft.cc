@@ -23,4 +23,9 @@ std::vector<int32_t> Draft::Depths() const {
   return depths;
 }
 
+const std::vector<Draft::Share>* Draft::Proposal(int32_t node) const {
+  const size_t row = static_cast<size_t>(node + 1);
+  return row < proposals.size() && !proposals[row].empty() ? &proposals[row] : nullptr;
+}
+
 }  // namespace cambium

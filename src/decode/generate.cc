@@ -3,8 +3,6 @@
 #include <algorithm>
 #include <chrono>
 
-#include "decode/verify.h"
-
 namespace cambium {
 namespace {
 
@@ -21,8 +19,11 @@ class Loop {
       : transformer_(transformer), kv_(kv), state_(state), sampler_(sampler), drafter_(drafter), request_(request) {}
 
   DecodeResult Run() {
-    if (drafter_ != nullptr) drafter_->Begin(request_.prompt);
     Clock::time_point start = Clock::now();
+    if (drafter_ != nullptr) {
+      drafter_->Sampling(sampler_.options(), request_.verify.kind == VerifyRule::kRejection);
+      drafter_->Begin(request_.prompt);
+    }
     history_ = request_.prompt;
     bool going = request_.max_tokens > 0 || request_.max_tokens < 0;
     int32_t next = Prefill();
@@ -57,7 +58,7 @@ class Loop {
         next = sampler_.Draw({pass.logits.row(0), static_cast<size_t>(pass.logits.columns())}, history_,
                              static_cast<int64_t>(history_.size()));
       }
-      Commit(pass, chunk, {}, last ? next : prompt[kept + count]);
+      Commit(pass, chunk, {}, last ? next : prompt[kept + count], nullptr);
       kept += count;
     }
     history_.push_back(next);
@@ -83,17 +84,18 @@ class Loop {
     Pass pass = NewPass(rows_, draft.empty() ? std::span<const int32_t>() : parents_);
     for (size_t i = 0; i < rows_.size(); ++i) pass.logit_rows.push_back(static_cast<int32_t>(i));
     transformer_.Forward(pass);
-    const Verdict verdict = Verify(draft, pass.logits, sampler_, history_, left,
+    const Verdict verdict = Verify(request_.verify, draft, pass.logits, sampler_, history_, left,
                                    [&](int32_t token) { return request_.is_end && request_.is_end(token); });
     path_.assign(1, 0);
     for (int32_t node : verdict.path) path_.push_back(node + 1);
     committed_.assign(1, rows_[0]);
     for (int32_t node : verdict.path) committed_.push_back(draft.nodes[static_cast<size_t>(node)].token);
-    Commit(pass, committed_, path_, verdict.tokens.back());
+    Commit(pass, committed_, path_, verdict.tokens.back(), &draft);
     const double pass_ms = MillisSince(start);
     result_.counters.verify_ms += pass_ms;
     if (drafter_ != nullptr) drafter_->Measure(static_cast<int64_t>(rows_.size()), pass_ms);
     Count(draft, verdict);
+    if (request_.on_verified && !draft.empty()) request_.on_verified(rows_[0], draft, verdict);
 
     for (size_t i = 0; i < verdict.tokens.size(); ++i) {
       Emitted emitted{verdict.tokens[i]};
@@ -152,7 +154,8 @@ class Loop {
   }
 
   // Keeps rows `path` of the pass (empty: all of them) and shows them to the drafter.
-  void Commit(const Pass& pass, std::span<const int32_t> tokens, const std::vector<int32_t>& path, int32_t next) {
+  void Commit(const Pass& pass, std::span<const int32_t> tokens, const std::vector<int32_t>& path, int32_t next,
+              const Draft* draft) {
     if (path.empty()) {
       kv_.sequence(state_.sequence).length += static_cast<int64_t>(tokens.size());
     } else {
@@ -162,7 +165,7 @@ class Loop {
     state_.committed.insert(state_.committed.end(), tokens.begin(), tokens.end());
     if (drafter_ == nullptr) return;
     const Drafter::Needs needs = drafter_->needs();
-    Observation observation{position, tokens, {}, {}, next};
+    Observation observation{position, tokens, {}, {}, next, draft, pass.logits};
     if (needs.hidden) observation.hidden = Gather(pass.hidden, path);
     if (needs.after_layer >= 0) observation.after_layer = Gather(pass.captured[0], path);
     drafter_->Observe(observation);

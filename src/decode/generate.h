@@ -7,6 +7,7 @@
 
 #include "decode/drafter.h"
 #include "decode/sampler.h"
+#include "decode/verify.h"
 #include "model/transformer.h"
 
 namespace cambium {
@@ -44,7 +45,9 @@ struct DecodeRequest {
   Compute compute = Compute::kInt8;
   int64_t prefill_chunk = 512;
   int64_t max_rows = 64;  // rows of a verifying pass
+  VerifyRule verify;
   std::function<bool(int32_t token)> is_end;
+  std::function<void(int32_t root, const Draft& draft, const Verdict& verdict)> on_verified;  // may be empty
   std::function<bool(const Emitted&)> on_token;  // false stops; not called for end tokens
 };
 

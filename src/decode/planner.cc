@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 
 namespace cambium {
 namespace {
@@ -11,8 +12,9 @@ using Clock = std::chrono::steady_clock;
 // A plan must promise this much more than plain decoding before it is taken: beliefs and clocks are noisy.
 constexpr double kMargin = 1.03;
 constexpr double kPriorWeight = 4;       // observations that a drafter's own belief is worth
-constexpr int64_t kFirstCalls = 4;       // a neural drafter's first calls are free
-constexpr int64_t kLongestSkip = 256;    // steps between tries of one that does not pay: under 0.5 % of the time
+constexpr int64_t kFirstCalls = 4;       // a neural drafter's first calls are for learning, the next as many for judging
+constexpr int64_t kFirstNodes = 8;       // of the first calls, whatever the drafter believes
+constexpr int64_t kLongestWait = 512;    // steps between tries of one that does not pay
 
 double MillisSince(Clock::time_point start) {
   return std::chrono::duration<double, std::milli>(Clock::now() - start).count();
@@ -80,13 +82,19 @@ Drafter::Needs Planner::needs() const {
   return all;
 }
 
+void Planner::Sampling(const SamplingOptions& sampling, bool proposals) {
+  for (const auto& member : members_) member->Sampling(sampling, proposals);
+}
+
 void Planner::Begin(std::span<const int32_t> prompt) {
   pool_.nodes.clear();
+  asked_.clear();
   for (const auto& member : members_) member->Begin(prompt);
 }
 
 void Planner::Observe(const Observation& observation) {
   ScorePool(observation);
+  observed_ = static_cast<int64_t>(observation.tokens.size());
   for (const auto& member : members_) member->Observe(observation);
 }
 
@@ -97,37 +105,71 @@ void Planner::ScorePool(const Observation& observation) {
   for (size_t i = 1; i <= observation.tokens.size() && !pool_.empty(); ++i, ++depth) {
     const int32_t drawn = i < observation.tokens.size() ? observation.tokens[i] : observation.next;
     int32_t match = -1;
+    const int none = static_cast<int>(members_.size());
+    int proposed = none, agreed = none;  // neural members at this level
     for (size_t child = static_cast<size_t>(node + 1); child < pool_.nodes.size(); ++child) {
       if (pool_.nodes[child].parent != node) continue;
       const bool hit = pool_.nodes[child].token == drawn;
+      const int member = pool_.nodes[child].drafter;
+      if (!members_[static_cast<size_t>(member)]->cheap()) proposed = member;
       if (hit) match = static_cast<int32_t>(child);
-      Calibration& calibration = CalibrationOf(pool_.nodes[child].drafter, depth, raw_[child]);
+      if (hit) agreed = member;
+      Calibration& calibration = calibrations_[pool_.nodes[child].drafter][Slot(depth, raw_[child])];
       calibration.outcome.Push(hit ? 1 : 0);
       calibration.predicted.Push(raw_[child]);
     }
+    if (proposed != none) payoffs_[static_cast<size_t>(proposed)].agreement.Push(agreed != none ? 1 : 0);
     if (match < 0) break;
     node = match;
   }
   pool_.nodes.clear();
 }
 
-Planner::Calibration& Planner::CalibrationOf(size_t member, int depth, float probability) {
-  const int bin = std::clamp(static_cast<int>(probability * kBins), 0, kBins - 1);
-  return calibrations_[member][static_cast<size_t>(std::min(depth, kDepths - 1))][static_cast<size_t>(bin)];
+// Bins are finer towards 1: half a halving of the doubt each.
+size_t Planner::Slot(int depth, float probability) {
+  const int bin = static_cast<int>(-2 * std::log2(std::clamp(1 - probability, 0.01f, 1.0f)));
+  return static_cast<size_t>(std::min(depth, kDepths - 1) * kBins + std::min(bin, kBins - 1));
 }
 
-float Planner::Calibrated(size_t member, int depth, float probability) {
-  const Calibration& seen = CalibrationOf(member, depth, probability);
+float Planner::Calibrated(size_t member, int depth, float probability) const {
+  const Calibration& seen = calibrations_[member][Slot(depth, probability)];
   const double ratio = (seen.outcome.sum() + kPriorWeight * probability) /
                        (seen.predicted.sum() + kPriorWeight * std::max(probability, 1e-3f));
   return static_cast<float>(std::clamp(probability * ratio, 0.001, 0.99));
 }
 
+// Another level is worth it while its tokens per ms are above those of the step so far.
+bool Planner::AnotherLevelPays(size_t member, const Draft& draft, double spent_ms) const {
+  if (draft.empty() || (payoffs_[member].calls <= kFirstCalls && static_cast<int64_t>(draft.nodes.size()) < kFirstNodes)) {
+    return true;
+  }
+  const std::vector<int32_t> depths = draft.Depths();
+  std::vector<double> chance;
+  double expected = 1, deepest = 0;
+  for (size_t i = 0; i < draft.nodes.size(); ++i) {
+    const Draft::Node& node = draft.nodes[i];
+    const double own = Calibrated(member, depths[i], node.probability);
+    chance.push_back(own * (node.parent < 0 ? 1.0 : chance[static_cast<size_t>(node.parent)]));
+    expected += chance.back();
+    if (depths[i] == depths.back()) deepest = std::max(deepest, chance.back());
+  }
+  const int64_t levels = depths.back() + 1, rows = static_cast<int64_t>(draft.nodes.size()) + 1;
+  const double before = expected / (curve_.Ms(rows) + draft_ms_ + spent_ms);
+  const double gain = deepest * payoffs_[member].agreement.mean();
+  return gain / (curve_.Ms(rows + 1) - curve_.Ms(rows) + spent_ms / static_cast<double>(levels)) > before;
+}
+
 void Planner::Ask(size_t member, int64_t budget, int64_t max_depth) {
   Draft draft;
   const Clock::time_point start = Clock::now();
+  members_[member]->set_pays(
+      [&](const Draft& so_far) { return AnotherLevelPays(member, so_far, MillisSince(start)); });
   members_[member]->Propose(budget, max_depth, draft);
   draft_ms_ += MillisSince(start);
+  if (!draft.proposals.empty()) {
+    for (Draft::Node& node : draft.nodes) node.drafter = static_cast<uint8_t>(member);
+    drawn_ = draft;
+  }
   const std::vector<int32_t> depths = draft.Depths();
   std::vector<int32_t> in_pool;
   for (size_t i = 0; i < draft.nodes.size(); ++i) {
@@ -179,35 +221,39 @@ Planner::Plan Planner::Choose(int64_t budget) const {
   return plan;
 }
 
+bool Planner::Payoff::Due(double plain, double without) {
+  if (calls < 2 * kFirstCalls) return true;
+  const double rate = tokens.sum() / std::max(ms.sum(), 1e-9);
+  if (rate > kMargin * plain) {
+    wait = wait_length = Payoff().wait_length;
+    return rate > kMargin * without;
+  }
+  if (wait-- > 0) return false;
+  wait_length = std::min(2 * wait_length, kLongestWait);
+  wait = wait_length;
+  return true;
+}
+
 void Planner::Propose(int64_t budget, int64_t max_depth, Draft& draft) {
   pool_.nodes.clear();
   raw_.clear();
+  drawn_ = {};
+  asked_.clear();
   draft_ms_ = 0;
   for (size_t i = 0; i < members_.size(); ++i) {
     if (members_[i]->cheap()) Ask(i, budget, max_depth);
   }
   Plan plan = Choose(budget);
   for (size_t i = 0; i < members_.size(); ++i) {
-    if (members_[i]->cheap()) continue;
-    Payoff& payoff = payoffs_[i];
-    if (payoff.skip > 0) {
-      --payoff.skip;
-      continue;
-    }
-    const double without = std::max(plan.tokens_per_ms, 1 / curve_.Ms(1));
-    const double last = payoff.calls < kFirstCalls ? 0 : payoff.expected.mean();
-    if (last > 0 && last < without) {  // retrieval does better here; that costs the drafter nothing
-      continue;
-    }
+    if (members_[i]->cheap() || !payoffs_[i].Due(1 / curve_.Ms(1), plan.tokens_per_ms)) continue;
+    asked_.push_back(i);
+    ++payoffs_[i].calls;
     Ask(i, budget, max_depth);
     plan = Choose(budget);
-    payoff.expected.Push(plan.tokens_per_ms);
-    if (++payoff.calls >= kFirstCalls && plan.tokens_per_ms < without) {
-      payoff.skip = payoff.skip_length;
-      payoff.skip_length = std::min(2 * payoff.skip_length, kLongestSkip);
-    } else {
-      payoff.skip_length = 4;
-    }
+  }
+  if (!drawn_.empty()) {
+    draft = std::move(drawn_);
+    return;
   }
   std::vector<int32_t> renumbered(pool_.nodes.size(), -1);
   for (int32_t index : plan.nodes) {
@@ -218,6 +264,13 @@ void Planner::Propose(int64_t budget, int64_t max_depth, Draft& draft) {
   }
 }
 
-void Planner::Measure(int64_t rows, double pass_ms) { curve_.Measure(rows, pass_ms); }
+void Planner::Measure(int64_t rows, double pass_ms) {
+  curve_.Measure(rows, pass_ms);
+  for (const size_t member : asked_) {
+    if (payoffs_[member].calls <= kFirstCalls) continue;
+    payoffs_[member].tokens.Push(static_cast<double>(observed_));
+    payoffs_[member].ms.Push(pass_ms + draft_ms_);
+  }
+}
 
 }  // namespace cambium

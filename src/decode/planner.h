@@ -40,25 +40,29 @@ class Planner : public Drafter {
   void Observe(const Observation& observation) override;
   void Propose(int64_t budget, int64_t max_depth, Draft& draft) override;
   void Measure(int64_t rows, double pass_ms) override;
+  void Sampling(const SamplingOptions& sampling, bool proposals) override;
 
   const std::vector<std::unique_ptr<Drafter>>& members() const { return members_; }
   const VerifyCurve& curve() const { return curve_; }
 
  private:
-  static constexpr int kDepths = 6, kBins = 4, kWindow = 128;
+  static constexpr int kDepths = 6, kBins = 8, kWindow = 128;
   struct Calibration {
     SlidingMean outcome{kWindow}, predicted{kWindow};
   };
-  // What calling a neural drafter has brought lately.
+  // What the steps that a neural drafter took part in have brought lately.
   struct Payoff {
-    SlidingMean expected{16};  // tokens per ms of the plans it took part in
+    SlidingMean tokens{16}, ms{16};
+    SlidingMean agreement{64};  // share of its levels at which the target drew one of its tokens
     int64_t calls = 0;
-    int64_t skip = 0;         // steps to go before it is tried again
-    int64_t skip_length = 4;  // doubles with every try that did not pay
+    int64_t wait = 4, wait_length = 4;  // steps before one that does not pay is tried again
+    // Whether to ask it in a step that promises `without` tokens per ms without it; plain decoding brings `plain`.
+    bool Due(double plain, double without);
   };
-  Calibration& CalibrationOf(size_t member, int depth, float probability);
-  float Calibrated(size_t member, int depth, float probability);
+  static size_t Slot(int depth, float probability);
+  float Calibrated(size_t member, int depth, float probability) const;
   void Ask(size_t member, int64_t budget, int64_t max_depth);
+  bool AnotherLevelPays(size_t member, const Draft& draft, double spent_ms) const;
   struct Plan {
     std::vector<int32_t> nodes;  // of the pool, parents first
     double tokens_per_ms = 0;
@@ -67,11 +71,14 @@ class Planner : public Drafter {
   void ScorePool(const Observation& observation);
 
   std::vector<std::unique_ptr<Drafter>> members_;
-  std::vector<std::array<std::array<Calibration, kBins>, kDepths>> calibrations_;  // per member
+  std::vector<std::array<Calibration, kDepths * kBins>> calibrations_;  // per member
   std::vector<Payoff> payoffs_;
   VerifyCurve curve_;
   Draft pool_;                      // everything proposed in this step, with corrected probabilities
   std::vector<float> raw_;          // the drafters' own beliefs, per pool node
+  Draft drawn_;                     // a draft that was drawn: choosing among its nodes would bias the rejection rule
+  std::vector<size_t> asked_;       // neural members of this step
+  int64_t observed_ = 0;            // tokens that this step brought
   double draft_ms_ = 0;             // spent proposing in this step
 };
 

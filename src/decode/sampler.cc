@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "base/random.h"
+#include "decode/top.h"
 
 namespace cambium {
 namespace {
@@ -15,25 +16,6 @@ bool Before(const Sampler::Candidate& a, const Sampler::Candidate& b) {
 
 void Require(bool good, const char* name, double value, const char* range) {
   if (!good) Fail(ErrorCode::kUsage, name, " is ", value, ", expected ", range);
-}
-
-// First index of the largest value; NaN never wins. -1 if nothing is finite or +inf.
-int64_t ArgMax(std::span<const float> logits) {
-  constexpr size_t kBlock = 64;
-  float best = -std::numeric_limits<float>::infinity();
-  int64_t block = -1;
-  for (size_t begin = 0; begin < logits.size(); begin += kBlock) {
-    const size_t end = std::min(begin + kBlock, logits.size());
-    float top = -std::numeric_limits<float>::infinity();
-    for (size_t i = begin; i < end; ++i) top = logits[i] > top ? logits[i] : top;
-    if (top > best) {
-      best = top;
-      block = static_cast<int64_t>(begin);
-    }
-  }
-  if (block < 0) return -1;
-  while (logits[static_cast<size_t>(block)] != best) ++block;
-  return block;
 }
 
 }  // namespace

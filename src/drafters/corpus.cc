@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "drafters/drafters.h"
+#include "drafters/history.h"
 #include "io/token_index.h"
 
 namespace cambium {
@@ -15,17 +16,12 @@ class CorpusDrafter : public Drafter {
   }
 
   std::string name() const override { return "corpus"; }
-  void Begin(std::span<const int32_t> prompt) override { history_.assign(prompt.begin(), prompt.end()); }
-
-  void Observe(const Observation& observation) override {
-    history_.resize(static_cast<size_t>(observation.position));
-    history_.insert(history_.end(), observation.tokens.begin(), observation.tokens.end());
-    history_.push_back(observation.next);
-  }
+  void Begin(std::span<const int32_t> prompt) override { history_.Begin(prompt); }
+  void Observe(const Observation& observation) override { history_.Observe(observation); }
 
   void Propose(int64_t budget, int64_t max_depth, Draft& draft) override {
     // The longest suffix of at most kLongest tokens that the corpus holds.
-    const TokenIndex::Match match = index_.LongestSuffix(history_, kLongest);
+    const TokenIndex::Match match = index_.LongestSuffix(history_.tokens(), kLongest);
     if (match.length == 0) return;
     Grow(match, std::min(budget, max_nodes_), max_depth, draft);
   }
@@ -76,7 +72,7 @@ class CorpusDrafter : public Drafter {
   static constexpr float kLeastChance = 0.02f;
   TokenIndex index_;
   int64_t max_nodes_;
-  std::vector<int32_t> history_;
+  History history_;
 };
 
 }  // namespace

@@ -2,86 +2,116 @@
 // its final norm and head. Both grow a tree by their probabilities, one pass a level.
 #include <algorithm>
 #include <cmath>
-#include <numeric>
+#include <optional>
 
+#include "decode/sampler.h"
+#include "decode/top.h"
 #include "drafters/drafters.h"
+#include "drafters/history.h"
 #include "io/model_cache.h"
 
 namespace cambium {
 namespace {
 
-struct Choice {
-  int32_t token;
-  float probability;
-};
-
-// The `count` likeliest tokens of a row of logits, highest first.
-std::vector<Choice> TopTokens(std::span<const float> logits, size_t count) {
-  std::vector<int32_t> ids(logits.size());
-  std::iota(ids.begin(), ids.end(), 0);
-  count = std::min(count, ids.size());
-  std::partial_sort(ids.begin(), ids.begin() + static_cast<int64_t>(count), ids.end(), [&](int32_t a, int32_t b) {
-    const float x = logits[static_cast<size_t>(a)], y = logits[static_cast<size_t>(b)];
-    return x != y ? x > y : a < b;
-  });
-  const float top = logits[static_cast<size_t>(ids[0])];
-  double total = 0;
-  for (const float logit : logits) total += std::exp(static_cast<double>(logit - top));
-  std::vector<Choice> choices;
-  for (size_t i = 0; i < count; ++i) {
-    const float logit = logits[static_cast<size_t>(ids[i])];
-    choices.push_back({ids[i], static_cast<float>(std::exp(static_cast<double>(logit - top)) / total)});
-  }
-  return choices;
-}
-
-// Grows a chain of likeliest tokens with `width` alternatives a level, by autoregression of `layers` blocks of a
-// transformer on a sequence whose committed slots hold everything but the root.
+// Grows a chain with `width` - 1 alternatives a level, by autoregression of `layers` blocks of a transformer on a sequence
+// whose committed slots hold the text before `pending`. The chain is the likeliest tokens; where the target samples, it is
+// drawn with the target's noise.
 class AutoregressiveDrafter : public Drafter {
  public:
   AutoregressiveDrafter(int64_t max_depth, int64_t width) : max_depth_(max_depth), width_(width) {}
   bool cheap() const override { return false; }
+  void Sampling(const SamplingOptions& sampling, bool proposals) override {
+    sampler_ = sampling.temperature > 0 ? std::make_optional<Sampler>(sampling) : std::nullopt;
+    proposals_ = proposals && sampler_;
+  }
+  void Begin(std::span<const int32_t> prompt) override { history_.Begin(prompt); }
+  void Observe(const Observation& observation) override { history_.Observe(observation); }
 
  protected:
-  static constexpr float kLeastChance = 0.1f;  // of the chain: below it another level does not pay
+  struct Runner {
+    Transformer& transformer;
+    KvCache& kv;
+    int sequence;
+    std::span<Graft* const> grafts;
+    Compute compute;
+    int64_t layers;
+  };
 
-  // Tokens `pending` are not in the cache yet; the last of them is the root.
-  void Grow(Transformer& transformer, KvCache& kv, int sequence, std::span<Graft* const> grafts, Compute compute,
-            int64_t layers, std::vector<int32_t> pending, int64_t budget, int64_t max_depth, Draft& draft) {
+  // One pass over a chain, committed; logits of its last row [vocab].
+  static std::span<const float> Run(const Runner& runner, std::span<const int32_t> tokens, bool logits) {
+    Pass pass;
+    pass.compute = runner.compute;
+    pass.kv = &runner.kv;
+    pass.layers = runner.layers;
+    pass.Append(runner.sequence, runner.kv.length(runner.sequence), tokens).grafts = runner.grafts;
+    if (logits) pass.logit_rows = {static_cast<int32_t>(tokens.size()) - 1};
+    runner.transformer.Forward(pass);
+    CommitAll(pass);
+    if (!logits) return {};
+    return {pass.logits.row(0), static_cast<size_t>(pass.logits.columns())};
+  }
+
+  // Tokens `pending` are not in the cache yet; the last of them is the root. Returns what was run.
+  std::vector<int32_t> Grow(const Runner& runner, std::span<const int32_t> pending, int64_t budget, int64_t max_depth,
+                            Draft& draft) {
+    std::vector<int32_t> text = history_.tokens(), run;
     int32_t parent = -1;
-    float chance = 1;
     for (int64_t depth = 0; depth < std::min(max_depth, max_depth_); ++depth) {
-      Pass pass;
-      pass.compute = compute;
-      pass.kv = &kv;
-      pass.layers = layers;
-      pass.Append(sequence, kv.length(sequence), pending).grafts = grafts;
-      pass.logit_rows = {static_cast<int32_t>(pending.size()) - 1};
-      transformer.Forward(pass);
-      CommitAll(pass);
-      const std::vector<Choice> choices =
-          TopTokens({pass.logits.row(0), static_cast<size_t>(pass.logits.columns())}, static_cast<size_t>(width_));
-      int32_t first = -1;
-      for (const Choice& choice : choices) {
-        if (static_cast<int64_t>(draft.nodes.size()) >= budget) break;
-        const int32_t node = draft.Add(parent, choice.token, choice.probability);
-        if (first < 0) first = node;
-      }
-      if (first < 0) break;
-      chance *= choices.front().probability;
-      if (chance < kLeastChance || static_cast<int64_t>(draft.nodes.size()) >= budget) break;
-      parent = first;
-      pending = {choices.front().token};
+      if (static_cast<int64_t>(draft.nodes.size()) >= budget || (pays_ && !pays_(draft))) break;
+      const std::span<const float> logits = Run(runner, pending, true);
+      run.insert(run.end(), pending.begin(), pending.end());
+      parent = sampler_ ? Draw(logits, text, parent, draft) : Likeliest(logits, parent, budget, draft);
+      if (parent < 0) break;
+      text.push_back(draft.nodes[static_cast<size_t>(parent)].token);
+      pending = std::span(text).last(1);
     }
+    return run;
+  }
+
+  History history_;
+
+ private:
+  int32_t Likeliest(std::span<const float> logits, int32_t parent, int64_t budget, Draft& draft) {
+    int32_t first = -1;
+    for (const TopToken& choice : TopTokens(logits, static_cast<size_t>(width_))) {
+      if (static_cast<int64_t>(draft.nodes.size()) >= budget) break;
+      const int32_t node = draft.Add(parent, choice.token, choice.probability);
+      if (first < 0) first = node;
+    }
+    return first;
+  }
+
+  int32_t Draw(std::span<const float> logits, std::span<const int32_t> text, int32_t parent, Draft& draft) {
+    const int32_t token = sampler_->Draw(logits, text, static_cast<int64_t>(text.size()));
+    const std::span<const Sampler::Candidate> candidates = sampler_->Warp(logits, text);
+    std::vector<Draft::Share> shares;
+    double total = 0;
+    for (const Sampler::Candidate& c : candidates) {
+      shares.push_back({c.token, candidates.size() == 1 ? 1.0f : std::exp(c.logit - candidates.front().logit)});
+      total += shares.back().probability;
+    }
+    float own = 0;
+    for (Draft::Share& share : shares) {
+      share.probability = static_cast<float>(share.probability / total);
+      if (share.token == token) own = share.probability;
+    }
+    if (proposals_) {
+      draft.proposals.resize(static_cast<size_t>(parent) + 2);
+      draft.proposals.back() = std::move(shares);
+    }
+    // With common noise the target draws the token far more often than by chance: a belief to start from.
+    return draft.Add(parent, token, std::sqrt(own));
   }
 
   int64_t max_depth_, width_;
+  std::optional<Sampler> sampler_;  // where the target samples
+  bool proposals_ = false;
 };
 
 class ModelDrafter : public AutoregressiveDrafter {
  public:
   ModelDrafter(const DrafterSpec& spec, const DrafterTarget& target)
-      : AutoregressiveDrafter(IntOption(spec, "max", 8, 1, 64), IntOption(spec, "width", 2, 1, 32)),
+      : AutoregressiveDrafter(IntOption(spec, "max", 16, 1, 64), IntOption(spec, "width", 2, 1, 32)),
         compute_(target.compute),
         transformer_(LoadWeights(target.transformer.pool(), Path(spec)), target.transformer.pool()),
         kv_(transformer_.config(), DType::kF16, target.context + 128) {
@@ -95,56 +125,22 @@ class ModelDrafter : public AutoregressiveDrafter {
 
   std::string name() const override { return "model"; }
 
-  void Begin(std::span<const int32_t> prompt) override {
-    size_t same = 0;
-    while (same < prompt.size() && same < history_.size() && history_[same] == prompt[same]) ++same;
-    kv_.Truncate(sequence_, std::min<int64_t>(kv_.length(sequence_), static_cast<int64_t>(same)));
-    history_.assign(prompt.begin(), prompt.end());
-  }
-
-  void Observe(const Observation& observation) override {
-    // Slots beyond what history and cache agree on belong to drafts that were not accepted.
-    const size_t known = static_cast<size_t>(observation.position) + observation.tokens.size();
-    history_.resize(static_cast<size_t>(observation.position));
-    history_.insert(history_.end(), observation.tokens.begin(), observation.tokens.end());
-    history_.push_back(observation.next);
-    int64_t valid = std::min<int64_t>(kv_.length(sequence_), static_cast<int64_t>(known));
-    for (int64_t i = static_cast<int64_t>(drafted_from_); i < valid; ++i) {
-      const size_t at = static_cast<size_t>(i - drafted_from_);
-      if (at < drafted_.size() && drafted_[at] != history_[static_cast<size_t>(i)]) {
-        valid = i;
-        break;
-      }
-    }
-    kv_.Truncate(sequence_, valid);
-  }
-
   void Propose(int64_t budget, int64_t max_depth, Draft& draft) override {
-    const int64_t cached = kv_.length(sequence_);
-    std::vector<int32_t> pending(history_.begin() + cached, history_.end());
+    // What the cache holds of the text stays; the root runs again, for its logits.
+    const std::vector<int32_t>& text = history_.tokens();
+    size_t same = 0;
+    while (same < cached_.size() && same + 1 < text.size() && cached_[same] == text[same]) ++same;
+    cached_.resize(same);
+    kv_.Truncate(sequence_, static_cast<int64_t>(same));
+    const Runner runner = {transformer_, kv_, sequence_, {}, compute_, -1};
     constexpr size_t kChunk = 512;
-    while (pending.size() > kChunk) {
-      Pass pass;
-      pass.compute = compute_;
-      pass.kv = &kv_;
-      pass.Append(sequence_, kv_.length(sequence_), std::span(pending).first(kChunk));
-      transformer_.Forward(pass);
-      CommitAll(pass);
-      pending.erase(pending.begin(), pending.begin() + kChunk);
+    for (; text.size() - cached_.size() > kChunk; cached_.insert(cached_.end(), kChunk, 0)) {
+      Run(runner, std::span(text).subspan(cached_.size(), kChunk), false);
     }
-    Grow(transformer_, kv_, sequence_, {}, compute_, -1, std::move(pending), budget, max_depth, draft);
-    // What the cache now holds beyond the root is the draft's chain of first children.
-    drafted_from_ = static_cast<int64_t>(history_.size());
-    drafted_.clear();
-    for (int32_t node = -1; static_cast<int64_t>(drafted_.size()) < kv_.length(sequence_) - drafted_from_;) {
-      int32_t child = -1;
-      for (size_t i = static_cast<size_t>(node + 1); i < draft.nodes.size() && child < 0; ++i) {
-        if (draft.nodes[i].parent == node) child = static_cast<int32_t>(i);
-      }
-      if (child < 0) break;
-      drafted_.push_back(draft.nodes[static_cast<size_t>(child)].token);
-      node = child;
-    }
+    const std::vector<int32_t> run =
+        Grow(runner, std::span(text).subspan(cached_.size()), budget, max_depth, draft);
+    std::copy(text.begin(), text.begin() + static_cast<int64_t>(cached_.size()), cached_.begin());
+    cached_.insert(cached_.end(), run.begin(), run.end());
   }
 
  private:
@@ -172,9 +168,7 @@ class ModelDrafter : public AutoregressiveDrafter {
   Transformer transformer_;
   KvCache kv_;
   int sequence_ = -1;
-  std::vector<int32_t> history_;  // the sequence, the root included
-  std::vector<int32_t> drafted_;  // tokens in the cache from slot drafted_from_ on
-  int64_t drafted_from_ = 0;
+  std::vector<int32_t> cached_;  // tokens in the cache
 };
 
 class ExitDrafter : public AutoregressiveDrafter {
@@ -186,21 +180,18 @@ class ExitDrafter : public AutoregressiveDrafter {
                           target.transformer.config().layers - 1)) {}
 
   std::string name() const override { return "exit"; }
-  void Begin(std::span<const int32_t>) override {}
-  void Observe(const Observation& observation) override { root_ = observation.next; }
 
   void Propose(int64_t budget, int64_t max_depth, Draft& draft) override {
     // The first layers' slots beyond the committed ones are the verifying pass's to overwrite.
     const int64_t committed = target_.kv.length(target_.state.sequence);
-    Grow(target_.transformer, target_.kv, target_.state.sequence, target_.state.grafts, target_.compute, layers_, {root_},
-         budget, max_depth, draft);
+    Grow({target_.transformer, target_.kv, target_.state.sequence, target_.state.grafts, target_.compute, layers_},
+         std::span(history_.tokens()).last(1), budget, max_depth, draft);
     target_.kv.sequence(target_.state.sequence).length = committed;
   }
 
  private:
   DrafterTarget target_;
   int64_t layers_;
-  int32_t root_ = 0;
 };
 
 }  // namespace

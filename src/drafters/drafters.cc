@@ -8,7 +8,8 @@ namespace cambium {
 
 const std::vector<DrafterEntry>& DrafterList() {
   static const std::vector<DrafterEntry> kList = {
-      {"ngram", "max,min", "looks the last tokens up in the request's own text", MakeNgramDrafter},
+      {"ngram", "max,min,shared", "looks the last tokens up in the request's own text", MakeNgramDrafter},
+      {"recycle", "max,shared", "what the target itself thought likely after the same tokens", MakeRecycleDrafter},
       {"corpus", "index,max", "looks them up in an index that `cambium corpus build` made", MakeCorpusDrafter},
       {"model", "path,max,width", "a smaller model of the same vocabulary", MakeModelDrafter},
       {"exit", "layer,max,width", "the target's own first layers", MakeExitDrafter},
@@ -55,13 +56,20 @@ std::string TextOption(const DrafterSpec& spec, const std::string& key, const st
 
 std::unique_ptr<Drafter> MakeDrafters(const std::vector<std::string>& specs, const DrafterTarget& target) {
   std::vector<std::unique_ptr<Drafter>> members;
+  std::vector<std::string> asked;
   for (const std::string& text : specs.empty() ? std::vector<std::string>{"auto"} : specs) {
-    DrafterSpec spec = ParseDrafterSpec(text);
+    if (text == "auto") {
+      asked.insert(asked.end(), {"ngram", "recycle"});
+    } else {
+      asked.push_back(text);
+    }
+  }
+  for (const std::string& text : asked) {
+    const DrafterSpec spec = ParseDrafterSpec(text);
     if (spec.name == "none") {
       if (specs.size() > 1) Fail(ErrorCode::kUsage, "--draft none stands alone");
       return nullptr;
     }
-    if (spec.name == "auto") spec.name = "ngram";
     const DrafterEntry* entry = nullptr;
     std::string names = "auto, none";
     for (const DrafterEntry& known : DrafterList()) {

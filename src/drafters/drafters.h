@@ -40,7 +40,8 @@ struct DrafterEntry {
 };
 const std::vector<DrafterEntry>& DrafterList();
 
-// The planner over the drafters that --draft asks for; "auto" stands for what needs no options and no training (ngram).
+// The planner over the drafters that --draft asks for; "auto" stands for what needs no options and no training: ngram and
+// recycle.
 // Null for {"none"}. kUsage for an unknown drafter or option.
 std::unique_ptr<Drafter> MakeDrafters(const std::vector<std::string>& specs, const DrafterTarget& target);
 
@@ -49,6 +50,7 @@ int64_t IntOption(const DrafterSpec& spec, const std::string& key, int64_t fallb
 std::string TextOption(const DrafterSpec& spec, const std::string& key, const std::string& fallback);
 
 std::unique_ptr<Drafter> MakeNgramDrafter(const DrafterSpec& spec, const DrafterTarget& target);
+std::unique_ptr<Drafter> MakeRecycleDrafter(const DrafterSpec& spec, const DrafterTarget& target);
 std::unique_ptr<Drafter> MakeCorpusDrafter(const DrafterSpec& spec, const DrafterTarget& target);
 std::unique_ptr<Drafter> MakeModelDrafter(const DrafterSpec& spec, const DrafterTarget& target);
 std::unique_ptr<Drafter> MakeExitDrafter(const DrafterSpec& spec, const DrafterTarget& target);

@@ -5,6 +5,7 @@
 #include <unordered_map>
 
 #include "drafters/drafters.h"
+#include "drafters/history.h"
 
 namespace cambium {
 namespace {
@@ -41,6 +42,7 @@ class SuffixAutomaton {
 
   // The state of the longest suffix that occurred before; 0 if none did.
   int32_t Match() const { return states_[static_cast<size_t>(last_)].link < 0 ? 0 : At(last_).link; }
+  int64_t tokens() const { return At(last_).length; }  // pushed since Clear
   int32_t Length(int32_t state) const { return At(state).length; }
   int32_t Visits(int32_t state) const { return At(state).visits; }
   const std::vector<int32_t>& Tokens(int32_t state) const { return At(state).tokens; }  // that lead on
@@ -71,29 +73,31 @@ class SuffixAutomaton {
     At(state).tokens.push_back(token);
   }
 
-  std::vector<State> states_;
+  std::vector<State> states_ = std::vector<State>(1);
   std::unordered_map<uint64_t, int32_t> edges_;
   int32_t last_ = 0;
 };
 
 class NgramDrafter : public Drafter {
  public:
-  NgramDrafter(int64_t max_nodes, int64_t min_match) : max_nodes_(max_nodes), min_match_(min_match) {}
+  NgramDrafter(int64_t max_nodes, int64_t min_match, bool shared)
+      : max_nodes_(max_nodes), min_match_(min_match), shared_(shared) {}
 
   std::string name() const override { return "ngram"; }
 
   void Begin(std::span<const int32_t> prompt) override {
-    text_.Clear();
-    for (const int32_t token : prompt) text_.Push(token);
-    known_ = static_cast<int64_t>(prompt.size());
+    known_ = history_.Begin(prompt);
+    if (known_ == 0) {
+      if (!shared_ || text_.tokens() + static_cast<int64_t>(prompt.size()) > kMostShared) text_.Clear();
+      if (text_.tokens() > 0) text_.Push(kEndOfText);
+    }
+    Learn();
   }
 
   void Observe(const Observation& observation) override {
-    for (size_t i = 0; i <= observation.tokens.size(); ++i) {
-      if (observation.position + static_cast<int64_t>(i) < known_) continue;
-      text_.Push(i < observation.tokens.size() ? observation.tokens[i] : observation.next);
-      ++known_;
-    }
+    if (observation.position + static_cast<int64_t>(observation.tokens.size()) < known_) return;  // of the prompt
+    history_.Observe(observation);
+    Learn();
   }
 
   void Propose(int64_t budget, int64_t max_depth, Draft& draft) override {
@@ -110,14 +114,16 @@ class NgramDrafter : public Drafter {
     const auto expand = [&](int32_t state, int32_t node, float chance, int depth) {
       if (depth >= max_depth) return;
       float total = 0;
-      for (const int32_t token : text_.Tokens(state)) total += static_cast<float>(text_.Visits(text_.Next(state, token)));
+      for (const int32_t token : text_.Tokens(state)) {
+        if (token != kEndOfText) total += static_cast<float>(text_.Visits(text_.Next(state, token)));
+      }
       // A longer match is surer; as the draft goes on, so does the match.
       const float length = static_cast<float>(text_.Length(match) + depth);
       const float sure = length / (length + 1.0f);
       for (const int32_t token : text_.Tokens(state)) {
         const int32_t next = text_.Next(state, token);
         const float p = sure * static_cast<float>(text_.Visits(next)) / total;
-        if (chance * p > kLeastChance) open.push({chance * p, p, node, token, next, depth});
+        if (token != kEndOfText && chance * p > kLeastChance) open.push({chance * p, p, node, token, next, depth});
       }
     };
     expand(match, -1, 1.0f, 0);
@@ -132,15 +138,25 @@ class NgramDrafter : public Drafter {
 
  private:
   static constexpr float kLeastChance = 0.02f;
+  static constexpr int32_t kEndOfText = -1;              // between requests: no match goes across
+  static constexpr int64_t kMostShared = int64_t{1} << 18;  // tokens of other requests: about 60 MB, then it starts anew
+
+  void Learn() {
+    for (; known_ < history_.size(); ++known_) text_.Push(history_.tokens()[static_cast<size_t>(known_)]);
+  }
+
   int64_t max_nodes_, min_match_;
+  bool shared_;
+  History history_;
   SuffixAutomaton text_;
-  int64_t known_ = 0;  // tokens of the sequence that text_ holds
+  int64_t known_ = 0;  // tokens of the history that text_ holds
 };
 
 }  // namespace
 
 std::unique_ptr<Drafter> MakeNgramDrafter(const DrafterSpec& spec, const DrafterTarget&) {
-  return std::make_unique<NgramDrafter>(IntOption(spec, "max", 40, 1, 1024), IntOption(spec, "min", 1, 1, 64));
+  return std::make_unique<NgramDrafter>(IntOption(spec, "max", 40, 1, 1024), IntOption(spec, "min", 1, 1, 64),
+                                        IntOption(spec, "shared", 0, 0, 1) == 1);
 }
 
 }  // namespace cambium
