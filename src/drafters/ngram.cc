@@ -43,6 +43,7 @@ class SuffixAutomaton {
   // The state of the longest suffix that occurred before; 0 if none did.
   int32_t Match() const { return states_[static_cast<size_t>(last_)].link < 0 ? 0 : At(last_).link; }
   int64_t tokens() const { return At(last_).length; }  // pushed since Clear
+  int32_t Shorter(int32_t state) const { return At(state).link; }
   int32_t Length(int32_t state) const { return At(state).length; }
   int32_t Visits(int32_t state) const { return At(state).visits; }
   const std::vector<int32_t>& Tokens(int32_t state) const { return At(state).tokens; }  // that lead on
@@ -101,7 +102,9 @@ class NgramDrafter : public Drafter {
   }
 
   void Propose(int64_t budget, int64_t max_depth, Draft& draft) override {
-    const int32_t match = text_.Match();
+    int32_t match = text_.Match();
+    // Where nothing but the end of a text followed, a shorter match may know more.
+    while (match > 0 && text_.Tokens(match) == std::vector<int32_t>{kEndOfText}) match = text_.Shorter(match);
     if (match == 0 || text_.Length(match) < min_match_) return;
     struct Candidate {
       float chance;  // of the whole path
