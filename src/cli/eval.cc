@@ -8,6 +8,7 @@
 #include "cli/verbs.h"
 #include "io/json.h"
 #include "io/unicode.h"
+#include "train/bleu.h"
 
 namespace cambium::cli {
 namespace {
@@ -17,7 +18,7 @@ struct Flags {
   ModelFlags model;
   InputFlags input;
   std::vector<std::string> grafts;
-  std::string jsonl;
+  std::string jsonl, bleu, references;
   std::string field = "text";
   int64_t chunks = -1;
 };
@@ -130,10 +131,56 @@ void EvalJsonl(const Flags& flags) {
   }
 }
 
+std::vector<std::string> Lines(const std::string& path) {
+  std::istringstream text(ReadTextFile(path));
+  std::vector<std::string> lines;
+  for (std::string line; std::getline(text, line);) {
+    if (line.ends_with('\r')) line.pop_back();
+    lines.push_back(line);
+  }
+  return lines;
+}
+
+// Corpus BLEU of a file of texts, one a line, against a file whose lines hold the references, between tabs.
+void EvalBleu(const Flags& flags) {
+  if (flags.references.empty()) Fail(ErrorCode::kUsage, "--bleu needs --references FILE");
+  const std::vector<std::string> texts = Lines(flags.bleu);
+  std::vector<std::vector<std::string>> references;
+  for (const std::string& line : Lines(flags.references)) {
+    std::istringstream parts(line);
+    auto& own = references.emplace_back();
+    for (std::string part; std::getline(parts, part, '\t');) {
+      if (!part.empty()) own.push_back(part);
+    }
+    if (own.empty()) Fail(ErrorCode::kData, flags.references, ": line ", references.size(), " holds no reference");
+  }
+  if (texts.empty() || texts.size() != references.size()) {
+    Fail(ErrorCode::kData, flags.bleu, ": ", texts.size(), " lines, ", flags.references, " has ", references.size());
+  }
+  const Bleu bleu = CorpusBleu(texts, references);
+  if (flags.output.json) {
+    WriteJson({{"bleu", bleu.score},
+               {"precisions", bleu.precisions},
+               {"brevity_penalty", bleu.brevity_penalty},
+               {"words", bleu.words},
+               {"reference_words", bleu.reference_words}});
+  } else {
+    Write(fmt::format("BLEU {:.2f}  {:.1f}/{:.1f}/{:.1f}/{:.1f}  brevity {:.3f}  words {}  references {}\n", bleu.score,
+                      bleu.precisions[0], bleu.precisions[1], bleu.precisions[2], bleu.precisions[3],
+                      bleu.brevity_penalty, bleu.words, bleu.reference_words));
+  }
+}
+
+void Eval(const Flags& flags) {
+  if (!flags.bleu.empty()) return EvalBleu(flags);
+  if (flags.model.model.empty()) Fail(ErrorCode::kUsage, "MODEL is required");
+  flags.jsonl.empty() ? EvalText(flags) : EvalJsonl(flags);
+}
+
 }  // namespace
 
 void AddEval(CLI::App& app) {
-  CLI::App* const verb = app.add_subcommand("eval", "Perplexity of a text in chunks, or loss over a jsonl file");
+  CLI::App* const verb = app.add_subcommand("eval", "Perplexity of a text in chunks, loss over a jsonl file, or BLEU of texts");
   const auto flags = std::make_shared<Flags>();
   AddModel(*verb, flags->model);
   AddInput(*verb, flags->input);
@@ -145,8 +192,11 @@ void AddEval(CLI::App& app) {
   verb->add_option("--jsonl", flags->jsonl, "Score the records of this file, one JSON object a line");
   verb->add_option("--field", flags->field, "The records' field that holds the text; without it, `messages`")
       ->capture_default_str();
+  verb->get_option("MODEL")->required(false);
+  verb->add_option("--bleu", flags->bleu, "BLEU of this file's texts, one a line, as sacrebleu computes it; no MODEL");
+  verb->add_option("--references", flags->references, "The references of each line, between tabs");
   AddOutput(*verb, flags->output);
-  verb->callback([flags] { flags->jsonl.empty() ? EvalText(*flags) : EvalJsonl(*flags); });
+  verb->callback([flags] { Eval(*flags); });
 }
 
 }  // namespace cambium::cli
