@@ -267,7 +267,7 @@ Generation Engine::Generate(std::span<const int32_t> prompt, const GenerateOptio
   generation.finish_reason = result.reason == StopReason::kEnd || filter.done()  ? "stop"
                              : result.reason == StopReason::kCancelled ? "cancelled"
                                                                        : "length";
-  generation.timings = {e.load_ms, result.prompt_tokens, result.prompt_ms, result.decode_tokens, result.decode_ms};
+  generation.timings = {e.load_ms, result.prompt_tokens, result.prompt_ms, result.decode_tokens, result.decode_ms, std::move(result.pass_ms)};
   return generation;
 }
 

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "cambium/sliding_max.h"
+#include "ops_testing.h"
 
 namespace cambium {
 namespace {
@@ -106,8 +107,8 @@ T Draw(int kind) {
 }
 
 template <class T>
-class SlidingTest : public testing::Test {};
-using Types = testing::Types<int32_t, int64_t, float, double>;
+class SlidingTest : public ::testing::Test {};
+using Types = ::testing::Types<int32_t, int64_t, float, double>;
 TYPED_TEST_SUITE(SlidingTest, Types);
 
 TYPED_TEST(SlidingTest, Examples) {
@@ -117,15 +118,17 @@ TYPED_TEST(SlidingTest, Examples) {
   EXPECT_EQ(SlidingMax(std::vector<TypeParam>{1}, 1), std::vector<TypeParam>{1});
 }
 
-TYPED_TEST(SlidingTest, AgreesWithBruteForce) {
-  EXPECT_TRUE(rc::check([] {
-    const auto kind = *rc::gen::inRange(0, 2);
-    std::vector<TypeParam> values(*rc::gen::inRange(0, 400));
-    for (auto& value : values) value = Draw<TypeParam>(kind);
-    const auto k = *rc::gen::inRange<int64_t>(1, values.size() + 3);
-    RC_ASSERT((Differs<TypeParam, false>(values, k, BruteArg(values, k, false))) == "");
-    RC_ASSERT((Differs<TypeParam, true>(values, k, BruteArg(values, k, true))) == "");
-  }));
+TYPED_TEST(SlidingTest, AgreesWithBruteForceOnEveryIsa) {
+  testing::ForEachIsa([] {
+    EXPECT_TRUE(rc::check([] {
+      const auto kind = *rc::gen::inRange(0, 2);
+      std::vector<TypeParam> values(*rc::gen::inRange(0, 400));
+      for (auto& value : values) value = Draw<TypeParam>(kind);
+      const auto k = *rc::gen::inRange<int64_t>(1, values.size() + 3);
+      RC_ASSERT((Differs<TypeParam, false>(values, k, BruteArg(values, k, false))) == "");
+      RC_ASSERT((Differs<TypeParam, true>(values, k, BruteArg(values, k, true))) == "");
+    }));
+  });
 }
 
 // A linear reference for lengths that brute force cannot reach: sparse table by doubling, first of equals.
@@ -157,8 +160,11 @@ TYPED_TEST(SlidingTest, LongAdversarialShapes) {
     }
     for (int64_t k : {int64_t{1}, int64_t{2}, int64_t{3}, int64_t{31}, int64_t{127}, int64_t{128}, int64_t{1000},
                       int64_t{2049}, int64_t{50001}, kLength - 1, kLength}) {
-      ASSERT_EQ((Differs<TypeParam, false>(values, k, TableArg(values, k, false))), "") << shape << " k " << k;
-      ASSERT_EQ((Differs<TypeParam, true>(values, k, TableArg(values, k, true))), "") << shape << " k " << k;
+      const std::vector<int64_t> largest = TableArg(values, k, false), smallest = TableArg(values, k, true);
+      testing::ForEachIsa([&] {
+        ASSERT_EQ((Differs<TypeParam, false>(values, k, largest)), "") << shape << " k " << k;
+        ASSERT_EQ((Differs<TypeParam, true>(values, k, smallest)), "") << shape << " k " << k;
+      });
     }
   }
 }
@@ -172,7 +178,9 @@ TYPED_TEST(SlidingTest, EveryShortLength) {
   std::vector<TypeParam> values;
   for (int n = 1; n <= 70; ++n) {
     values.push_back(static_cast<TypeParam>((n * 37) % 23));
-    for (int k = 1; k <= n; ++k) ExpectAll(values, k);
+    testing::ForEachIsa([&] {
+      for (int k = 1; k <= n; ++k) ExpectAll(values, k);
+    });
   }
 }
 

@@ -51,6 +51,7 @@ struct Timings {
   double prompt_ms = 0;
   int64_t decode_tokens = 0;
   double decode_ms = 0;
+  std::vector<double> pass_ms;  // of every pass after the prompt's
 };
 
 // How speculation went; counters as vLLM names them.

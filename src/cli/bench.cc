@@ -6,6 +6,7 @@
 #include <memory>
 
 #include "base/random.h"
+#include "cambium/sliding_max.h"
 #include "cli/bench_draft.h"
 #include "cli/options.h"
 #include "cli/verbs.h"
@@ -40,6 +41,9 @@ std::vector<int32_t> RandomIds(const Engine& engine, int64_t count, uint64_t str
   return ids;
 }
 
+// A stall shows as the worst of so many neighbouring decoding passes.
+constexpr int64_t kLatencyWindow = 32;
+
 class Bench {
  public:
   explicit Bench(const Flags& flags) : flags_(flags), engine_(LoadModel(WithContext(flags), flags.output)) {
@@ -61,7 +65,10 @@ class Bench {
       std::vector<double> verify;
       for (const int64_t rows : flags_.rows) verify.push_back(VerifyMs(rows));
       engine_.impl().state.Restart(engine_.impl().transformer, engine_.impl().kv);
-      if (i < 0) continue;
+      if (i < 0) {
+        worst_pass_ms_.clear();
+        continue;
+      }
       if (prefill > 0) prefill_.push_back(prefill);
       if (decode > 0) decode_.push_back(decode);
       verify_.push_back(verify);
@@ -105,6 +112,11 @@ class Bench {
   double Decode() {
     greedy_.max_tokens = flags_.predict + 1;  // the first comes from the prompt's pass
     const Timings timings = engine_.Generate(RandomIds(engine_, flags_.depth + 1, ++stream_), greedy_).timings;
+    SlidingMaximum<double> worst(kLatencyWindow);
+    for (const double ms : timings.pass_ms) {
+      worst.Push(ms);
+      if (worst.full()) worst_pass_ms_.push_back(worst.value());
+    }
     return 1000 * static_cast<double>(timings.decode_tokens) / timings.decode_ms;
   }
 
@@ -151,6 +163,7 @@ class Bench {
                {"decode_tps", median(decode_)},
                {"verify", verify},
                {"peak_rss_bytes", PeakRssBytes()},
+               {"worst_pass_ms", median(worst_pass_ms_)},
                {"prefill_runs", prefill_},
                {"decode_runs", decode_},
                {"prompt_tokens", flags_.prompt},
@@ -169,6 +182,10 @@ class Bench {
     };
     line(fmt::format("prefill {}", flags_.prompt), prefill_);
     line(fmt::format("decode {}", flags_.predict), decode_);
+    if (!worst_pass_ms_.empty()) {
+      text += fmt::format("worst of {} passes {:6.2f} ms median, {:.2f} ms greatest\n", kLatencyWindow,
+                          Median(worst_pass_ms_), std::ranges::max(worst_pass_ms_));
+    }
     double single = 0;
     for (size_t i = 0; i < flags_.rows.size(); ++i) {
       const double fastest = std::ranges::min(VerifyRuns(i));
@@ -186,13 +203,15 @@ class Bench {
   uint64_t stream_ = 0;
   std::vector<int32_t> verify_prefix_;
   std::vector<double> prefill_, decode_;
+  std::vector<double> worst_pass_ms_;        // over every window of kLatencyWindow decoding passes
   std::vector<std::vector<double>> verify_;  // [repetition][rows]
 };
 
 }  // namespace
 
 void AddBench(CLI::App& app) {
-  CLI::App* const verb = app.add_subcommand("bench", "Measure prefill, decoding, the cost of a pass of n rows, and drafters");
+  CLI::App* const verb =
+      app.add_subcommand("bench", "Measure prefill, decoding, the cost of a pass of n rows, and drafters");
   const auto flags = std::make_shared<Flags>();
   AddModel(*verb, flags->model);
   AddGrafts(*verb, flags->grafts);
@@ -208,7 +227,8 @@ void AddBench(CLI::App& app) {
   verb->add_option("--draft", draft.drafters,
                    "Instead: decode --prompts plainly and with this drafter (a+b: with both) and compare; repeatable")
       ->allow_extra_args(false);
-  verb->add_option("--prompts", draft.prompts, "jsonl of {\"id\", \"task\", \"turns\": [text, ...]} or {\"prompt\": text}");
+  verb->add_option("--prompts", draft.prompts,
+                   "jsonl of {\"id\", \"task\", \"turns\": [text, ...]} or {\"prompt\": text}");
   verb->add_option("--temp", draft.temperature, "Temperature of that decoding")->capture_default_str();
   verb->add_option("-s,--seed", draft.seed, "Its seed")->capture_default_str();
   verb->add_option("--draft-rows", draft.rows, "Rows that a verifying pass may have at most")->capture_default_str();

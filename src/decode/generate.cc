@@ -93,6 +93,7 @@ class Loop {
     Commit(pass, committed_, path_, verdict.tokens.back(), &draft);
     const double pass_ms = MillisSince(start);
     result_.counters.verify_ms += pass_ms;
+    result_.pass_ms.push_back(pass_ms);
     if (drafter_ != nullptr) drafter_->Measure(static_cast<int64_t>(rows_.size()), pass_ms);
     Count(draft, verdict);
     if (request_.on_verified && !draft.empty()) request_.on_verified(rows_[0], draft, verdict);

@@ -59,6 +59,7 @@ struct DecodeResult {
   double prompt_ms = 0, decode_ms = 0;
   int64_t prompt_tokens = 0;  // that were computed, not reused
   int64_t decode_tokens = 0;  // drawn after the first
+  std::vector<double> pass_ms;  // of every pass after the prompt's
   DraftCounters counters;
 };
 
