@@ -6,6 +6,7 @@
 #include "cli/options.h"
 #include "cli/progress.h"
 #include "cli/verbs.h"
+#include "grafts/grafts.h"
 #include "io/model_cache.h"
 #include "io/quantize_model.h"
 
@@ -14,10 +15,26 @@ namespace {
 
 struct Flags {
   OutputFlags output;
-  std::string in, out, type = "F32";
+  std::string in, out, base, type = "F32";
 };
 
+// An adapter in the other of its formats; the base says how many heads the rows belong to.
+void ConvertAdapter(const Flags& flags) {
+  if (std::filesystem::exists(flags.out) && !std::filesystem::is_empty(flags.out)) {
+    Fail(ErrorCode::kUsage, flags.out, ": is there already");
+  }
+  ThreadPool pool(DefaultThreads());
+  Transformer model(LoadWeights(pool, ResolveModel(flags.base)), pool);
+  LoadGraft(flags.in, model)->Save(flags.out);
+  if (flags.output.json) return WriteJson({{"path", flags.out}, {"format", flags.out.ends_with(".gguf") ? "gguf" : "peft"}});
+  Note(flags.output, "wrote " + flags.out);
+}
+
 void Convert(const Flags& flags) {
+  if (!flags.base.empty()) return ConvertAdapter(flags);
+  if (std::filesystem::exists(flags.in + "/adapter_config.json")) {
+    Fail(ErrorCode::kUsage, flags.in, ": is an adapter; give --base MODEL, what it was trained on");
+  }
   const std::string in = ResolveModel(flags.in);
   const bool to_gguf = std::filesystem::is_directory(in);
   if (to_gguf != flags.out.ends_with(".gguf")) {
@@ -40,10 +57,11 @@ void Convert(const Flags& flags) {
 }  // namespace
 
 void AddConvert(CLI::App& app) {
-  CLI::App* const verb = app.add_subcommand("convert", "Turn a Hugging Face directory into a GGUF file, or back");
+  CLI::App* const verb = app.add_subcommand("convert", "Turn a Hugging Face directory or adapter into a GGUF file, or back");
   const auto flags = std::make_shared<Flags>();
-  verb->add_option("MODEL", flags->in, "A model directory, a .gguf file, or a cached name")->required();
+  verb->add_option("MODEL", flags->in, "A model directory, a .gguf file, or a cached name; with --base, an adapter")->required();
   verb->add_option("OUT", flags->out, "A .gguf file, or the directory to make")->required();
+  verb->add_option("--base", flags->base, "The model that the adapter MODEL was trained on");
   verb->add_option("--type", flags->type, "F32, F16 or BF16: what quantised matrices become")->capture_default_str();
   AddOutput(*verb, flags->output);
   verb->callback([flags] { Convert(*flags); });

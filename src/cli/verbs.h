@@ -14,6 +14,7 @@ void AddGenerate(CLI::App& app);
 void AddInspect(CLI::App& app);
 void AddList(CLI::App& app);
 void AddMan(CLI::App& app);
+void AddMerge(CLI::App& app);
 void AddPlan(CLI::App& app);
 void AddPrefix(CLI::App& app);
 void AddPull(CLI::App& app);
@@ -34,6 +35,7 @@ inline constexpr void (*kVerbs[])(CLI::App&) = {
     AddRun,
     AddTrain,
     AddPlan,
+    AddMerge,
     AddPrefix,
     AddTokenize,
     AddScore,

@@ -1,0 +1,187 @@
+#include "grafts/merge.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <cstring>
+#include <filesystem>
+#include <map>
+#include <memory>
+
+#include "io/convert.h"
+#include "io/gguf.h"
+#include "io/gguf_writer.h"
+#include "io/quantize_model.h"
+#include "model/load.h"
+#include "tensor/quantize.h"
+
+namespace cambium {
+namespace {
+
+namespace fs = std::filesystem;
+
+// A file or directory that goes when it is no longer needed.
+class Scratch {
+ public:
+  explicit Scratch(std::string path) : path_(std::move(path)) {}
+  ~Scratch() {
+    std::error_code ignored;
+    fs::remove_all(path_, ignored);
+  }
+  Scratch(const Scratch&) = delete;
+  Scratch& operator=(const Scratch&) = delete;
+  const std::string& path() const { return path_; }
+
+ private:
+  std::string path_;
+};
+
+// The linears behind each GGUF tensor: one, or gpt2's q, k and v, whose rows follow one another.
+std::map<std::string, std::vector<Site>> SitesByTensor(const ModelConfig& config) {
+  std::map<std::string, std::vector<Site>> sites;
+  for (int layer = 0; layer < static_cast<int>(config.layers); ++layer) {
+    for (int kind = 0; kind < kSiteKinds; ++kind) {
+      const Site site{layer, static_cast<SiteKind>(kind)};
+      const bool fused = config.family == "gpt2" && site.kind <= SiteKind::kV;
+      sites[fused ? "blk." + std::to_string(layer) + ".attn_qkv.weight" : GgufLinearName(site)].push_back(site);
+    }
+  }
+  return sites;
+}
+
+// The tensor's values with the grafts added, in the file's order of rows.
+OwnedTensor MergedValues(Transformer& model, std::span<Graft* const> grafts, const std::vector<Site>& sites) {
+  int64_t out = 0, in = 0;
+  const auto base = [&](Site site) -> const PackedMatrix& {
+    return model.weights().blocks[static_cast<size_t>(site.layer)][site.kind].w;
+  };
+  for (const Site site : sites) out += base(site).out(), in = base(site).in();
+  OwnedTensor all({out, in});
+  int64_t row = 0;
+  for (const Site site : sites) {
+    const PackedMatrix& w = base(site);
+    OwnedTensor values({w.out(), w.in()});
+    w.Unpack(model.pool(), values.view);
+    for (Graft* graft : grafts) {
+      if (graft->ActsAt(site)) graft->MergeInto(site, values.view);
+    }
+    const std::vector<int32_t> order = GgufRowOrder(model.config(), site.kind);
+    for (int64_t o = 0; o < w.out(); ++o) {
+      std::memcpy(all.view.row(row + (order.empty() ? o : order[static_cast<size_t>(o)])), values.view.row(o),
+                  static_cast<size_t>(in) * sizeof(float));
+    }
+    row += w.out();
+  }
+  return all;
+}
+
+// `in` with merged matrices in the type that `target` gives for their own.
+void MergeGguf(Transformer& model, std::span<Graft* const> grafts, const std::string& in, const std::string& out,
+               const std::function<DType(DType)>& target, const MergeProgress& progress) {
+  const GgufFile file(in);
+  const auto sites = SitesByTensor(model.config());
+  GgufWriter writer;
+  for (const auto& [key, value] : file.metadata()) writer.Set(key, value);
+  for (const NamedTensor& tensor : file.tensors()) {
+    const Tensor view = *file.FindTensor(tensor.name);
+    const auto found = sites.find(tensor.name);
+    const bool touched = found != sites.end() && std::any_of(found->second.begin(), found->second.end(), [&](Site site) {
+      return std::any_of(grafts.begin(), grafts.end(), [&](const Graft* graft) { return graft->ActsAt(site); });
+    });
+    if (!touched) {
+      writer.AddTensor(tensor.name, view);
+      continue;
+    }
+    const DType dtype = target(view.dtype);
+    const auto values = std::make_shared<OwnedTensor>();
+    const int64_t columns = tensor.shape[1], all = tensor.shape[0];
+    const int64_t row_bytes = columns / Info(dtype).block * Info(dtype).bytes;
+    writer.AddTensor(tensor.name, dtype, tensor.shape, [=, &model, &file](int64_t row, int64_t rows, uint8_t* dst) {
+      if (row == 0) *values = MergedValues(model, grafts, found->second);
+      std::atomic<bool> finite{true};
+      model.pool().Run(rows, [&](int64_t r, int) {
+        const float* const from = values->view.row(row + r);
+        if (!std::all_of(from, from + columns, [](float v) { return std::isfinite(v); })) finite = false;
+        Quantize(dtype, from, dst + r * row_bytes, columns);
+      });
+      if (!finite) Fail(ErrorCode::kData, file.path(), ": tensor ", tensor.name, " holds NaN or Inf once merged");
+      if (row + rows == all) *values = OwnedTensor();
+      file.Evict(view, row, rows);
+    });
+  }
+  writer.Write(out, [&](uint64_t done, uint64_t total) {
+    file.CheckIntact();
+    if (progress) progress(done, total);
+  });
+}
+
+}  // namespace
+
+void WriteMerged(Transformer& model, std::span<Graft* const> grafts, const std::string& base, const std::string& out,
+                 std::optional<DType> type, const MergeProgress& progress) {
+  for (const Graft* graft : grafts) {
+    if (!graft->mergeable()) {
+      Fail(ErrorCode::kUsage, "a graft of kind ", graft->kind(), " changes more than matrices and cannot be merged; use --graft");
+    }
+  }
+  const bool to_gguf = out.ends_with(".gguf"), from_gguf = !fs::is_directory(base);
+  const Scratch converted(out + ".base.gguf"), merged(out + ".merged.gguf"), typed(out + ".typed.gguf");
+  if (!from_gguf) ConvertToGguf(base, converted.path(), progress);
+  bool quantized = false;
+  {
+    const GgufFile file(from_gguf ? base : converted.path());
+    for (const NamedTensor& tensor : file.tensors()) quantized |= tensor.view && IsQuantized(tensor.view.dtype);
+  }
+  if (type && !to_gguf && IsQuantized(*type)) {
+    Fail(ErrorCode::kUsage, "--type ", Info(*type).name, ": a Hugging Face directory holds F32, F16 or BF16");
+  }
+  const auto target = [&](DType own) {
+    if (type || (!to_gguf && IsQuantized(own))) return DType::kF32;
+    return CanQuantize(own) ? own : DType::kQ8_0;
+  };
+  const bool direct = to_gguf && !type;
+  MergeGguf(model, grafts, from_gguf ? base : converted.path(), direct ? out : merged.path(), target, progress);
+  if (direct) return;
+  if (type) QuantizeModel(model.pool(), merged.path(), to_gguf ? out : typed.path(), *type, true, progress);
+  if (to_gguf) return;
+  ConvertToHuggingFace(type ? typed.path() : merged.path(), out, type.value_or(DType::kF32), progress);
+  if (from_gguf) return;
+  for (const char* name : {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "tokenizer.model",
+                           "generation_config.json", "chat_template.jinja"}) {
+    std::error_code absent;
+    fs::copy_file(base + "/" + name, out + "/" + name, fs::copy_options::overwrite_existing, absent);
+  }
+}
+
+OwnedTensor ExactLogits(Transformer& model, std::span<Graft* const> grafts, std::span<const int32_t> ids) {
+  constexpr int64_t kChunk = 64;
+  KvCache kv(model.config(), DType::kF32, static_cast<int64_t>(ids.size()) + kChunk);
+  const int sequence = kv.NewSequence();
+  OwnedTensor logits({static_cast<int64_t>(ids.size()), model.config().vocab});
+  for (int64_t begin = 0; begin < logits.view.rows(); begin += kChunk) {
+    const int64_t count = std::min(kChunk, logits.view.rows() - begin);
+    Pass pass;
+    pass.compute = Compute::kF32;
+    pass.kv = &kv;
+    pass.Append(sequence, begin, ids.subspan(static_cast<size_t>(begin), static_cast<size_t>(count))).grafts = grafts;
+    for (int32_t i = 0; i < count; ++i) pass.logit_rows.push_back(i);
+    model.Forward(pass);
+    std::copy_n(pass.logits.f32(), pass.logits.size(), logits.view.row(begin));
+    CommitAll(pass);
+  }
+  return logits;
+}
+
+LogitDifference Compare(Tensor a, Tensor b) {
+  Check(a.size() == b.size(), "logits of one text and vocabulary");
+  LogitDifference difference;
+  for (int64_t i = 0; i < a.size(); ++i) {
+    const double d = double{a.f32()[i]} - double{b.f32()[i]};
+    difference.largest = std::max(difference.largest, std::isnan(d) ? INFINITY : std::fabs(d));
+    difference.rms += d * d;
+  }
+  difference.rms = std::sqrt(difference.rms / static_cast<double>(a.size()));
+  return difference;
+}
+
+}  // namespace cambium
