@@ -65,8 +65,26 @@ ordered_json ValueToJson(const GgufFile& file, const std::string& key, const Ggu
   return value.type == GgufType::kArray ? list : list[0];
 }
 
+// The one file of weights beside an adapter's configuration (AdapterHub's and MLX's names differ).
+std::string FirstSafetensors(const std::string& directory) {
+  std::vector<std::string> files;
+  for (const auto& entry : std::filesystem::directory_iterator(directory)) {
+    if (entry.path().extension() == ".safetensors") files.push_back(entry.path().string());
+  }
+  if (files.empty()) Fail(ErrorCode::kData, directory, ": an adapter without a .safetensors file");
+  return *std::min_element(files.begin(), files.end());
+}
+
 Contents Open(const std::string& path) {
   Contents contents;
+  if (const std::string config = path + "/adapter_config.json"; std::filesystem::exists(config)) {
+    contents.metadata["adapter_config"] = ParseOrderedJson(ReadTextFile(config), config);
+    const std::string weights = path + "/adapter_model.safetensors";
+    contents.format = std::filesystem::exists(weights) ? "PEFT adapter" : "adapter";
+    contents.safetensors.emplace(contents.format == "adapter" ? FirstSafetensors(path) : weights);
+    contents.tensors = contents.safetensors->tensors();
+    return contents;
+  }
   if (path.ends_with(".safetensors") || std::filesystem::is_directory(path)) {
     contents.safetensors.emplace(path);
     contents.format = "safetensors";
@@ -80,6 +98,9 @@ Contents Open(const std::string& path) {
   }
   contents.gguf.emplace(path);
   contents.format = fmt::format("GGUF v{}", contents.gguf->version());
+  if (contents.gguf->Str("general.type", "model") == "adapter") {
+    contents.format += ", " + contents.gguf->Str("adapter.type", "unknown") + " adapter";
+  }
   contents.tensors = contents.gguf->tensors();
   for (const auto& [key, value] : contents.gguf->metadata()) {
     contents.metadata[key] = ValueToJson(*contents.gguf, key, value);
@@ -111,7 +132,8 @@ NonFinite CountNonFinite(ThreadPool& pool, const Tensor& tensor) {
 std::string ShapeText(const std::vector<int64_t>& shape) { return fmt::format("[{}]", fmt::join(shape, ", ")); }
 
 void Inspect(const Flags& flags) {
-  const std::string path = ResolveModel(flags.path);
+  const bool adapter = std::filesystem::exists(flags.path + "/adapter_config.json");
+  const std::string path = adapter ? flags.path : ResolveModel(flags.path);
   const Contents contents = Open(path);
   std::map<std::string_view, std::pair<int64_t, uint64_t>> types;  // name -> tensors, bytes
   uint64_t bytes = 0;

@@ -311,20 +311,19 @@ void LoraGraft::AfterUpdate() {
 int64_t LoraGraft::LowestLayer() const { return terms_.empty() ? model_.config().layers : terms_.front()->site.layer; }
 
 void LoraGraft::MergeInto(Site site, Tensor weight) {
-  const Term& term = *Find(site);
+  Term& term = *Find(site);
+  Refresh(term);
   const auto add = [&](float scale, Tensor a, Tensor b) {
     Gemm(model_.pool(), model_.workspace(), Compute::kF32, false, false, scale, b, a, 1, weight);
   };
   add(term.scale, term.a.value, term.b.value);
   if (term.a_start.view) add(-term.scale, term.a_start.view, term.b_start.view);
   if (!term.magnitude.value) return;
+  // As in AtLinear, the gain is the base's own, and what earlier grafts added is multiplied too.
+  const float* const gain = term.gain.view.f32();
   model_.pool().Run((term.out + 31) / 32, [&](int64_t task, int) {
     for (int64_t o = task * 32; o < std::min(term.out, (task + 1) * 32); ++o) {
-      float* const row = weight.row(o);
-      double sum = 0;
-      for (int64_t i = 0; i < term.in; ++i) sum += double{row[i]} * row[i];
-      const double gain = double{term.magnitude.value.f32()[o]} / std::sqrt(std::max(sum, 1e-30));
-      for (int64_t i = 0; i < term.in; ++i) row[i] = static_cast<float>(gain * double{row[i]});
+      for (int64_t i = 0; i < term.in; ++i) weight.row(o)[i] *= gain[o];
     }
   });
 }
