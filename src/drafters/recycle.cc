@@ -22,7 +22,7 @@ class RecycleDrafter : public Drafter {
 
   void Observe(const Observation& observation) override {
     const std::vector<int32_t>& text = history_.tokens();
-    if (observation.logits.rows() > 0 && !observation.tokens.empty()) {
+    if (observation.logits && !observation.tokens.empty()) {
       // The root's row belongs to the last token before the draft: the first that was committed, but after a prompt.
       const bool verified = observation.draft != nullptr;
       const size_t root = static_cast<size_t>(observation.position) + (verified ? 0 : observation.tokens.size() - 1);
