@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <utility>
 
 namespace cambium {
 namespace {
@@ -89,6 +90,7 @@ void Planner::Sampling(const SamplingOptions& sampling, bool proposals) {
 void Planner::Begin(std::span<const int32_t> prompt) {
   pool_.nodes.clear();
   asked_.clear();
+  for (Payoff& payoff : payoffs_) payoff.first = true;
   for (const auto& member : members_) member->Begin(prompt);
 }
 
@@ -267,7 +269,7 @@ void Planner::Propose(int64_t budget, int64_t max_depth, Draft& draft) {
 void Planner::Measure(int64_t rows, double pass_ms) {
   curve_.Measure(rows, pass_ms);
   for (const size_t member : asked_) {
-    if (payoffs_[member].calls <= kFirstCalls) continue;
+    if (std::exchange(payoffs_[member].first, false) || payoffs_[member].calls <= kFirstCalls) continue;
     payoffs_[member].tokens.Push(static_cast<double>(observed_));
     payoffs_[member].ms.Push(pass_ms + draft_ms_);
   }

@@ -55,6 +55,7 @@ class Planner : public Drafter {
     SlidingMean tokens{16}, ms{16};
     SlidingMean agreement{64};  // share of its levels at which the target drew one of its tokens
     int64_t calls = 0;
+    bool first = true;  // of a request: it may have the whole prompt to run, which says nothing about the next steps
     int64_t wait = 4, wait_length = 4;  // steps before one that does not pay is tried again
     // Whether to ask it in a step that promises `without` tokens per ms without it; plain decoding brings `plain`.
     bool Due(double plain, double without);

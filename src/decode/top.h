@@ -11,7 +11,7 @@ int64_t ArgMax(std::span<const float> values);
 
 struct TopToken {
   int32_t token;
-  float probability;  // softmax over the whole row, within 2 %
+  float probability;  // softmax over the row, estimated
 };
 // The `count` likeliest tokens of a row of logits, highest first, equal ones by id; fewer where fewer are finite.
 std::vector<TopToken> TopTokens(std::span<const float> logits, size_t count);
