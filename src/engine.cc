@@ -118,7 +118,7 @@ int64_t Engine::Impl::UseGrafts(const std::vector<std::string>& specs) {
   }
   CheckStack(specs, wanted, transformer.config());
   int64_t prefix = 0;
-  for (const Graft* graft : wanted) prefix += graft->prefix_length();
+  for (const Graft* graft : wanted) prefix += graft->slots_before();
   const int64_t room = std::min(context, transformer.config().context - prefix);
   if (room < 1) {
     Fail(ErrorCode::kUsage, "the grafts' prefix of ", prefix, " leaves nothing of the model's ",

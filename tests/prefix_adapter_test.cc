@@ -161,13 +161,21 @@ TEST_P(PrefixAdapter, AnyMixInOnePassIsEachAlone) {
   const std::unique_ptr<Graft> houlsby = MakeGraft("adapter", options, model_);
   options.variant = "scaled-parallel";
   const std::unique_ptr<Graft> parallel = MakeGraft("adapter", options, model_);
+  const std::unique_ptr<Graft> prompt = MakeGraft("prompt", options, model_);
+  const std::unique_ptr<Graft> factors = GetParam() == TinyFamily::kGpt2 ? MakeGraft("lora", options, model_)
+                                                                         : MakeGraft("ia3", options, model_);
   uint64_t seed = 0;
-  for (Graft* graft : {lora.get(), prefix.get(), houlsby.get(), parallel.get()}) Shake(*graft, ++seed);
+  for (Graft* graft : {lora.get(), prefix.get(), houlsby.get(), parallel.get(), prompt.get(), factors.get()}) {
+    Shake(*graft, ++seed);
+  }
   const std::vector<Sequence> sequences = {{Ids(9), {lora.get(), prefix.get()}},
                                            {Ids(14, 3), {houlsby.get()}},
                                            {Ids(11, 8), {}},
                                            {Ids(6, 2), {parallel.get(), prefix.get(), lora.get()}},
-                                           {Ids(7, 1), {prefix.get(), houlsby.get()}}};
+                                           {Ids(7, 1), {prefix.get(), houlsby.get()}},
+                                           {Ids(8, 4), {prompt.get()}},
+                                           {Ids(9, 5), {prompt.get(), factors.get(), prefix.get(), lora.get()}},
+                                           {Ids(12, 7), {factors.get()}}};
   for (const auto& [compute, kv_type] : {std::pair{Compute::kF32, DType::kF32}, std::pair{Compute::kInt8, DType::kF16}}) {
     const Rows together = Serve(model_, compute, kv_type, sequences, 4);
     for (size_t i = 0; i < sequences.size(); ++i) {
@@ -185,7 +193,9 @@ TEST_P(PrefixAdapter, GradientsAreThoseOfTheLoss) {
   };
   for (const Case& c : {Case{"prefix", "pfeiffer", 0, ""}, Case{"prefix", "pfeiffer", 6, ""},
                         Case{"adapter", "houlsby", 0, ""}, Case{"adapter", "pfeiffer", 0, "gelu"},
-                        Case{"adapter", "parallel", 0, "tanh"}, Case{"adapter", "scaled-parallel", 0, "gelu_new"}}) {
+                        Case{"adapter", "parallel", 0, "tanh"}, Case{"adapter", "scaled-parallel", 0, "gelu_new"},
+                        Case{"ia3", "pfeiffer", 0, ""}}) {
+    if (c.kind == std::string("ia3") && GetParam() == TinyFamily::kGpt2) continue;  // its linears have no names there
     GraftOptions options = Options(3);
     options.variant = c.variant;
     options.mlp_width = c.mlp;
@@ -250,6 +260,57 @@ TEST_P(PrefixAdapter, GradientsAreThoseOfTheLoss) {
       EXPECT_NEAR(slope, norm, 2e-2 * norm + 2e-3) << c.kind << " " << c.variant << " " << p.name;
     });
   }
+}
+
+// Behind a prompt of real words stand the numbers of those words in context.
+TEST_P(PrefixAdapter, APromptOfWordsIsTheWordsInContext) {
+  GraftOptions options = Options(6);
+  options.init_ids = Ids(6, 9);
+  const std::unique_ptr<Graft> prompt = MakeGraft("prompt", options, model_);
+  const std::vector<int32_t> ids = Ids(13);
+  std::vector<int32_t> both = options.init_ids;
+  both.insert(both.end(), ids.begin(), ids.end());
+  const std::vector<float> with = Serve(model_, Compute::kF32, DType::kF32, {{ids, {prompt.get()}}}, 4)[0];
+  const std::vector<float> whole = Serve(model_, Compute::kF32, DType::kF32, {{both, {}}}, 4)[0];
+  EXPECT_EQ(with, std::vector<float>(whole.end() - static_cast<ptrdiff_t>(with.size()), whole.end()));
+  EXPECT_NE(with, Serve(model_, Compute::kF32, DType::kF32, {{ids, {}}}, 4)[0]);
+}
+
+// Through the trainer, which puts the prompt's rows before each example: against differences of the validation loss.
+TEST_P(PrefixAdapter, APromptsGradientIsThatOfTheLoss) {
+  const std::unique_ptr<Graft> prompt = MakeGraft("prompt", Options(3), model_);
+  Shake(*prompt, 5);
+  std::vector<Example> examples(2);
+  for (int i = 0; i < 2; ++i) {
+    examples[static_cast<size_t>(i)].ids = Ids(6 + 3 * i, i);
+    examples[static_cast<size_t>(i)].trained.assign(static_cast<size_t>(6 + 3 * i), 1);
+  }
+  TrainOptions options;
+  options.precision = Precision::kFp32;
+  options.steps = 1;
+  const std::vector<Example> none;
+  Trainer trainer(model_, *prompt, examples, none, options, "");
+  const auto loss = [&] {
+    trainer.optimizer().ZeroGrad();
+    return trainer.ForwardBackward({&examples[0], &examples[1]}, 1.0f, 0);
+  };
+  loss();
+  prompt->VisitParams([&](Parameter& p) {
+    const std::vector<float> grad(p.grad.f32(), p.grad.f32() + p.grad.size());
+    const std::vector<float> value(p.value.f32(), p.value.f32() + p.value.size());
+    double norm = 0, slope = 0;
+    for (float g : grad) norm += static_cast<double>(g) * static_cast<double>(g);
+    norm = std::sqrt(norm);
+    EXPECT_GT(norm, 1e-2);
+    const double step = 5e-3;
+    for (const double sign : {1.0, -1.0}) {
+      for (size_t i = 0; i < value.size(); ++i) {
+        p.value.f32()[i] = value[i] + static_cast<float>(sign * step * static_cast<double>(grad[i]) / norm);
+      }
+      slope += sign * loss() / (2 * step);
+    }
+    EXPECT_NEAR(slope, norm, 2e-2 * norm + 2e-3);
+  });
 }
 
 INSTANTIATE_TEST_SUITE_P(Families, PrefixAdapter, ::testing::ValuesIn(kTinyFamilies));
@@ -384,6 +445,26 @@ TEST_F(Files, AdaptersThatDoNotFitAreNamed) {
   ExpectParts(Says(model_), {"pytorch_adapter.bin", "pickle"});
 }
 
+TEST_F(Files, PromptsAndFactorsThatDoNotFitAreNamed) {
+  Transformer wider(TinyModel(pool_, 1, {.hidden = 48}), pool_), more_heads(TinyModel(pool_, 1, {.kv_heads = 4}), pool_);
+  Transformer shallower(TinyModel(pool_, 1, {.layers = 1}), pool_);
+  MakeGraft("prompt", Options(), model_)->Save(path_);
+  EXPECT_EQ(Says(model_), "nothing");
+  ExpectParts(Says(model_, 0.5f), {path_, "0.5"});
+  ExpectParts(Says(wider), {"adapter_config.json", "\"token_dim\" is 32", "48 values"});
+  Change([](nlohmann::json& c) { c["token_dim"] = 48; });
+  ExpectParts(Says(wider), {"adapter_model.safetensors", "[5, 32]", "[5, 48]"});
+  Change([](nlohmann::json& c) { c["token_dim"] = 32, c["num_virtual_tokens"] = 7; });
+  ExpectParts(Says(model_), {"\"num_virtual_tokens\" is 7", "5 rows"});
+  MakeGraft("ia3", Options(), model_)->Save(path_);
+  EXPECT_EQ(Says(model_), "nothing");
+  ExpectParts(Says(model_, 2), {path_, "2"});
+  ExpectParts(Says(more_heads), {"adapter_model.safetensors", "k_proj.ia3_l is [16, 1]", "[32, 1]"});
+  ExpectParts(Says(shallower), {"adapter_model.safetensors", "layers.1", "no linear of this base"});
+  Change([](nlohmann::json& c) { c["modules_to_save"] = {"lm_head"}; });
+  ExpectParts(Says(model_), {"\"modules_to_save\" is [\"lm_head\"]"});
+}
+
 TEST_F(Files, OtherDialectsAreNamed) {
   std::ofstream(path_ + "/adapter_config.json") << R"({"fine_tune_type": "lora", "lora_parameters": {"rank": 8}})";
   ExpectParts(Says(model_), {"adapter_config.json", "MLX", "convert"});
@@ -415,6 +496,9 @@ TEST_F(Files, OptionsOutOfRangeAreRefused) {
   EXPECT_TRUE(refused("adapter", [](GraftOptions& o) { o.activation = "mish"; }));
   EXPECT_TRUE(refused("adapter", [](GraftOptions& o) { o.adapter_init = "zero"; }));
   EXPECT_FALSE(refused("adapter", [](GraftOptions& o) { o.activation = "gelu"; }));
+  EXPECT_TRUE(refused("prompt", [](GraftOptions& o) { o.length = 0; }));
+  EXPECT_TRUE(refused("prompt", [](GraftOptions& o) { o.prefix_init = "words"; }));
+  EXPECT_TRUE(refused("ia3", [](GraftOptions& o) { o.targets = {"w_proj"}; }));
 }
 
 // Two prefixes, or two adapters at one sub-layer, would act one upon the other's result in an order nobody chose.
@@ -435,6 +519,9 @@ TEST_F(Files, StacksThatActTwiceAreRefused) {
   ExpectParts(says({prefix.get(), other.get()}), {"b:", "a", "5"});
   ExpectParts(says({adapter.get(), twice.get()}), {"b:", "a", "layer 0"});
   ExpectParts(says({lora.get(), lora.get()}), {"b:", "a", "twice"});
+  const std::unique_ptr<Graft> prompt = MakeGraft("prompt", Options(), model_), second = MakeGraft("prompt", Options(), model_);
+  EXPECT_EQ(says({prompt.get(), prefix.get()}), "nothing");
+  ExpectParts(says({prompt.get(), second.get()}), {"b:", "a", "prompt of 5"});
 }
 
 }  // namespace

@@ -72,10 +72,10 @@ class TestGraft : public Graft {
 
   std::string kind() const override { return "test"; }
 
-  void AtEmbedding(const GraftContext& context, Tensor x) override {
+  void AtEmbedding(const GraftContext& context, std::span<const int32_t>, Tensor x) override {
     if (embedding_ != nullptr) AddBias(context.pool, embedding_->value, x);
   }
-  void AtEmbeddingBackward(const GraftContext& context, Tensor dx) override {
+  void AtEmbeddingBackward(const GraftContext& context, std::span<const int32_t>, Tensor dx) override {
     if (embedding_ != nullptr) BiasBackward(context.pool, dx, embedding_->grad);
   }
 

@@ -5,7 +5,8 @@ usage: run.py CAMBIUM MODEL E2E_DIR OUT_DIR [--sizes 50,100,200,500] [--methods 
 
 E2E_DIR holds src1_valid.txt and src1_test.txt (`record||sentence` lines). Every cell is a directory in OUT_DIR: one that is
 finished is not run again, one that was interrupted goes on from its checkpoint; --minutes ends the run before the next cell
-that would begin later. Each time OUT_DIR gets table.md and bleu.svg of all finished cells.
+that would begin later. Each time OUT_DIR gets table.md of all finished cells, and bleu.svg of the methods that have several
+sizes. prefix-text-N are prefixes of other lengths, run only where asked for.
 """
 import argparse
 import json
@@ -27,6 +28,8 @@ METHODS = {
     "prefix-random-mlp": PREFIX + ["--prefix-init", "random", "--prefix-mlp", "64", "--lr", "1e-3"],
     "full": ["--graft", "full", "--lr", "2e-5"],
 }
+LENGTHS = {f"prefix-text-{n}": ["--graft", "prefix", "--length", str(n), "--prefix-init", "text", "--lr", "1e-2"]
+           for n in (1, 3, 5, 20, 40, 80)}
 
 
 def read(path):
@@ -118,13 +121,16 @@ def main():
                 begun = time.monotonic()
                 run(args.cambium, "train", args.model, "--data", data, "--raw", "-o", cell, "--batch-size", "10", "--steps",
                     args.steps, "--schedule", "linear", "--seed", seed, "--resume", "auto", "--save-every", "20", "-q",
-                    *METHODS[method])
+                    *(METHODS | LENGTHS)[method])
                 middle = time.monotonic()
                 generate(cell / "test.tmp", cell)
                 (cell / "test.tmp").rename(cell / "test.txt")
                 print(f"{cell.name}: train {middle - begun:.0f} s, generate {time.monotonic() - middle:.0f} s, "
                       f"BLEU {bleu(cell / 'test.txt'):.1f}", file=sys.stderr, flush=True)
 
+    found = [path.parent.name.split("-", 2) for path in out.glob("*-*-*/test.txt")]
+    sizes = sorted({int(size) for size, _, _ in found})
+    methods = [method for method in METHODS | LENGTHS if any(method == name for _, _, name in found)]
     cells = {}
     for size in sizes:
         for method in methods:
@@ -138,7 +144,7 @@ def main():
     rows.append(f"\nWithout training: BLEU {bleu(out / 'base.txt'):.1f}. {len(test)} test records, {args.steps} steps of 10 "
                 f"examples, {args.seeds} sample{'s' if args.seeds > 1 else ''} of training records.")
     (out / "table.md").write_text("\n".join(rows) + "\n")
-    svg(cells, sizes, methods, out / "bleu.svg")
+    svg(cells, sizes, [m for m in methods if sum((size, m) in cells for size in sizes) > 1], out / "bleu.svg")
     print("\n".join(rows))
 
 

@@ -34,8 +34,8 @@ void AddTrainOptions(CLI::App& verb, TrainFlags& f) {
   verb.add_option("--dropout", f.graft_options.dropout, "LoRA's dropout");
   verb.add_option("--targets", f.graft_options.targets, "Linears to adapt, such as q_proj,v_proj (default: all)")
       ->delimiter(',');
-  verb.add_option("--length", f.graft_options.length, "Virtual tokens of a prefix");
-  verb.add_option("--prefix-init", f.graft_options.prefix_init, "How a prefix begins: text, random or zero");
+  verb.add_option("--length", f.graft_options.length, "Virtual tokens of a prefix or prompt");
+  verb.add_option("--prefix-init", f.graft_options.prefix_init, "How a prefix or prompt begins: text, random or zero");
   verb.add_option("--init-text", f.init_text, "The text it begins as (default: the beginning of the data)");
   verb.add_option("--prefix-mlp", f.graft_options.mlp_width, "Train a prefix through an MLP of this width (0: directly)");
   verb.add_option("--variant", f.graft_options.variant, "Of an adapter: houlsby, pfeiffer, parallel or scaled-parallel");
@@ -182,7 +182,7 @@ TrainSession::TrainSession(TrainFlags& f)
   f.graft_options.init_ids = InitIds(f, tokenizer, data);
   model = std::make_unique<Transformer>(LoadWeights(pool, model_path), pool);
   graft = f.init_from.empty() ? MakeGraft(f.graft, f.graft_options, *model) : LoadGraft(f.init_from, *model);
-  if (f.sequence_length + graft->prefix_length() > model->config().context) {
+  if (f.sequence_length + graft->slots_before() > model->config().context) {
     Fail(ErrorCode::kUsage, "--seq-len: ", f.sequence_length, " is beyond the model's ", model->config().context,
          " positions");
   }

@@ -78,4 +78,10 @@ std::string HfLayers(const ModelConfig& config) {
   return config.family == "gpt2" ? "transformer.h." : "model.layers.";
 }
 
+std::string HfModule(const ModelConfig& config, Site site) {
+  if (config.family == "gpt2") Fail(ErrorCode::kUsage, "PEFT fuses q, k and v of gpt2: its adapters are not supported");
+  const bool attention = site.kind <= SiteKind::kO;
+  return HfLayers(config) + std::to_string(site.layer) + (attention ? ".self_attn." : ".mlp.") + SiteName(site.kind);
+}
+
 }  // namespace cambium

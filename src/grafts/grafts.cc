@@ -7,8 +7,10 @@
 #include "cambium/error.h"
 #include "grafts/adapter.h"
 #include "grafts/adapter_config.h"
+#include "grafts/ia3.h"
 #include "grafts/lora.h"
 #include "grafts/prefix.h"
+#include "grafts/prompt.h"
 
 namespace cambium {
 
@@ -16,6 +18,8 @@ const std::vector<GraftEntry>& GraftList() {
   static const std::vector<GraftEntry> kList = {
       {"lora", "low-rank terms at linears", LoraGraft::Make, LoraGraft::Recognises, LoraGraft::Load},
       {"prefix", "keys and values before every text", PrefixGraft::Make, PrefixGraft::Recognises, PrefixGraft::Load},
+      {"prompt", "embeddings before every text", PromptGraft::Make, PromptGraft::Recognises, PromptGraft::Load},
+      {"ia3", "factors on linears' results", Ia3Graft::Make, Ia3Graft::Recognises, Ia3Graft::Load},
       {"adapter", "bottleneck adapters at sub-layers", AdapterGraft::Make, AdapterGraft::Recognises, AdapterGraft::Load},
   };
   return kList;
@@ -62,6 +66,10 @@ void CheckStack(const std::vector<std::string>& names, const std::vector<Graft*>
       if (grafts[i]->prefix_length() > 0 && grafts[j]->prefix_length() > 0) {
         Fail(ErrorCode::kUsage, "--graft ", names[i], ": a prefix of ", grafts[i]->prefix_length(),
              " tokens where ", names[j], " puts one of ", grafts[j]->prefix_length());
+      }
+      if (grafts[i]->prompt_length() > 0 && grafts[j]->prompt_length() > 0) {
+        Fail(ErrorCode::kUsage, "--graft ", names[i], ": a prompt of ", grafts[i]->prompt_length(), " tokens where ",
+             names[j], " puts one of ", grafts[j]->prompt_length());
       }
       for (int layer = 0; layer < static_cast<int>(config.layers); ++layer) {
         for (const Graft::Branch branch : {Graft::Branch::kAttention, Graft::Branch::kFfn}) {

@@ -57,8 +57,8 @@ std::unique_ptr<Graft> MakeGraft(const std::string& kind, const GraftOptions& op
 // for another base.
 std::unique_ptr<Graft> LoadGraft(const std::string& path, Transformer& model, float scale = 1);
 
-// kUsage naming both where two grafts of a stack would act at one place: prefixes, adapters at one sub-layer, one graft
-// given twice. LoRAs at one linear add up. `names` are what --graft was given.
+// kUsage naming both where two grafts of a stack would act at one place: prefixes, prompts, adapters at one
+// sub-layer, one graft given twice. LoRAs at one linear add up, IA3's factors multiply. `names` are what --graft was given.
 void CheckStack(const std::vector<std::string>& names, const std::vector<Graft*>& grafts, const ModelConfig& config);
 
 // "PATH" or "PATH=SCALE" as --graft takes it; kUsage where the scale is no finite number.

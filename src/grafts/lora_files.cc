@@ -1,7 +1,5 @@
 // PEFT's adapter_config.json and adapter_model.safetensors (github.com/huggingface/peft, docs/source/developer_guides/
 // checkpoint.md).
-#include <fmt/format.h>
-
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -9,6 +7,7 @@
 #include <set>
 
 #include "cambium/error.h"
+#include "grafts/adapter_config.h"
 #include "grafts/lora.h"
 #include "io/atomic_file.h"
 #include "io/json.h"
@@ -19,10 +18,7 @@ namespace {
 
 // The module of a linear in Hugging Face's tree of the family.
 std::string ModuleName(const ModelConfig& config, Site site) {
-  if (config.family == "gpt2") Fail(ErrorCode::kUsage, "PEFT fuses q, k and v of gpt2: its adapters are not supported");
-  const bool attention = static_cast<int>(site.kind) <= static_cast<int>(SiteKind::kO);
-  return fmt::format("base_model.model.model.layers.{}.{}.{}", site.layer, attention ? "self_attn" : "mlp",
-                     SiteName(site.kind));
+  return "base_model.model." + HfModule(config, site);
 }
 
 // Keys of adapter_config.json that we read, and those that say nothing about a finished adapter: where it came from, how

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <functional>
+#include <span>
 #include <string>
 
 #include "model/pass.h"
@@ -38,9 +39,10 @@ class Graft {
   virtual ~Graft() = default;
   virtual std::string kind() const = 0;  // "lora", "adapter", "prefix", ...
 
-  // x [rows, hidden]: the embedded input, changed in place.
-  virtual void AtEmbedding(const GraftContext&, Tensor /*x*/) {}
-  virtual void AtEmbeddingBackward(const GraftContext&, Tensor /*dx*/) {}
+  // x [rows, hidden]: the embedded input, changed in place. tokens [rows]; a negative one is a row of the graft's own
+  // prompt, embedded as zero (and the position's row, where a family has one): -1 is its first.
+  virtual void AtEmbedding(const GraftContext&, std::span<const int32_t> /*tokens*/, Tensor /*x*/) {}
+  virtual void AtEmbeddingBackward(const GraftContext&, std::span<const int32_t> /*tokens*/, Tensor /*dx*/) {}
 
   // Adds to y [rows, out], the result of linear `site` on x [rows, in].
   virtual bool ActsAt(Site) const { return false; }
@@ -60,6 +62,10 @@ class Graft {
   };
   virtual Kv PrefixKv(int /*layer*/) { return {}; }
   virtual void PrefixKvBackward(int /*layer*/, Tensor /*dk*/, Tensor /*dv*/) {}
+
+  // Rows of its own before every text, behind the prefix: in training rows of the pass, in serving computed once a sequence.
+  virtual int64_t prompt_length() const { return 0; }
+  int64_t slots_before() const { return prefix_length() + prompt_length(); }
 
   // Full fine-tuning: where the gradients of a norm's gain and bias are added; empty for everybody else.
   struct NormGradient {

@@ -24,7 +24,7 @@ struct Pass {
     std::span<Graft* const> grafts;  // act on these rows, in this order; empty for the bare base
   };
 
-  std::vector<int32_t> tokens;       // [rows]
+  std::vector<int32_t> tokens;       // [rows]; negative: a row of a graft's own prompt (Graft::AtEmbedding)
   std::vector<int32_t> positions;    // [rows]
   std::vector<Segment> segments;
   std::vector<int32_t> logit_rows;   // rows whose logits are wanted, ascending; empty = none

@@ -82,7 +82,11 @@ void Transformer::Embed(std::span<const int32_t> tokens, std::span<const int32_t
     const size_t end = std::min(tokens.size(), static_cast<size_t>(task + 1) * 16);
     for (size_t i = static_cast<size_t>(task) * 16; i < end; ++i) {
       float* row = y.row(static_cast<int64_t>(i));
-      w.embedding.UnpackRow(tokens[i], row);
+      if (tokens[i] < 0) {
+        std::fill_n(row, hidden, 0.0f);
+      } else {
+        w.embedding.UnpackRow(tokens[i], row);
+      }
       if (config().embedding_scale != 1.0f) {
         for (int64_t j = 0; j < hidden; ++j) row[j] *= config().embedding_scale;
       }
@@ -129,7 +133,9 @@ void Transformer::Forward(Pass& pass) {
 
   Embed(pass.tokens, pass.positions, run.x);
   for (const BlockRun::GraftRange& range : run.graft_ranges) {
-    for (Graft* graft : range.grafts) graft->AtEmbedding(run.context(), run.x.Rows(range.begin, range.count));
+    const auto tokens =
+        std::span(pass.tokens).subspan(static_cast<size_t>(range.begin), static_cast<size_t>(range.count));
+    for (Graft* graft : range.grafts) graft->AtEmbedding(run.context(), tokens, run.x.Rows(range.begin, range.count));
   }
   const int64_t layers = pass.layers < 0 ? c.layers : std::min(pass.layers, c.layers);
   const bool checkpoint = pass.tape != nullptr && pass.checkpoint;
@@ -178,7 +184,18 @@ int64_t Transformer::BeginSequence(KvCache& kv, int sequence, std::span<Graft* c
     length += count;
     kv.sequence(sequence).length = length;
   }
-  return length;
+  Pass pass;
+  std::vector<int32_t> rows;
+  for (Graft* graft : grafts) {
+    for (int64_t i = 0; i < graft->prompt_length(); ++i) rows.push_back(static_cast<int32_t>(-1 - i));
+  }
+  if (rows.empty()) return length;
+  pass.compute = Compute::kF32;  // as it was trained, whatever serves the text
+  pass.kv = &kv;
+  pass.Append(sequence, length, rows).grafts = grafts;
+  Forward(pass);
+  CommitAll(pass);
+  return kv.length(sequence);
 }
 
 void Transformer::Backward(Pass& pass, Tensor dhidden) {
@@ -213,8 +230,10 @@ void Transformer::Backward(Pass& pass, Tensor dhidden) {
   }
   if (lowest == 0) {
     for (auto range = run.graft_ranges.rbegin(); range != run.graft_ranges.rend(); ++range) {
+      const auto tokens =
+          std::span(pass.tokens).subspan(static_cast<size_t>(range->begin), static_cast<size_t>(range->count));
       for (auto graft = range->grafts.rbegin(); graft != range->grafts.rend(); ++graft) {
-        (*graft)->AtEmbeddingBackward(run.context(), dx.Rows(range->begin, range->count));
+        (*graft)->AtEmbeddingBackward(run.context(), tokens, dx.Rows(range->begin, range->count));
       }
     }
   }

@@ -29,8 +29,8 @@ class Transformer {
   // committed length, and stay uncommitted: call KvCache::Commit (or CommitAll) afterwards.
   void Forward(Pass& pass);
 
-  // Empties the sequence and fills its first slots with what the grafts put before every text (prefixes); positions go
-  // on behind them. Returns how many slots that took.
+  // Empties the sequence and fills its first slots with what the grafts put before every text (prefixes, then their
+  // own rows, for which it runs a pass); positions go on behind them. Returns how many slots that took.
   int64_t BeginSequence(KvCache& kv, int sequence, std::span<Graft* const> grafts);
 
   // Training. Given dhidden = dloss/d(pass.hidden) [rows, hidden], pops the tape that Forward filled and adds every

@@ -15,7 +15,7 @@ class ChatTemplate;
 // One training text: tokens, and which of them the model learns to predict (labels other than -100).
 struct Example {
   std::vector<int32_t> ids;
-  std::vector<uint8_t> trained;  // [ids.size()]; trained[0] is 0, as nothing predicts the first token
+  std::vector<uint8_t> trained;  // [ids.size()]; trained[0] is 0: only a trained prompt predicts the first token
   int64_t line = 0;              // in the file, from 1
   int64_t targets() const;
 };

@@ -70,7 +70,14 @@ std::vector<int32_t> Trainer::Fill(Pass& pass, const std::vector<const Example*>
   std::vector<int32_t> targets;
   for (size_t i = 0; i < micro.size(); ++i) {
     const Example& example = *micro[i];
-    pass.Append(static_cast<int>(i), graft_.prefix_length(), example.ids).grafts = grafts_;
+    std::vector<int32_t> ids;
+    for (int64_t row = 0; row < graft_.prompt_length(); ++row) ids.push_back(static_cast<int32_t>(-1 - row));
+    if (!ids.empty()) {
+      targets.insert(targets.end(), ids.size() - 1, -1);
+      targets.push_back(example.trained[0] ? example.ids[0] : -1);
+    }
+    ids.insert(ids.end(), example.ids.begin(), example.ids.end());
+    pass.Append(static_cast<int>(i), graft_.prefix_length(), ids).grafts = grafts_;
     for (size_t j = 1; j < example.ids.size(); ++j) targets.push_back(example.trained[j] ? example.ids[j] : -1);
     targets.push_back(-1);
   }
