@@ -48,6 +48,29 @@ void ExpectError(const std::string& arguments, int code, const std::string& part
   EXPECT_NE(run.err.find(part), std::string::npos) << run.err;
 }
 
+TEST(Cli, AdaptersAreConvertedWhereTheyCanBe) {
+  const std::string golden = std::string(CAMBIUM_TEST_DIR) + "/golden/", base = " --base " + golden + "families/llama";
+  const auto out = std::filesystem::path(testing::TempDir()) / ("cli_convert_" + std::to_string(getpid()));
+  std::filesystem::remove_all(out);
+  std::filesystem::create_directories(out);
+  const auto convert = [&](const std::string& from, const std::string& to, const std::string& flags) {
+    return "convert " + from + " " + (out / to).string() + base + flags;
+  };
+  EXPECT_EQ(Cambium(convert(golden + "peft/lora", "mlx", " --dialect mlx")).code, 0);
+  EXPECT_EQ(Cambium(convert((out / "mlx").string(), "a.gguf", "")).code, 0);
+  EXPECT_EQ(Cambium(convert((out / "a.gguf").string(), "peft", "")).code, 0);
+  const json about = json::parse(Cambium("inspect --json " + (out / "mlx").string()).out)["adapter"];
+  EXPECT_EQ(about["dialect"], "MLX");
+  EXPECT_EQ(about["linears"]["v_proj"], json({64, 32}));
+  EXPECT_NE(Cambium("inspect " + (out / "a.gguf").string()).out.find("GGUF"), std::string::npos);
+  ExpectError(convert(golden + "grafts/prefix", "x.gguf", ""), 2, "keys and values in the cache");
+  ExpectError(convert(golden + "grafts/ia3", "x", " --dialect mlx"), 2, "full rank");
+  ExpectError(convert(golden + "grafts/houlsby", "x", " --dialect peft"), 2, "only adapterhub's files hold one");
+  ExpectError(convert(golden + "peft/dora", "x.gguf", ""), 2, "DoRA");
+  ExpectError(convert(golden + "peft/lora", "x", " --dialect gguf"), 2, ".gguf");
+  std::filesystem::remove_all(out);
+}
+
 TEST(Cli, UsageErrorsAreOneLineAndCodeTwo) {
   ExpectError("", 2, "a verb is required");
   ExpectError("grow", 2, "unknown verb `grow`");

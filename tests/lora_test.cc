@@ -6,6 +6,7 @@
 #include <fstream>
 
 #include "base/random.h"
+#include "grafts/describe.h"
 #include "grafts/lora.h"
 #include "io/gguf.h"
 #include "io/gguf_writer.h"
@@ -338,6 +339,100 @@ TEST_F(LoraKinds, GgufAdaptersComeBack) {
   EXPECT_NE(shapes.find("[4, 32]"), std::string::npos) << shapes;
   options.dora = true;
   EXPECT_THROW(MakeGraft("lora", options, model_)->Save(dir / "dora.gguf"), cambium::Error);
+}
+
+// mlx-lm's files: transposed, one rank and one scale for all, DoRA's lengths as "m".
+TEST_F(LoraKinds, MlxAdaptersComeBack) {
+  GraftOptions options;
+  options.rank = 4;
+  options.alpha = 6;
+  options.targets = {"q_proj", "v_proj", "down_proj"};
+  options.rank_pattern = {{"v_proj", 2}};
+  options.alpha_pattern = {{"down_proj", 3}};
+  for (const bool dora : {false, true}) {
+    options.dora = dora;
+    const auto graft = Make(options, 2);
+    const TempDir dir("mlx");
+    dynamic_cast<const LoraGraft&>(*graft).SaveMlx(dir / "a");
+    const nlohmann::json config = ParseJson(ReadTextFile(dir / "a/adapter_config.json"), "");
+    EXPECT_EQ(config["fine_tune_type"], dora ? "dora" : "lora");
+    EXPECT_EQ(config["num_layers"], model_.config().layers);
+    EXPECT_EQ(config["lora_parameters"]["scale"], 1.5);
+    EXPECT_EQ(config["lora_parameters"]["keys"], nlohmann::json({"mlp.down_proj", "self_attn.q_proj", "self_attn.v_proj"}));
+    const SafetensorsFile file(dir / "a/adapters.safetensors");
+    Tensor a, b;
+    graft->VisitParams([&](Parameter& p) {
+      if (p.name == "layers.1.v_proj.lora_A") a = p.value;
+      if (p.name == "layers.1.v_proj.lora_B") b = p.value;
+    });
+    const Tensor mlx_a = *file.FindTensor("model.layers.1.self_attn.v_proj.lora_a");
+    const Tensor mlx_b = *file.FindTensor("model.layers.1.self_attn.v_proj.lora_b");
+    ASSERT_EQ(mlx_a.columns(), 4);
+    EXPECT_EQ(mlx_a.row(5)[1], a.row(1)[5]);
+    EXPECT_EQ(mlx_a.row(5)[2], 0);                  // filled up to the largest rank
+    EXPECT_EQ(mlx_b.row(1)[7], 2 * b.row(7)[1]);    // 6 / 2 over 6 / 4
+    EXPECT_EQ(file.FindTensor("model.layers.1.self_attn.v_proj.m") != nullptr, dora);
+    const auto loaded = LoadGraft(dir / "a", model_);
+    const auto want = Logits(model_, {graft.get()}, ids_);
+    EXPECT_LT(LargestDifference(Logits(model_, {loaded.get()}, ids_), want), 1e-5);
+    EXPECT_GT(LargestDifference(Logits(model_, {}, ids_), want), 1e-2);
+    loaded->Save(dir / "peft");
+    EXPECT_LT(LargestDifference(Logits(model_, {LoadGraft(dir / "peft", model_).get()}, ids_), want), 1e-5);
+
+    ThreadPool pool(1);
+    Transformer wide(TinyModel(pool, 1, {.hidden = 48}), pool);
+    std::string says;
+    try {
+      LoadGraft(dir / "a", wide);
+    } catch (const cambium::Error& error) {
+      says = error.what();
+    }
+    EXPECT_NE(says.find("lora_a is [32, 4], this base and field \"rank\" want [48, 4]"), std::string::npos) << says;
+  }
+}
+
+TEST_F(LoraKinds, AdaptersAreDescribedWithoutTheirBase) {
+  GraftOptions options;
+  options.rank = 4;
+  options.targets = {"q_proj", "v_proj"};
+  options.base = "a-base";
+  const auto graft = Make(options, 2);
+  const TempDir dir("describe");
+  graft->Save(dir / "peft");
+  graft->Save(dir / "a.gguf");
+  dynamic_cast<const LoraGraft&>(*graft).SaveMlx(dir / "mlx");
+  const int64_t parameters = 2 * (4 * 32 + 32 * 4 + 4 * 32 + 16 * 4);
+  for (const auto& [name, dialect] : {std::pair{"peft", "PEFT"}, std::pair{"a.gguf", "GGUF"}, std::pair{"mlx", "MLX"}}) {
+    const nlohmann::ordered_json about = DescribeAdapter(dir / name);
+    EXPECT_EQ(about["dialect"], dialect);
+    EXPECT_EQ(about["kind"], "lora") << name;
+    EXPECT_EQ(about["rank"], 4) << name;
+    EXPECT_EQ(about["layers"], 2) << name;
+    EXPECT_EQ(about["base"], "a-base") << name;
+    EXPECT_EQ(about["parameters"], parameters) << name;
+    const nlohmann::ordered_json& linears = about["linears"];
+    ASSERT_EQ(linears.size(), 2u) << name;
+    EXPECT_EQ(linears.back(), nlohmann::ordered_json({32, 16})) << name;
+  }
+  EXPECT_TRUE(DescribeAdapter(kGolden + "families/llama").is_null());
+  const auto golden = [&](const char* name) { return DescribeAdapter(kGolden + "grafts/" + name); };
+  EXPECT_EQ(golden("prefix")["kind"], "prefix");
+  EXPECT_EQ(golden("prefix")["length"], 4);
+  EXPECT_EQ(golden("prefix")["head_dim"], 16);
+  EXPECT_EQ(golden("prompt")["hidden"], 64);
+  EXPECT_EQ(golden("ia3")["linears"]["down_proj"], nlohmann::ordered_json({1, 96}));
+  EXPECT_EQ(golden("houlsby")["dialect"], "AdapterHub");
+  EXPECT_EQ(golden("houlsby")["variant"], "houlsby");
+  EXPECT_EQ(golden("scaled_parallel")["variant"], "scaled-parallel");
+  EXPECT_EQ(golden("pfeiffer")["hidden"], 64);
+  // Another library's weights beside the config.
+  fs::create_directories(dir / "mixed");
+  fs::copy(dir / "peft/adapter_config.json", dir / "mixed/adapter_config.json");
+  fs::copy(dir / "mlx/adapters.safetensors", dir / "mixed/adapters.safetensors");
+  const std::string says = Error(dir / "mixed");
+  for (const char* const part : {"adapter_config.json", "\"peft_type\"", "PEFT", "adapter_model.safetensors", "MLX", "adapters.safetensors"}) {
+    EXPECT_NE(says.find(part), std::string::npos) << part << " in: " << says;
+  }
 }
 
 TEST_F(LoraKinds, CombiningIsExactOrCutBySingularValues) {

@@ -467,7 +467,9 @@ TEST_F(Files, PromptsAndFactorsThatDoNotFitAreNamed) {
 
 TEST_F(Files, OtherDialectsAreNamed) {
   std::ofstream(path_ + "/adapter_config.json") << R"({"fine_tune_type": "lora", "lora_parameters": {"rank": 8}})";
-  ExpectParts(Says(model_), {"adapter_config.json", "MLX", "convert"});
+  ExpectParts(Says(model_), {"adapter_config.json", "\"lora_parameters\" is {\"rank\":8}", "scale"});
+  std::ofstream(path_ + "/adapter_config.json") << R"({"fine_tune_type": "full"})";
+  ExpectParts(Says(model_), {"adapter_config.json", "\"fine_tune_type\" is \"full\"", "lora and dora"});
   std::ofstream(path_ + "/adapter_config.json") << R"({"config": {"architecture": "prefix_tuning"}, "version": "adapters.1.0.0"})";
   ExpectParts(Says(model_), {"adapter_config.json", "\"architecture\" is \"prefix_tuning\"", "AdapterHub"});
   std::ofstream(path_ + "/adapter_config.json") << R"({"peft_type": "VERA"})";

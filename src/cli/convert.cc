@@ -7,6 +7,7 @@
 #include "cli/progress.h"
 #include "cli/verbs.h"
 #include "grafts/grafts.h"
+#include "grafts/lora.h"
 #include "io/model_cache.h"
 #include "io/quantize_model.h"
 
@@ -15,18 +16,40 @@ namespace {
 
 struct Flags {
   OutputFlags output;
-  std::string in, out, base, type = "F32";
+  std::string in, out, base, type = "F32", dialect;
 };
 
-// An adapter in the other of its formats; the base says how many heads the rows belong to.
+// Why GGUF and MLX, which know low-rank terms at linears alone, cannot hold a graft of another kind.
+std::string WhyNotLora(const std::string& kind) {
+  if (kind == "prefix") return "a prefix is keys and values in the cache, and no change of a linear";
+  if (kind == "prompt") return "a prompt is rows before the text, and no change of a linear";
+  if (kind == "ia3") return "IA3 scales every row of a matrix, which takes a term of full rank";
+  return "a bottleneck adapter has an activation between its matrices, and is no change of a linear";
+}
+
+// An adapter in another dialect; the base says how many heads the rows belong to.
 void ConvertAdapter(const Flags& flags) {
   if (std::filesystem::exists(flags.out) && !std::filesystem::is_empty(flags.out)) {
     Fail(ErrorCode::kUsage, flags.out, ": is there already");
   }
   ThreadPool pool(DefaultThreads());
   Transformer model(LoadWeights(pool, ResolveModel(flags.base)), pool);
-  LoadGraft(flags.in, model)->Save(flags.out);
-  if (flags.output.json) return WriteJson({{"path", flags.out}, {"format", flags.out.ends_with(".gguf") ? "gguf" : "peft"}});
+  const std::unique_ptr<Graft> graft = LoadGraft(flags.in, model);
+  const auto* const lora = dynamic_cast<const LoraGraft*>(graft.get());
+  const std::string own = graft->kind() == "adapter" ? "adapterhub" : "peft";
+  const std::string dialect = !flags.dialect.empty() ? flags.dialect : flags.out.ends_with(".gguf") ? "gguf" : own;
+  if (dialect == "gguf" != flags.out.ends_with(".gguf")) {
+    Fail(ErrorCode::kUsage, flags.out, ": dialect ", dialect, dialect == "gguf" ? " wants a" : " is a directory, no", " .gguf file");
+  }
+  if (lora == nullptr && dialect != own) {
+    const std::string why = dialect == "peft" || dialect == "adapterhub" ? "only " + own + "'s files hold one" : WhyNotLora(graft->kind());
+    Fail(ErrorCode::kUsage, flags.in, ": ", graft->kind(), " cannot become dialect ", dialect, ": ", why);
+  }
+  if (lora != nullptr && dialect == "adapterhub") {
+    Fail(ErrorCode::kUsage, flags.in, ": lora cannot become dialect adapterhub: only bottleneck adapters are written there");
+  }
+  dialect == "mlx" ? lora->SaveMlx(flags.out) : graft->Save(flags.out);
+  if (flags.output.json) return WriteJson({{"path", flags.out}, {"format", dialect}});
   Note(flags.output, "wrote " + flags.out);
 }
 
@@ -62,6 +85,8 @@ void AddConvert(CLI::App& app) {
   verb->add_option("MODEL", flags->in, "A model directory, a .gguf file, or a cached name; with --base, an adapter")->required();
   verb->add_option("OUT", flags->out, "A .gguf file, or the directory to make")->required();
   verb->add_option("--base", flags->base, "The model that the adapter MODEL was trained on");
+  verb->add_option("--dialect", flags->dialect, "What an adapter becomes (default: gguf by OUT's name, else its library's own)")
+      ->check(CLI::IsMember({"peft", "mlx", "gguf", "adapterhub"}));
   verb->add_option("--type", flags->type, "F32, F16 or BF16: what quantised matrices become")->capture_default_str();
   AddOutput(*verb, flags->output);
   verb->callback([flags] { Convert(*flags); });

@@ -11,6 +11,8 @@
 #include "cli/options.h"
 #include "cli/progress.h"
 #include "cli/verbs.h"
+#include "grafts/adapter_config.h"
+#include "grafts/describe.h"
 #include "io/gguf.h"
 #include "io/json.h"
 #include "io/model_cache.h"
@@ -65,23 +67,12 @@ ordered_json ValueToJson(const GgufFile& file, const std::string& key, const Ggu
   return value.type == GgufType::kArray ? list : list[0];
 }
 
-// The one file of weights beside an adapter's configuration (AdapterHub's and MLX's names differ).
-std::string FirstSafetensors(const std::string& directory) {
-  std::vector<std::string> files;
-  for (const auto& entry : std::filesystem::directory_iterator(directory)) {
-    if (entry.path().extension() == ".safetensors") files.push_back(entry.path().string());
-  }
-  if (files.empty()) Fail(ErrorCode::kData, directory, ": an adapter without a .safetensors file");
-  return *std::min_element(files.begin(), files.end());
-}
-
-Contents Open(const std::string& path) {
+Contents Open(const std::string& path, const ordered_json& adapter) {
   Contents contents;
-  if (const std::string config = path + "/adapter_config.json"; std::filesystem::exists(config)) {
-    contents.metadata["adapter_config"] = ParseOrderedJson(ReadTextFile(config), config);
-    const std::string weights = path + "/adapter_model.safetensors";
-    contents.format = std::filesystem::exists(weights) ? "PEFT adapter" : "adapter";
-    contents.safetensors.emplace(contents.format == "adapter" ? FirstSafetensors(path) : weights);
+  if (const std::optional<AdapterConfig> config = AdapterConfig::Read(path)) {
+    contents.metadata["adapter_config"] = ParseOrderedJson(ReadTextFile(config->path()), config->path());
+    contents.format = adapter["dialect"].get<std::string>() + " adapter";
+    contents.safetensors.emplace(config->WeightsPath());
     contents.tensors = contents.safetensors->tensors();
     return contents;
   }
@@ -134,7 +125,8 @@ std::string ShapeText(const std::vector<int64_t>& shape) { return fmt::format("[
 void Inspect(const Flags& flags) {
   const bool adapter = std::filesystem::exists(flags.path + "/adapter_config.json");
   const std::string path = adapter ? flags.path : ResolveModel(flags.path);
-  const Contents contents = Open(path);
+  const ordered_json about = DescribeAdapter(path);
+  const Contents contents = Open(path, about);
   std::map<std::string_view, std::pair<int64_t, uint64_t>> types;  // name -> tensors, bytes
   uint64_t bytes = 0;
   int64_t values = 0;
@@ -174,11 +166,16 @@ void Inspect(const Flags& flags) {
   if (flags.output.json) {
     ordered_json out = {{"path", path},   {"format", contents.format},     {"values", values},
                         {"bytes", bytes}, {"metadata", contents.metadata}, {"tensors", tensors}};
+    if (!about.is_null()) out["adapter"] = about;
     if (flags.check) out["check"] = {{"nan", sum.nan}, {"inf", sum.inf}};
     WriteJson(out);
   } else {
     std::string text = fmt::format("{}\n{}, {} tensors, {} values, {}\n\n", path, contents.format,
                                    contents.tensors.size(), values, HumanBytes(bytes));
+    for (const auto& [key, value] : about.items()) {
+      text += fmt::format("{:<45} {}\n", key, value.is_string() ? value.get<std::string>() : value.dump());
+    }
+    if (!about.is_null()) text += '\n';
     for (const auto& [key, value] : contents.metadata.items()) {
       std::string shown = value.dump(-1, ' ', false, ordered_json::error_handler_t::replace);
       if (shown.size() > 100) shown = shown.substr(0, 97) + "...";

@@ -34,6 +34,35 @@ std::optional<AdapterConfig> AdapterConfig::Read(const std::string& directory) {
   return AdapterConfig(path, std::move(json));
 }
 
+std::string AdapterConfig::WeightsPath() const {
+  struct Weights {
+    Dialect dialect;
+    const char *library, *field, *file, *pickle;
+  };
+  constexpr Weights kWeights[] = {
+      {Dialect::kPeft, "PEFT", "peft_type", "adapter_model.safetensors", "adapter_model.bin"},
+      {Dialect::kAdapterHub, "AdapterHub", "config", "adapter.safetensors", "pytorch_adapter.bin"},
+      {Dialect::kMlx, "MLX", "fine_tune_type", "adapters.safetensors", nullptr}};
+  const std::string directory = path_.substr(0, path_.rfind('/') + 1);
+  const auto there = [&](const char* name) { return std::filesystem::exists(directory + name); };
+  const Weights* own = nullptr;
+  for (const Weights& weights : kWeights) {
+    if (weights.dialect == dialect_) own = &weights;
+  }
+  if (own == nullptr) Fail(ErrorCode::kData, path_, ": in no known dialect (no field peft_type, config or fine_tune_type)");
+  if (there(own->file)) return directory + own->file;
+  for (const Weights& weights : kWeights) {
+    if (&weights == own || !there(weights.file)) continue;
+    Fail(ErrorCode::kData, path_, ": field \"", own->field, "\" makes it ", own->library, "'s, which has ", own->file,
+         ", but the weights are ", weights.library, "'s ", weights.file);
+  }
+  if (own->pickle != nullptr && there(own->pickle)) {
+    Fail(ErrorCode::kData, directory, own->pickle, ": a pickle, which is a program and is never run; save ", own->file,
+         " from ", own->library, " instead");
+  }
+  return directory + own->file;
+}
+
 int64_t AdapterConfig::Int(const std::string& field, int64_t otherwise) const {
   const auto found = fields().find(field);
   if (found == fields().end() || found->is_null()) return otherwise;

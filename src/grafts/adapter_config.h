@@ -28,6 +28,10 @@ class AdapterConfig {
   const nlohmann::json& fields() const { return dialect_ == Dialect::kAdapterHub ? json_.at("config") : json_; }
   const nlohmann::json& file() const { return json_; }
 
+  // The weights beside the config, by the dialect's name for them. kData where they are missing: naming the field and both
+  // dialects where another one's are there, the pickle where that is all there is.
+  std::string WeightsPath() const;
+
   // A field, or `otherwise` where it is absent or null; kData naming file, field and value if it has another type.
   int64_t Int(const std::string& field, int64_t otherwise) const;
   bool Bool(const std::string& field, bool otherwise) const;

@@ -1,7 +1,6 @@
 // The files of AdapterHub's `adapters` (github.com/adapter-hub/adapters, src/adapters/loading.py and methods/modeling.py).
 #include <algorithm>
 #include <cmath>
-#include <filesystem>
 
 #include "cambium/error.h"
 #include "grafts/adapter.h"
@@ -124,12 +123,7 @@ std::unique_ptr<Graft> AdapterGraft::Load(const std::string& path, Transformer& 
   if (!name.is_string()) refuse("name", "expected the adapter's name");
   const Shape shape = ShapeOf(config.fields(), config.path());
 
-  const std::string weights = path + "/adapter.safetensors", pickle = path + "/pytorch_adapter.bin";
-  if (!std::filesystem::exists(weights) && std::filesystem::exists(pickle)) {
-    Fail(ErrorCode::kData, pickle,
-         ": a pickle, which is a program and is never run; write adapter.safetensors (save_adapter with use_safetensors)");
-  }
-  const SafetensorsFile file(weights);
+  const SafetensorsFile file(config.WeightsPath());
   // A bare LlamaModel has no "model." before its layers.
   std::string layers = HfLayers(c);
   if (!file.tensors().empty() && !file.tensors().front().name.starts_with(layers)) {

@@ -47,11 +47,11 @@ std::unique_ptr<Graft> LoadGraft(const std::string& path, Transformer& model, fl
   }
   if (const std::optional<AdapterConfig> config = AdapterConfig::Read(path)) {
     using Dialect = AdapterConfig::Dialect;
-    if (config->dialect() == Dialect::kMlx) {
-      Fail(ErrorCode::kData, config->path(), ": MLX's dialect (field \"fine_tune_type\" is \"", config->kind(),
-           "\"); cambium convert makes it PEFT's");
+    if (config->dialect() == Dialect::kMlx) config->Refuse("fine_tune_type", "of which lora and dora are adapters");
+    if (config->dialect() == Dialect::kAdapterHub && config->kind() == "prefix_tuning") {
+      config->Refuse("architecture", "AdapterHub's prefixes, before which the text keeps its positions: with RoPE they are no PEFT prefixes");
     }
-    if (config->dialect() == Dialect::kAdapterHub) config->Refuse("architecture", "which of AdapterHub's only null is read");
+    if (config->dialect() == Dialect::kAdapterHub) config->Refuse("architecture", "of AdapterHub's only bottleneck adapters (null) are read");
     if (config->dialect() == Dialect::kPeft) config->Refuse("peft_type", "which is no graft of a known kind");
   }
   std::string kinds;

@@ -140,7 +140,7 @@ std::unique_ptr<Graft> Ia3Graft::Load(const std::string& path, Transformer& mode
   if (const auto saved = config.fields().find("modules_to_save"); saved != config.fields().end() && !saved->is_null()) {
     config.Refuse("modules_to_save", "which is not supported");
   }
-  const SafetensorsFile file(path + "/adapter_model.safetensors");
+  const SafetensorsFile file(config.WeightsPath());
   std::unique_ptr<Ia3Graft> graft(new Ia3Graft(model));
   graft->base_ = config.Text("base_model_name_or_path", "");
   for (int layer = 0; layer < static_cast<int>(model.config().layers); ++layer) {

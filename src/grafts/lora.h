@@ -9,7 +9,8 @@
 
 namespace cambium {
 
-// y += scale * B (A dropout(x)) at linears of the base (Hu et al., "LoRA", 2021), in PEFT's files or as a GGUF adapter.
+// y += scale * B (A dropout(x)) at linears of the base (Hu et al., "LoRA", 2021), in PEFT's or MLX's files or as a
+// GGUF adapter.
 // DoRA (Liu et al. 2024): the result's rows of W + scale B A are brought to a trained length, W x + scale B A x times
 // magnitude / |W + scale B A|, the length taken as a constant by the gradient (their section 4.3).
 // PiSSA (Meng et al. 2024): A and B begin as W's leading singular part, and what they began as is subtracted, so that the
@@ -32,6 +33,8 @@ class LoraGraft : public Graft {
   bool mergeable() const override { return true; }
   void MergeInto(Site site, Tensor weight) override;
   void Save(const std::string& path) override;  // PEFT's directory, or a GGUF adapter where the path ends with .gguf
+
+  void SaveMlx(const std::string& directory) const;  // as mlx-lm's
 
   // The sum of adapters of one base as one adapter: ranks stacked, which is exact; or cut to `rank` > 0 by the singular
   // values of each site's product, `kept` then being the share of their squares that stays. kUsage for DoRA.
@@ -64,6 +67,7 @@ class LoraGraft : public Graft {
   LoraGraft(Transformer& model, const GraftOptions& options, std::vector<std::unique_ptr<Term>> terms);
   static std::unique_ptr<Graft> LoadPeft(const std::string& path, Transformer& model, float effect);
   static std::unique_ptr<Graft> LoadGguf(const std::string& path, Transformer& model, float effect);
+  static std::unique_ptr<Graft> LoadMlx(const std::string& path, Transformer& model, float effect);
   void SavePeft(const std::string& path) const;
   void SaveGguf(const std::string& path) const;
   static std::unique_ptr<Term> MakeTerm(const Transformer& model, Site site, int64_t rank, float scale);

@@ -135,7 +135,7 @@ std::unique_ptr<Graft> LoraGraft::LoadPeft(const std::string& directory, Transfo
     }
   }
 
-  const SafetensorsFile file(directory + "/adapter_model.safetensors");
+  const SafetensorsFile file(AdapterConfig::Read(directory)->WeightsPath());
   std::vector<std::unique_ptr<Term>> terms;
   size_t used = 0;
   for (int layer = 0; layer < static_cast<int>(model.config().layers); ++layer) {

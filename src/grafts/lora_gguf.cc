@@ -6,6 +6,7 @@
 #include <fstream>
 #include <memory>
 
+#include "grafts/adapter_config.h"
 #include "grafts/lora.h"
 #include "io/gguf.h"
 #include "io/gguf_writer.h"
@@ -28,14 +29,15 @@ bool LoraGraft::Recognises(const std::string& path) {
     const GgufFile file(path);
     return file.Str("general.type", "") == "adapter" && file.Str("adapter.type", "") == "lora";
   }
-  const std::string config_path = path + "/adapter_config.json";
-  if (!std::filesystem::exists(config_path)) return false;
-  const nlohmann::json config = ParseJson(ReadTextFile(config_path), config_path);
-  return config.is_object() && config.value("peft_type", nlohmann::json()) == "LORA";
+  using Dialect = AdapterConfig::Dialect;
+  const std::optional<AdapterConfig> config = AdapterConfig::Read(path);
+  return config && (config->Is(Dialect::kPeft, "LORA") || config->Is(Dialect::kMlx, "lora") || config->Is(Dialect::kMlx, "dora"));
 }
 
 std::unique_ptr<Graft> LoraGraft::Load(const std::string& path, Transformer& model, float scale) {
-  return IsGguf(path) ? LoadGguf(path, model, scale) : LoadPeft(path, model, scale);
+  if (IsGguf(path)) return LoadGguf(path, model, scale);
+  const bool mlx = AdapterConfig::Read(path)->dialect() == AdapterConfig::Dialect::kMlx;
+  return mlx ? LoadMlx(path, model, scale) : LoadPeft(path, model, scale);
 }
 
 void LoraGraft::Save(const std::string& path) { path.ends_with(".gguf") ? SaveGguf(path) : SavePeft(path); }

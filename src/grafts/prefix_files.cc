@@ -54,7 +54,7 @@ std::unique_ptr<Graft> PrefixGraft::Load(const std::string& path, Transformer& m
   if (config.Int("num_transformer_submodules", 1) != 1) {
     config.Refuse("num_transformer_submodules", "a causal model has 1");
   }
-  const SafetensorsFile file(path + "/adapter_model.safetensors");
+  const SafetensorsFile file(config.WeightsPath());
   const Tensor* const stored = file.FindTensor("prompt_embeddings");
   if (stored == nullptr || file.tensors().size() != 1) {
     const std::string found = file.tensors().empty() ? "none" : file.tensors().front().name;
