@@ -32,6 +32,7 @@ std::unique_ptr<Graft> Random(const std::string& kind, const std::string& varian
   options.rank = kRank;
   options.length = kLength;
   options.variant = variant;
+  if (kind == "lora" && variant == "qv") options.targets = {"q_proj", "v_proj"};
   options.prefix_init = "random";
   options.seed = seed;
   std::unique_ptr<Graft> graft = MakeGraft(kind, options, model);
@@ -147,13 +148,17 @@ int Main(int argc, char** argv) {
            {"Pfeiffer adapter, hidden / 16", {{make("adapter")}}},
            {"Houlsby adapter, hidden / 16", {{make("adapter", "houlsby")}}}},
           rounds);
-  for (const auto& [name, kind] : {std::pair{"LoRA r=8 on all linears", "lora"}, std::pair{"prefix of 32", "prefix"},
-                                   std::pair{"Pfeiffer adapter, hidden / 16", "adapter"}}) {
-    Graft* const one = make(kind);
-    std::printf("eight sequences, %s\n", name);
+  struct Kind {
+    const char *name, *kind, *variant;
+  };
+  for (const Kind& k : {Kind{"prefix of 32", "prefix", "pfeiffer"}, Kind{"LoRA r=8 on q and v", "lora", "qv"},
+                        Kind{"LoRA r=8 on all linears", "lora", "all"},
+                        Kind{"Pfeiffer adapter, hidden / 16", "adapter", "pfeiffer"}}) {
+    Graft* const one = make(k.kind, k.variant);
+    std::printf("eight sequences, %s\n", k.name);
     Compare(model,
             {{"all with one", eight([&] { return one; })},
-             {"each its own", eight([&] { return make(kind); })},
+             {"each its own", eight([&] { return make(k.kind, k.variant); })},
              {"none", std::vector<Stack>(8)}},
             rounds);
   }

@@ -184,6 +184,31 @@ TEST_P(PrefixAdapter, AnyMixInOnePassIsEachAlone) {
   }
 }
 
+// Where no graft is on two rows, each row's run on a thread of their own, from their first call on.
+TEST_P(PrefixAdapter, GraftsSideBySideAreEachAlone) {
+  GraftOptions options = Options(3);
+  options.variant = "houlsby";
+  std::vector<std::unique_ptr<Graft>> grafts;
+  const auto make = [&](const char* kind) {
+    grafts.push_back(MakeGraft(kind, options, model_));
+    Shake(*grafts.back(), grafts.size());
+    return grafts.back().get();
+  };
+  std::vector<Sequence> sequences = {{Ids(9), {make("lora")}}, {Ids(14, 3), {make("adapter"), make("prefix")}}};
+  options.dora = true;
+  sequences.push_back({Ids(11, 8), {make("lora"), make("prompt")}});
+  options.variant = "parallel";
+  sequences.push_back({Ids(6, 2), {make("adapter")}});
+  if (GetParam() != TinyFamily::kGpt2) sequences.push_back({Ids(6, 1), {make("ia3")}});
+  for (const auto& [compute, kv_type] : {std::pair{Compute::kF32, DType::kF32}, std::pair{Compute::kInt8, DType::kF16}}) {
+    for (const auto& graft : grafts) graft->AfterUpdate();
+    const Rows together = Serve(model_, compute, kv_type, sequences, 4);
+    for (size_t i = 0; i < sequences.size(); ++i) {
+      EXPECT_EQ(together[i], Serve(model_, compute, kv_type, {sequences[i]}, 4)[0]) << "sequence " << i;
+    }
+  }
+}
+
 // Every parameter's gradient against central differences of the loss, along one direction a parameter.
 TEST_P(PrefixAdapter, GradientsAreThoseOfTheLoss) {
   struct Case {

@@ -153,8 +153,26 @@ void AdapterGraft::Run(const GraftContext& c, const Module& m, Tensor z, Tensor 
   AddBias(c.pool, m.up_bias.view, up);
 }
 
+void AdapterGraft::Refresh(Module& m) const {
+  if (!m.stale) return;
+  m.stale = false;
+  const Tensor up = m.up.view;
+  m.up_rows = OwnedTensor({up.columns(), up.rows()});
+  m.scaled_bias = OwnedTensor({up.rows()});
+  for (int64_t i = 0; i < up.rows(); ++i) {
+    for (int64_t k = 0; k < up.columns(); ++k) m.up_rows.view.row(k)[i] = up.row(i)[k];
+    m.scaled_bias.view.f32()[i] = ScaleOf(m) * m.up_bias.view.f32()[i];
+  }
+}
+
+void AdapterGraft::AfterUpdate() {
+  for (const auto& module : modules_) {
+    if (module != nullptr) module->stale = true;
+  }
+}
+
 void AdapterGraft::AtBranch(const GraftContext& c, int layer, Branch branch, Tensor x, Tensor h) {
-  const Module& m = *Find(layer, branch);
+  Module& m = *Find(layer, branch);
   const Workspace::Mark mark = c.workspace.GetMark();
   Tensor z = shape_.input == Input::kResidual ? x : h;
   if (shape_.input == Input::kSum) {
@@ -163,9 +181,23 @@ void AdapterGraft::AtBranch(const GraftContext& c, int layer, Branch branch, Ten
     Add(c.pool, x, z);
   }
   if (c.tape != nullptr) c.tape->Push(c.pool, z);
-  Tensor low = c.workspace.New({h.rows(), m.down_bias.view.size()}), up = c.workspace.New({h.rows(), h.columns()});
-  Run(c, m, z, low, low, up);
-  AddScaled(c.pool, effect_ * (shape_.learned_scale ? m.scaling.view.f32()[0] : shape_.scale), up, h);
+  // By the adapter's size and not by the rows, so that a row has the same bits alone and in a batch.
+  constexpr int64_t kSmall = 128;
+  const int64_t size = m.down_bias.view.size();
+  Tensor low = c.workspace.New({h.rows(), size});
+  if (c.compute == Compute::kBF16 || size > kSmall) {
+    Tensor up = c.workspace.New({h.rows(), h.columns()});
+    Run(c, m, z, low, low, up);
+    AddScaled(c.pool, ScaleOf(m), up, h);
+  } else {
+    Refresh(m);
+    LowRankDown(c.pool, z, m.down.view, 1, low);
+    AddBias(c.pool, m.down_bias.view, low);
+    Activate(c.pool, shape_.activation, low, low);
+    Scale(c.pool, ScaleOf(m), low);
+    LowRankUp(c.pool, low, m.up_rows.view, h);
+    AddBias(c.pool, m.scaled_bias.view, h);
+  }
   c.workspace.Release(mark);
 }
 
@@ -177,7 +209,7 @@ void AdapterGraft::AtBranchBackward(const GraftContext& c, int layer, Branch bra
   Tensor before = c.workspace.New({rows, size}), after = c.workspace.New({rows, size});
   Tensor up = c.workspace.New({rows, hidden}), dlow = c.workspace.New({rows, size});
   Run(c, m, z, before, after, up);
-  const float scale = effect_ * (shape_.learned_scale ? m.scaling.view.f32()[0] : shape_.scale);
+  const float scale = ScaleOf(m);
   const bool train = static_cast<bool>(m.params[0].grad);
   if (train && shape_.learned_scale) {
     double sum = 0;

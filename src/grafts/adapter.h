@@ -25,6 +25,7 @@ class AdapterGraft : public Graft {
   void AtBranch(const GraftContext& context, int layer, Branch branch, Tensor x, Tensor h) override;
   void AtBranchBackward(const GraftContext& context, int layer, Branch branch, Tensor dh, Tensor dx) override;
   void VisitParams(const std::function<void(Parameter&)>& visit) override;
+  void AfterUpdate() override;
   int64_t LowestLayer() const override;
   void Save(const std::string& path) override;
 
@@ -41,6 +42,10 @@ class AdapterGraft : public Graft {
   struct Module {
     OwnedTensor down, down_bias, up, up_bias, scaling;  // [size, hidden], [size], [hidden, size], [hidden], [1]
     Parameter params[5];                                // the last one only where the scale is learned
+
+    // Made from the parameters when they are needed again: up transposed, and scale * up_bias.
+    bool stale = true;
+    OwnedTensor up_rows, scaled_bias;  // [size, hidden], [hidden]
   };
 
   AdapterGraft(Transformer& model, nlohmann::json config, std::string name, std::string layers, float effect);
@@ -50,6 +55,10 @@ class AdapterGraft : public Graft {
   // AdapterHub's key of a module: "model.layers.3.output_adapters.adapters.NAME.".
   std::string KeyOf(int layer, Branch branch) const;
   Module& AddModule(int layer, Branch branch, int64_t size);
+  void Refresh(Module& module) const;
+  float ScaleOf(const Module& module) const {
+    return effect_ * (shape_.learned_scale ? module.scaling.view.f32()[0] : shape_.scale);
+  }
   // up [rows, hidden] = the adapter's output before the scale; keeps the bottleneck before and after the activation.
   void Run(const GraftContext& context, const Module& module, Tensor z, Tensor before, Tensor after, Tensor up) const;
   static Shape ShapeOf(const nlohmann::json& config, const std::string& path);

@@ -140,10 +140,9 @@ void LoraGraft::AddMagnitude(Transformer& model, Term& term) {
   });
 }
 
-void LoraGraft::Refresh(Term& term) {
+void LoraGraft::Refresh(ThreadPool& pool, Term& term) {
   if (!term.stale) return;
   term.stale = false;
-  ThreadPool& pool = model_.pool();
   term.b_rows = Transposed(pool, term.b.value);
   if (term.b_start.view) term.b_start_rows = Transposed(pool, term.b_start.view);
   if (!term.magnitude.value) return;
@@ -220,7 +219,7 @@ Tensor LoraGraft::BaseProduct(const GraftContext& context, const Term& term, Ten
 
 void LoraGraft::AtLinear(const GraftContext& context, Site site, Tensor x, Tensor y) {
   Term& term = *Find(site);
-  Refresh(term);
+  Refresh(context.pool, term);
   const Workspace::Mark mark = context.workspace.GetMark();
   const Tensor dropped = Dropped(context, term, x);
   if (!term.magnitude.value) {
@@ -312,7 +311,7 @@ int64_t LoraGraft::LowestLayer() const { return terms_.empty() ? model_.config()
 
 void LoraGraft::MergeInto(Site site, Tensor weight) {
   Term& term = *Find(site);
-  Refresh(term);
+  Refresh(model_.pool(), term);
   const auto add = [&](float scale, Tensor a, Tensor b) {
     Gemm(model_.pool(), model_.workspace(), Compute::kF32, false, false, scale, b, a, 1, weight);
   };

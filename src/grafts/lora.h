@@ -80,7 +80,7 @@ class LoraGraft : public Graft {
     return model.weights().blocks[static_cast<size_t>(site.layer)][site.kind];
   }
   void Index();
-  void Refresh(Term& term);
+  void Refresh(ThreadPool& pool, Term& term);
   // x with dropout's zeros, or x itself when there is none.
   bool Drops(const GraftContext& context) const { return context.noise != 0 && options_.dropout != 0; }
   Tensor Dropped(const GraftContext& context, const Term& term, Tensor x) const;

@@ -1,5 +1,7 @@
 #include "model/block.h"
 
+#include <algorithm>
+
 namespace cambium {
 namespace {
 
@@ -33,14 +35,40 @@ Tensor InvFreq(const BlockRun& run, int layer) {
   return run.config.Slides(layer) && run.inv_freq_sliding ? run.inv_freq_sliding : run.inv_freq;
 }
 
-void AtLinear(BlockRun& run, Site site, Tensor x, Tensor y) {
-  for (const BlockRun::GraftRange& range : run.graft_ranges) {
+// f(context, range, graft) for every graft that acts. A row's numbers are the same on one thread as on all (law 2).
+template <class Acts, class F>
+void ForRanges(BlockRun& run, const Acts& acts, const F& f) {
+  const auto any = [&](const BlockRun::GraftRange& range) { return std::ranges::any_of(range.grafts, acts); };
+  const auto each = [&](const GraftContext& context, const BlockRun::GraftRange& range) {
     for (Graft* graft : range.grafts) {
-      if (graft->ActsAt(site)) {
-        graft->AtLinear(run.context(), site, x.Rows(range.begin, range.count), y.Rows(range.begin, range.count));
-      }
+      if (acts(graft)) f(context, range, graft);
     }
+  };
+  if (run.range_threads == nullptr || std::ranges::none_of(run.graft_ranges, any)) {
+    for (const BlockRun::GraftRange& range : run.graft_ranges) each(run.context(), range);
+    return;
   }
+  RangeThreads& threads = *run.range_threads;
+  threads.errors.assign(run.graft_ranges.size(), nullptr);
+  run.pool.Run(static_cast<int64_t>(run.graft_ranges.size()), [&](int64_t task, int thread) {
+    Workspace& workspace = threads.workspaces[static_cast<size_t>(thread)];
+    try {
+      each({threads.one, workspace, run.pass.compute, nullptr, run.pass.noise}, run.graft_ranges[static_cast<size_t>(task)]);
+    } catch (...) {
+      threads.errors[static_cast<size_t>(task)] = std::current_exception();
+    }
+  });
+  for (const std::exception_ptr& error : threads.errors) {
+    if (error) std::rethrow_exception(error);
+  }
+}
+
+void AtLinear(BlockRun& run, Site site, Tensor x, Tensor y) {
+  ForRanges(
+      run, [&](const Graft* graft) { return graft->ActsAt(site); },
+      [&](const GraftContext& context, const BlockRun::GraftRange& range, Graft* graft) {
+        graft->AtLinear(context, site, x.Rows(range.begin, range.count), y.Rows(range.begin, range.count));
+      });
 }
 
 void AtLinearBackward(BlockRun& run, Site site, Tensor x, Tensor dy, Tensor dx) {
@@ -55,14 +83,11 @@ void AtLinearBackward(BlockRun& run, Site site, Tensor x, Tensor dy, Tensor dx) 
 }
 
 void AtBranch(BlockRun& run, int layer, Graft::Branch branch, Tensor x, Tensor h) {
-  for (const BlockRun::GraftRange& range : run.graft_ranges) {
-    for (Graft* graft : range.grafts) {
-      if (graft->ActsAtBranch(layer, branch)) {
-        graft->AtBranch(run.context(), layer, branch, x.Rows(range.begin, range.count),
-                        h.Rows(range.begin, range.count));
-      }
-    }
-  }
+  ForRanges(
+      run, [&](const Graft* graft) { return graft->ActsAtBranch(layer, branch); },
+      [&](const GraftContext& context, const BlockRun::GraftRange& range, Graft* graft) {
+        graft->AtBranch(context, layer, branch, x.Rows(range.begin, range.count), h.Rows(range.begin, range.count));
+      });
 }
 
 void AtBranchBackward(BlockRun& run, int layer, Graft::Branch branch, Tensor dh, Tensor dx) {

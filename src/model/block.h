@@ -1,5 +1,6 @@
 #pragma once
 
+#include <exception>
 #include <span>
 #include <vector>
 
@@ -9,6 +10,13 @@
 #include "model/weights.h"
 
 namespace cambium {
+
+// What the graft ranges of a pass use when they run side by side, each on one thread.
+struct RangeThreads {
+  ThreadPool one{1};
+  std::vector<Workspace> workspaces;      // one a thread
+  std::vector<std::exception_ptr> errors;  // one a range
+};
 
 // A pass on its way through the blocks: what every block of it shares.
 struct BlockRun {
@@ -29,6 +37,7 @@ struct BlockRun {
   Tensor x;                                 // [rows, hidden] the residual stream, changed in place
   Tensor inv_freq, inv_freq_sliding;        // [head_dim / 2]
   std::vector<GraftRange> graft_ranges;
+  RangeThreads* range_threads = nullptr;    // where the ranges may run side by side: few rows each, no graft in two
   std::vector<AttentionSegment> segments;   // of this pass, with their pages
   std::vector<int32_t> training_pages;      // backs `segments` when the pass has no cache
   void* training_kv = nullptr;              // one layer of pages, f32, reused by every layer

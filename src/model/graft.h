@@ -29,7 +29,8 @@ struct Parameter {
   bool decay = true;      // weight decay applies
 };
 
-// A trained addition to the frozen base. Hooks see only the rows that carry the graft; defaults do nothing. Backward
+// A trained addition to the frozen base. Hooks see only the rows that carry the graft, and use the context's pool and
+// workspace alone, as hooks of other grafts may run at the same time; defaults do nothing. Backward
 // twins get the gradient of the forward's result, ADD to dx, and add to the grafts' own gradients.
 class Graft {
  public:

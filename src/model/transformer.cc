@@ -44,6 +44,19 @@ void PlanTrainingPages(BlockRun& run) {
   }
 }
 
+// Whether the graft ranges of a serving pass may run side by side, each on one thread.
+bool RangesApart(const BlockRun& run) {
+  constexpr int64_t kFewRows = 16;
+  if (run.tape != nullptr || run.pool.threads() == 1 || run.graft_ranges.size() < 2) return false;
+  std::vector<Graft*> seen;
+  for (const BlockRun::GraftRange& range : run.graft_ranges) {
+    if (range.count > kFewRows) return false;
+    seen.insert(seen.end(), range.grafts.begin(), range.grafts.end());
+  }
+  std::ranges::sort(seen);
+  return std::ranges::adjacent_find(seen) == seen.end();
+}
+
 BlockRun PlanRun(const ModelConfig& config, ThreadPool& pool, Workspace& workspace, Pass& pass) {
   BlockRun run(config, pool, workspace, pass);
   for (const Pass::Segment& segment : pass.segments) {
@@ -119,6 +132,12 @@ void Transformer::Forward(Pass& pass) {
   workspace_.Reset();
   run_ = std::make_unique<BlockRun>(PlanRun(c, pool_, workspace_, pass));
   BlockRun& run = *run_;
+  if (RangesApart(run)) {
+    if (range_threads_ == nullptr) range_threads_ = std::make_unique<RangeThreads>();
+    range_threads_->workspaces.resize(static_cast<size_t>(pool_.threads()));
+    for (Workspace& workspace : range_threads_->workspaces) workspace.Reset();
+    run.range_threads = range_threads_.get();
+  }
   if (pass.kv == nullptr) {
     const size_t bytes = run.training_pages.size() *
                          static_cast<size_t>(KvLayer::PageBytes(DType::kF32, static_cast<int>(c.kv_heads),

@@ -12,6 +12,7 @@
 namespace cambium {
 
 struct BlockRun;
+struct RangeThreads;
 
 // The one forward pass (law 1), and its backward beneath it. Not thread-safe: one Transformer, one pass at a time.
 class Transformer {
@@ -51,6 +52,7 @@ class Transformer {
   Workspace workspace_;
   std::unique_ptr<BlockRun> run_;            // of the last Forward, for Backward
   OwnedTensor inv_freq_, inv_freq_sliding_;  // [head_dim / 2]
+  std::unique_ptr<RangeThreads> range_threads_;
   Buffer training_kv_;                       // one layer's keys and values when a pass has no cache
 };
 

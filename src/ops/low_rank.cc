@@ -79,7 +79,7 @@ HWY_INLINE void Combine(const float* HWY_RESTRICT low, int64_t rank, const float
 
 }  // namespace
 
-void LowRankDown(const float* x, int64_t rows, int64_t in, const float* a, int64_t begin, int64_t end, int64_t rank,
+void DownKernel(const float* x, int64_t rows, int64_t in, const float* a, int64_t begin, int64_t end, int64_t rank,
                  float scale, float* low) {
   int64_t r = 0;
   for (; r + kTileRows <= rows; r += kTileRows) {
@@ -93,7 +93,7 @@ void LowRankDown(const float* x, int64_t rows, int64_t in, const float* a, int64
   }
 }
 
-void LowRankUp(const float* low, int64_t rows, int64_t rank, const float* b, int64_t begin, int64_t end, int64_t out,
+void UpKernel(const float* low, int64_t rows, int64_t rank, const float* b, int64_t begin, int64_t end, int64_t out,
                float* y) {
   constexpr int64_t kWide = 4 * kLanes;
   const auto run = [&](auto tile, int64_t r) HWY_ATTR {
@@ -117,38 +117,49 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace cambium {
 
-HWY_EXPORT(LowRankDown);
-HWY_EXPORT(LowRankUp);
+HWY_EXPORT(DownKernel);
+HWY_EXPORT(UpKernel);
+
+namespace {
+
+// f(row, rows, begin, end) on tiles of rows and of `width` columns, cut into pieces; at once where the work is less than
+// what a barrier costs.
+template <class F>
+void Tiles(ThreadPool& pool, int64_t rows, int64_t width, int64_t piece, int64_t work, const F& f) {
+  constexpr int64_t kInline = int64_t{1} << 17;  // multiply-adds
+  constexpr int64_t kRows = 16;
+  if (work <= kInline) return f(0, rows, 0, width);
+  const int64_t across = (width + piece - 1) / piece;
+  pool.Run((rows + kRows - 1) / kRows * across, [&](int64_t task, int) {
+    const int64_t row = task / across * kRows, begin = task % across * piece;
+    f(row, std::min(kRows, rows - row), begin, std::min(width, begin + piece));
+  });
+}
+
+}  // namespace
+
+void LowRankDown(ThreadPool& pool, Tensor x, Tensor a, float scale, Tensor low) {
+  const int64_t rows = x.rows(), in = x.columns(), rank = a.rows();
+  Check(a.columns() == in && low.rows() == rows && low.columns() == rank, "LowRankDown shapes agree");
+  Tiles(pool, rows, rank, 32, rows * rank * in, [&](int64_t row, int64_t count, int64_t begin, int64_t end) {
+    HWY_DYNAMIC_DISPATCH(DownKernel)
+    (x.row(row), count, in, a.f32(), begin, end, rank, scale, low.row(row));
+  });
+}
+
+void LowRankUp(ThreadPool& pool, Tensor low, Tensor b, Tensor y) {
+  const int64_t rows = low.rows(), rank = low.columns(), out = y.columns();
+  Check(b.rows() == rank && b.columns() == out && y.rows() == rows, "LowRankUp shapes agree");
+  Tiles(pool, rows, out, 512, rows * rank * out, [&](int64_t row, int64_t count, int64_t begin, int64_t end) {
+    HWY_DYNAMIC_DISPATCH(UpKernel)(low.row(row), count, rank, b.f32(), begin, end, out, y.row(row));
+  });
+}
 
 void LowRank(ThreadPool& pool, Workspace& workspace, Tensor x, Tensor a, Tensor b, float scale, Tensor y) {
-  const int64_t rows = x.rows(), in = x.columns(), rank = a.rows(), out = y.columns();
-  Check(a.columns() == in && b.rows() == rank && b.columns() == out && y.rows() == rows, "LowRank shapes agree");
   const Workspace::Mark mark = workspace.GetMark();
-  float* const low = workspace.Array<float>(rows * rank);
-  const auto down = [&](int64_t row, int64_t count, int64_t begin, int64_t end) {
-    HWY_DYNAMIC_DISPATCH(LowRankDown)
-    (x.row(row), count, in, a.f32(), begin, end, rank, scale, low + row * rank);
-  };
-  const auto up = [&](int64_t row, int64_t count, int64_t begin, int64_t end) {
-    HWY_DYNAMIC_DISPATCH(LowRankUp)(low + row * rank, count, rank, b.f32(), begin, end, out, y.row(row));
-  };
-  // Multiply-adds below which two barriers cost more than a second core brings.
-  constexpr int64_t kInline = int64_t{1} << 18;
-  constexpr int64_t kRows = 16, kRanks = 32, kColumns = 512;
-  if (rows * rank * (in + out) <= kInline) {
-    down(0, rows, 0, rank);
-    up(0, rows, 0, out);
-  } else {
-    const auto tiles = [&](int64_t width, int64_t piece, const auto& f) {
-      const int64_t across = (width + piece - 1) / piece;
-      pool.Run((rows + kRows - 1) / kRows * across, [&](int64_t task, int) {
-        const int64_t row = task / across * kRows, begin = task % across * piece;
-        f(row, std::min(kRows, rows - row), begin, std::min(width, begin + piece));
-      });
-    };
-    tiles(rank, kRanks, down);
-    tiles(out, kColumns, up);
-  }
+  const Tensor low = workspace.New({x.rows(), a.rows()});
+  LowRankDown(pool, x, a, scale, low);
+  LowRankUp(pool, low, b, y);
   workspace.Release(mark);
 }
 

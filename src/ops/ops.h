@@ -62,6 +62,9 @@ double SquaredNorm(ThreadPool& pool, Tensor x);
 // y [rows, out] += scale * (x [rows, in] a^T) b, a [rank, in], b [rank, out]: a low-rank term beside a linear (Hu et al.,
 // "LoRA", 2021), from one row to many. Trained through Gemm, which has its backward.
 void LowRank(ThreadPool& pool, Workspace& workspace, Tensor x, Tensor a, Tensor b, float scale, Tensor y);
+// Its two halves: low [rows, rank] = scale * x a^T, and y += low b.
+void LowRankDown(ThreadPool& pool, Tensor x, Tensor a, float scale, Tensor low);
+void LowRankUp(ThreadPool& pool, Tensor low, Tensor b, Tensor y);
 
 // ---- loss.cc ----------------------------------------------------------------------------------------------------
 // In place: logits [rows, vocab] become dlogits = (softmax(logits) - onehot(target)) * row_weight[row]; rows whose target
