@@ -189,7 +189,9 @@ TEST(PackedMatrix, RepacksDenseTypes) {
   for (const DType dtype : {DType::kF32, DType::kF16, DType::kBF16}) {
     const Weights before(dtype, 21, 40, 1), after(dtype, 21, 40, 9);
     PackedMatrix packed(pool, before.tensor);
-    packed.Repack(pool, after.tensor);
+    OwnedTensor values({21, 40});
+    std::copy(after.values.begin(), after.values.end(), values.view.f32());
+    packed.Repack(pool, values.view);
     OwnedTensor all({21, 40});
     packed.Unpack(pool, all.view);
     EXPECT_EQ(std::memcmp(all.view.data, after.values.data(), after.values.size() * 4), 0);

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <numeric>
 
+#include "grafts/full.h"
 #include "test_graft.h"
 #include "train/loss_head.h"
 
@@ -155,6 +156,58 @@ TEST(ModelGradientHelper, SlopeAgreesNoticesAFalseGradient) {
     EXPECT_FALSE(SlopeAgrees(param.name, param.value, wrong, [&] { return h.Loss(); }));
   });
 }
+
+// Full fine-tuning: every weight of the base, in every family.
+class FullGradient : public ::testing::TestWithParam<TinyFamily> {};
+
+TEST_P(FullGradient, AgreesWithDifferences) {
+  ThreadPool pool(2);
+  Transformer model(TinyModel(pool, 7, {.family = GetParam(), .context = 32}), pool);
+  FullGraft graft({}, model);
+  std::vector<Graft*> grafts = {&graft};
+  std::vector<std::unique_ptr<OwnedTensor>> grads;
+  std::vector<Parameter*> params;
+  graft.VisitParams([&](Parameter& param) {
+    grads.emplace_back(std::make_unique<OwnedTensor>(std::initializer_list<int64_t>{param.value.size()}));
+    param.grad = param.value;
+    param.grad.data = grads.back()->view.data;
+    params.push_back(&param);
+  });
+  const std::vector<int32_t> ids = {5, 17, 5, 60, 0, 33, 17, 2, 41, 5, 8}, more = {9, 5, 1, 1, 30};
+  const auto run = [&](bool backward) {
+    Pass pass;
+    Tape tape;
+    pass.compute = Compute::kF32;
+    if (backward) pass.tape = &tape;
+    std::vector<int32_t> targets;
+    for (const std::vector<int32_t>* sequence : {&ids, &more}) {
+      pass.Append(0, 0, *sequence).grafts = grafts;
+      targets.insert(targets.end(), sequence->begin() + 1, sequence->end());
+      targets.push_back(-1);
+    }
+    model.Forward(pass);
+    if (!backward) return LossHead(model, Compute::kF32, pass.hidden, targets, 1.0f);
+    Tensor dhidden = model.workspace().New({pass.rows(), model.config().hidden});
+    const double loss = LossHead(model, Compute::kF32, pass.hidden, targets, 1.0f, dhidden, graft.HeadGradient());
+    model.Backward(pass, dhidden);
+    return loss;
+  };
+  run(true);
+  int64_t trained = 0;
+  for (Parameter* param : params) {
+    trained += param->value.size();
+    const std::vector<float> gradient = CopyOf(param->grad);
+    // A key's bias moves all of a row's scores alike: softmax does not see it.
+    if (param->name.ends_with("k_proj.bias")) continue;
+    EXPECT_TRUE(SlopeAgrees(param->name, param->value, gradient, [&] {
+      graft.AfterUpdate();
+      return run(false);
+    }));
+    graft.AfterUpdate();
+  }
+  EXPECT_GT(trained, model.config().vocab * model.config().hidden);
+}
+INSTANTIATE_TEST_SUITE_P(Families, FullGradient, ::testing::ValuesIn(kTinyFamilies));
 
 std::vector<Case> Cases() {
   std::vector<Case> cases;

@@ -29,7 +29,7 @@ class TrainingGolden : public ::testing::Test {
   std::unique_ptr<Transformer> model_;
 };
 
-std::vector<StepMetrics> RunLora(Transformer& model, Precision precision) {
+std::vector<StepMetrics> RunGolden(Transformer& model, Graft& graft, Precision precision, float lr) {
   const nlohmann::json golden = Golden();
   std::vector<Example> examples;
   for (const auto& step : golden["steps"]) {
@@ -45,13 +45,12 @@ std::vector<StepMetrics> RunLora(Transformer& model, Precision precision) {
   options.precision = precision;
   options.batch = {.batch_size = 2, .shuffle = false};
   options.epochs = 1;
-  options.optimizer.lr = 2e-3f;
+  options.optimizer.lr = lr;
   options.optimizer.weight_decay = 0.01f;
   options.optimizer.clip = 0;
   options.optimizer.schedule = OptimizerOptions::Schedule::kConstant;
-  const std::unique_ptr<Graft> graft = LoadGraft(kGolden + "/init", model);
   const std::vector<Example> none;
-  Trainer trainer(model, *graft, examples, none, options, "");
+  Trainer trainer(model, graft, examples, none, options, "");
   std::vector<StepMetrics> steps;
   Trainer::Callbacks callbacks;
   callbacks.on_step = [&](const StepMetrics& m) { steps.push_back(m); };
@@ -59,29 +58,48 @@ std::vector<StepMetrics> RunLora(Transformer& model, Precision precision) {
   return steps;
 }
 
-TEST_F(TrainingGolden, EachLossOfAPeftRunInFp32) {
-  const nlohmann::json golden = Golden();
-  const std::vector<StepMetrics> steps = RunLora(*model_, Precision::kFp32);
-  ASSERT_EQ(steps.size(), golden["steps"].size());
+std::vector<StepMetrics> RunLora(Transformer& model, Precision precision) {
+  return RunGolden(model, *LoadGraft(kGolden + "/init", model), precision, 2e-3f);
+}
+
+std::vector<StepMetrics> RunFull(Transformer& model, Precision precision) {
+  return RunGolden(model, *MakeGraft("full", {.working = PlanOf(precision).storage}, model), precision, 2e-5f);
+}
+
+// Each loss within 1e-3 of PyTorch's, each gradient's length within half a percent.
+void ExpectSteps(const std::vector<StepMetrics>& steps, const nlohmann::json& golden) {
+  ASSERT_EQ(steps.size(), golden.size());
   double worst = 0;
   for (size_t i = 0; i < steps.size(); ++i) {
-    const double loss = golden["steps"][i]["loss"], norm = golden["steps"][i]["grad_norm"];
+    const double loss = golden[i]["loss"], norm = golden[i]["grad_norm"];
     worst = std::max(worst, std::fabs(steps[i].loss - loss));
     EXPECT_NEAR(steps[i].loss, loss, 1e-3) << "step " << i;
     EXPECT_NEAR(steps[i].grad_norm, norm, 5e-3 * norm) << "step " << i;
   }
-  RecordProperty("worst_difference", std::to_string(worst));
   std::printf("largest difference of a loss: %.2e\n", worst);
 }
 
+TEST_F(TrainingGolden, EachLossOfAPeftRunInFp32) { ExpectSteps(RunLora(*model_, Precision::kFp32), Golden()["steps"]); }
+
+TEST_F(TrainingGolden, EachLossOfFullFineTuningInFp32) {
+  ExpectSteps(RunFull(*model_, Precision::kFp32), Golden()["full_steps"]);
+}
+
 TEST_F(TrainingGolden, MixedPrecisionEndsWithinOnePercent) {
-  const nlohmann::json golden = Golden();
-  const double last = golden["steps"].back()["loss"];
+  const double last = Golden()["steps"].back()["loss"];
   for (const Precision precision : {Precision::kBf16, Precision::kFp16}) {
-    const std::vector<StepMetrics> steps = RunLora(*model_, precision);
-    double loss = NAN;
-    for (const StepMetrics& m : steps) loss = m.loss;
+    const double loss = RunLora(*model_, precision).back().loss;
     std::printf("%s: final loss %.4f, PEFT fp32 %.4f\n", std::string(PrecisionName(precision)).c_str(), loss, last);
+    EXPECT_NEAR(loss, last, 0.01 * last) << PrecisionName(precision);
+  }
+}
+
+TEST_F(TrainingGolden, FullFineTuningInMixedPrecisionEndsWithinOnePercent) {
+  const double last = Golden()["full_steps"].back()["loss"];
+  for (const Precision precision : {Precision::kBf16, Precision::kFp16}) {
+    Transformer model(LoadWeights(pool_, DefaultTestModel()), pool_);  // full fine-tuning changes it
+    const double loss = RunFull(model, precision).back().loss;
+    std::printf("%s: final loss %.4f, PyTorch fp32 %.4f\n", std::string(PrecisionName(precision)).c_str(), loss, last);
     EXPECT_NEAR(loss, last, 0.01 * last) << PrecisionName(precision);
   }
 }
@@ -146,6 +164,37 @@ TEST_F(TrainingGolden, NormGradientsOfAFullBackward) {
     compare(at + "post_attention_layernorm.weight", probe.Of(layer, NormKind::kFfn));
   }
   compare("model.norm.weight", probe.Of(layers, NormKind::kFinal));
+}
+
+// The length of every parameter's gradient, embedding and head tied, against float64.
+TEST_F(TrainingGolden, GradientLengthsOfFullFineTuning) {
+  const nlohmann::json golden = Golden();
+  const std::vector<int32_t> ids =
+      LoadTokenizer(DefaultTestModel()).Encode(golden["long_text"].get<std::string>(), false, true);
+  std::vector<Example> examples = {{ids, std::vector<uint8_t>(ids.size(), 1)}};
+  examples[0].trained[0] = 0;
+  const std::unique_ptr<Graft> graft = MakeGraft("full", {}, *model_);
+  TrainOptions options;
+  options.precision = Precision::kFp32;
+  Trainer trainer(*model_, *graft, examples, {}, options, "");
+  trainer.ForwardBackward({&examples[0]}, 1 / static_cast<float>(ids.size() - 1), 0);
+  std::map<std::string, std::string> names = {{"embedding", "model.embed_tokens.weight"},
+                                              {"final_norm", "model.norm.weight"}};
+  for (int layer = 0; layer < static_cast<int>(model_->config().layers); ++layer) {
+    const std::string at = "layers." + std::to_string(layer) + ".", hf = "model." + at;
+    names[at + "attention_norm"] = hf + "input_layernorm.weight";
+    names[at + "ffn_norm"] = hf + "post_attention_layernorm.weight";
+    for (const char* name : {"q_proj", "k_proj", "v_proj", "o_proj"}) names[at + name] = hf + "self_attn." + name + ".weight";
+    for (const char* name : {"gate_proj", "up_proj", "down_proj"}) names[at + name] = hf + "mlp." + name + ".weight";
+  }
+  size_t compared = 0;
+  graft->VisitParams([&](Parameter& param) {
+    const double length = std::sqrt(SquaredNorm(pool_, Tensor(param.grad.f32(), {param.grad.size()})));
+    const double expected = golden["long_grad_lengths"].at(names.at(param.name));
+    EXPECT_NEAR(length, expected, 1e-4 * expected) << param.name;
+    ++compared;
+  });
+  EXPECT_EQ(compared, golden["long_grad_lengths"].size());
 }
 
 }  // namespace

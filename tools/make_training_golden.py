@@ -3,7 +3,8 @@
 usage: make_training_golden.py GOLDEN_DIR MODEL.gguf OUT_DIR     (needs torch, transformers and safetensors)
 
 GOLDEN_DIR/lora_qv_r8 is a PEFT run (LoRA r=8 on q, v of SmolLM2-135M-Instruct Q4_1, dequantised to fp32; AdamW);
-full_grads_long is one full backward of the same base on one text; here it is done again in float64.
+full_grads_long is one full backward of the same base on one text; here it is done again in float64. Full fine-tuning on
+the batches of the PEFT run is done here too, in float32.
 """
 import json
 import shutil
@@ -39,6 +40,28 @@ if abs(loss.item() - full["loss"]) > 1e-4:
 text["long_loss"] = loss.item()
 grads = {name: parameter.grad for name, parameter in model.named_parameters()}
 text["long_grad_lengths"] = {name: float(f"{grad.norm().item():.7g}") for name, grad in grads.items()}
+norm_grads = {name: grad.float().numpy() for name, grad in grads.items() if "norm" in name}
+
+# Full fine-tuning; decoupled weight decay off the norms.
+model = model.float()
+model.zero_grad(set_to_none=True)
+parameters = dict(model.named_parameters())
+groups = [{"params": [p for n, p in parameters.items() if "norm" not in n], "weight_decay": 0.01},
+          {"params": [p for n, p in parameters.items() if "norm" in n], "weight_decay": 0.0}]
+optimizer = torch.optim.AdamW(groups, lr=2e-5)
+text["full_steps"] = []
+for step in steps:
+    loss = 0
+    batch = [torch.tensor([ids]) for ids in step["input_ids"]]
+    targets = sum(ids.shape[1] - 1 for ids in batch)
+    for ids in batch:
+        logits = model(input_ids=ids, use_cache=False).logits
+        part = torch.nn.functional.cross_entropy(logits[0, :-1], ids[0, 1:], reduction="sum") / targets
+        part.backward()
+        loss += part.item()
+    norm = torch.nn.utils.clip_grad_norm_(parameters.values(), 1e9).item()
+    optimizer.step()
+    optimizer.zero_grad()
+    text["full_steps"].append({"loss": float(f"{loss:.7g}"), "grad_norm": float(f"{norm:.6g}")})
 (out / "training.json").write_text(json.dumps(text) + "\n")
-save_file({name: grad.float().numpy() for name, grad in grads.items() if "norm" in name},
-          out / "norm_grads_long.safetensors")
+save_file(norm_grads, out / "norm_grads_long.safetensors")

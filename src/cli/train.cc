@@ -66,7 +66,7 @@ class TrainProgress {
 };
 
 void Train(TrainFlags& flags, const std::string& config) {
-  if (flags.directory.empty()) Fail(ErrorCode::kUsage, "-o is required: the directory for the adapter");
+  if (flags.directory.empty()) Fail(ErrorCode::kUsage, "-o is required: the directory for what is trained");
   TrainSession session(flags);
   Trainer& trainer = *session.trainer;
   const bool resuming = flags.resume == "auto";
@@ -104,13 +104,14 @@ void Train(TrainFlags& flags, const std::string& config) {
                                                            *result.best_loss)
                                              : "",
                             PeakResidentBytes() >> 20, predicted >> 20));
-  progress.Line(flags.directory + ": the adapter, metrics.jsonl and loss.svg");
+  progress.Line(fmt::format("{}: the {}, metrics.jsonl and loss.svg", flags.directory,
+                            session.graft->kind() == "full" ? "model" : "adapter"));
 }
 
 }  // namespace
 
 void AddTrain(CLI::App& app) {
-  CLI::App* const verb = app.add_subcommand("train", "Train an adapter onto a model");
+  CLI::App* const verb = app.add_subcommand("train", "Train an adapter onto a model, or the whole model");
   const auto flags = std::make_shared<TrainFlags>();
   AddTrainOptions(*verb, *flags);
   verb->callback([flags, verb] {

@@ -19,7 +19,7 @@ void AddTrainOptions(CLI::App& verb, TrainFlags& f) {
   verb.add_option("--valid", f.valid, "Examples to validate on");
   verb.add_option("--valid-split", f.valid_split, "Or the share of --data to validate on, 0 to 1");
   verb.add_option("--format", f.format, "auto, chat, completions, text, alpaca, sharegpt, ids or plain");
-  verb.add_option("-o,--output", f.directory, "Directory for the adapter, checkpoints and metrics");
+  verb.add_option("-o,--output", f.directory, "Directory for the adapter or model, checkpoints and metrics");
   verb.add_option("--config", f.config, "A TOML file with these options; flags win");
   verb.add_flag("--print-config", f.print_config, "Print the options as TOML and stop");
 
@@ -152,6 +152,9 @@ std::string Prepare(TrainFlags& f) {
   f.graft_options.seed = f.train.seed;
   f.graft_options.rank_pattern = ParsePattern("--rank-pattern", f.rank_pattern);
   f.graft_options.alpha_pattern = ParsePattern("--alpha-pattern", f.alpha_pattern);
+  if (f.graft == "full" && !f.init_from.empty()) {
+    Fail(ErrorCode::kUsage, "--init-from: full fine-tuning starts from MODEL; give the tuned model there");
+  }
   ApplyIsaFromEnv();
   return Required(f.model, "MODEL", [](const std::string& model) { return ResolveModel(model); });
 }
@@ -172,6 +175,7 @@ std::vector<int32_t> InitIds(const TrainFlags& f, const Tokenizer& tokenizer, co
 TrainSession::TrainSession(TrainFlags& f)
     : model_path(Prepare(f)), pool(f.threads > 0 ? f.threads : DefaultThreads()), tokenizer(LoadTokenizer(model_path)) {
   f.graft_options.base = model_path;
+  f.graft_options.working = PlanOf(f.train.precision).storage;
   data = Required(f.data, "--data", [&](const std::string& path) { return LoadDataset(path, tokenizer, f.dataset); });
   if (!f.valid.empty()) {
     valid = LoadDataset(f.valid, tokenizer, f.dataset);

@@ -7,6 +7,7 @@
 #include "cambium/error.h"
 #include "grafts/adapter.h"
 #include "grafts/adapter_config.h"
+#include "grafts/full.h"
 #include "grafts/ia3.h"
 #include "grafts/lora.h"
 #include "grafts/prefix.h"
@@ -21,6 +22,7 @@ const std::vector<GraftEntry>& GraftList() {
       {"prompt", "embeddings before every text", PromptGraft::Make, PromptGraft::Recognises, PromptGraft::Load},
       {"ia3", "factors on linears' results", Ia3Graft::Make, Ia3Graft::Recognises, Ia3Graft::Load},
       {"adapter", "bottleneck adapters at sub-layers", AdapterGraft::Make, AdapterGraft::Recognises, AdapterGraft::Load},
+      {"full", "every weight of the model", FullGraft::Make, nullptr, nullptr},
   };
   return kList;
 }
@@ -43,7 +45,7 @@ std::unique_ptr<Graft> MakeGraft(const std::string& kind, const GraftOptions& op
 std::unique_ptr<Graft> LoadGraft(const std::string& path, Transformer& model, float scale) {
   if (!std::filesystem::exists(path)) Fail(ErrorCode::kData, path, ": no such file or directory");
   for (const GraftEntry& entry : GraftList()) {
-    if (entry.recognises(path)) return entry.load(path, model, scale);
+    if (entry.load != nullptr && entry.recognises(path)) return entry.load(path, model, scale);
   }
   if (const std::optional<AdapterConfig> config = AdapterConfig::Read(path)) {
     using Dialect = AdapterConfig::Dialect;
@@ -55,7 +57,9 @@ std::unique_ptr<Graft> LoadGraft(const std::string& path, Transformer& model, fl
     if (config->dialect() == Dialect::kPeft) config->Refuse("peft_type", "which is no graft of a known kind");
   }
   std::string kinds;
-  for (const GraftEntry& entry : GraftList()) kinds += (kinds.empty() ? "" : ", ") + std::string(entry.kind);
+  for (const GraftEntry& entry : GraftList()) {
+    if (entry.load != nullptr) kinds += (kinds.empty() ? "" : ", ") + std::string(entry.kind);
+  }
   Fail(ErrorCode::kData, path, ": holds no graft of a known kind (", kinds, ")");
 }
 

@@ -32,6 +32,7 @@ struct GraftOptions {
   std::string adapter_init = "zero-up";  // zero-up (does nothing at first), bert or houlsby
 
   uint64_t seed = 0;
+  DType working = DType::kF32;  // full fine-tuning: what the weights are rounded to where products read them
   std::string base;  // what the adapter's config names as its base model
 };
 
@@ -41,7 +42,8 @@ struct GraftEntry {
   const char* help;
   // A new one, ready to train; null where a kind cannot be trained anew.
   std::unique_ptr<Graft> (*make)(const GraftOptions& options, Transformer& model);
-  // Whether the file or directory at `path` (it exists) holds this kind; throws only where it cannot be read at all.
+  // Whether the file or directory at `path` (it exists) holds this kind; throws only where it cannot be read at all. Null,
+  // as `load` is, where a kind is saved as a model of its own.
   bool (*recognises)(const std::string& path);
   // Reads it, its effect multiplied by `scale`; kUsage where the kind has no scale other than 1.
   std::unique_ptr<Graft> (*load)(const std::string& path, Transformer& model, float scale);

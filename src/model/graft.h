@@ -27,6 +27,8 @@ struct Parameter {
   Tensor value;
   Tensor grad;            // empty until the trainer provides it
   bool decay = true;      // weight decay applies
+  // The graft rounds the value itself where mixed precision asks for 16 bits: the value is its own fp32 master.
+  bool is_master = false;
 };
 
 // A trained addition to the frozen base. Hooks see only the rows that carry the graft, and use the context's pool and
@@ -68,11 +70,15 @@ class Graft {
   virtual int64_t prompt_length() const { return 0; }
   int64_t slots_before() const { return prefix_length() + prompt_length(); }
 
-  // Full fine-tuning: where the gradients of a norm's gain and bias are added; empty for everybody else.
+  // Full fine-tuning: where the gradients of base parameters that no site covers are added; empty for everybody else.
+  // The head's is the embedding's where they are tied.
   struct NormGradient {
     Tensor dgain, dbias;
   };
   virtual NormGradient NormGradientOf(int /*layer*/, NormKind) { return {}; }
+  virtual Tensor EmbeddingGradient() { return {}; }  // [vocab, hidden]
+  virtual Tensor PositionsGradient() { return {}; }  // [context, hidden], where positions are learned
+  virtual Tensor HeadGradient() { return {}; }       // [vocab, hidden]
 
   // Every trainable tensor, in a fixed order.
   virtual void VisitParams(const std::function<void(Parameter&)>& visit) = 0;

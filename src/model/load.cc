@@ -270,6 +270,98 @@ std::unique_ptr<ModelWeights> PackWeights(ThreadPool& pool, ModelConfig config, 
   return weights;
 }
 
+void UnpackWeights(ThreadPool& pool, const ModelWeights& weights, const TensorNames& names, const VisitTensor& visit) {
+  const ModelConfig& c = weights.config;
+  const auto vector = [&](const std::string& name, Tensor values, float offset = 0.0f,
+                          std::span<const int32_t> order = {}) {
+    visit(name, {values.size()}, [=, order = std::vector<int32_t>(order.begin(), order.end())] {
+      OwnedTensor stored({values.size()});
+      for (int64_t i = 0; i < values.size(); ++i) {
+        const int64_t row = order.empty() ? i : order[static_cast<size_t>(i)];
+        stored.view.f32()[row] = values.f32()[i] - offset;
+      }
+      return stored;
+    });
+  };
+  const auto matrix = [&](const std::string& name, const PackedMatrix& packed) {
+    visit(name, {packed.out(), packed.in()}, [&pool, &packed] {
+      OwnedTensor values({packed.out(), packed.in()});
+      packed.Unpack(pool, values.view);
+      return values;
+    });
+  };
+  const auto norm = [&](const char* pattern, int64_t layer, const NormWeights& stored) {
+    if (!stored.gain.view) return;
+    const std::string stem = Name(pattern, layer);
+    vector(stem + names.weight, stored.gain.view, names.norm_offset);
+    if (stored.bias.view) vector(stem + names.bias, stored.bias.view);
+  };
+  // The linears' rows one after another, in the file's order and orientation.
+  const auto linears = [&](const std::string& stem, std::vector<const Linear*> parts, std::span<const int32_t> order) {
+    int64_t out = 0;
+    for (const Linear* part : parts) out += part->out();
+    const int64_t in = parts[0]->in();
+    const bool turned = names.transposed;
+    visit(stem + names.weight, turned ? std::vector{in, out} : std::vector{out, in},
+          [=, &pool, order = std::vector<int32_t>(order.begin(), order.end())] {
+            OwnedTensor stored(turned ? std::initializer_list<int64_t>{in, out} : std::initializer_list<int64_t>{out, in});
+            int64_t begin = 0;
+            for (const Linear* part : parts) {
+              pool.Run(part->out(), [&](int64_t o, int) {
+                const int64_t row = begin + (order.empty() ? o : order[static_cast<size_t>(o)]);
+                if (!turned) return part->w.UnpackRow(o, stored.view.row(row));
+                std::vector<float> values(static_cast<size_t>(in));
+                part->w.UnpackRow(o, values.data());
+                for (int64_t i = 0; i < in; ++i) stored.view.row(i)[row] = values[static_cast<size_t>(i)];
+              });
+              begin += part->out();
+            }
+            return stored;
+          });
+    if (!parts[0]->bias.view) return;
+    if (parts.size() == 1) return vector(stem + names.bias, parts[0]->bias.view, 0.0f, order);
+    visit(stem + names.bias, {out}, [=] {
+      OwnedTensor stored({out});
+      float* to = stored.view.f32();
+      for (const Linear* part : parts) to = std::copy_n(part->bias.view.f32(), part->out(), to);
+      return stored;
+    });
+  };
+
+  matrix(std::string(names.embedding) + names.weight, weights.embedding);
+  if (c.learned_positions) {
+    visit(std::string(names.positions) + names.weight, {weights.positions.view.rows(), c.hidden}, [&pool, &weights] {
+      OwnedTensor copy({weights.positions.view.rows(), weights.positions.view.columns()});
+      Convert(pool, weights.positions.view, copy.view);
+      return copy;
+    });
+  }
+  norm(names.final_norm, 0, weights.final_norm);
+  if (weights.separate_head) matrix(std::string(names.head) + names.weight, weights.separate_head);
+  const std::vector<int32_t> q_order = UnpermutedRows(c.heads, c.head_dim);
+  const std::vector<int32_t> k_order = UnpermutedRows(c.kv_heads, c.head_dim);
+  for (int64_t layer = 0; layer < c.layers; ++layer) {
+    const BlockWeights& block = weights.blocks[static_cast<size_t>(layer)];
+    norm(names.attention_norm, layer, block.attention_norm);
+    norm(names.ffn_norm, layer, block.ffn_norm);
+    norm(names.attention_post_norm, layer, block.attention_post_norm);
+    norm(names.ffn_post_norm, layer, block.ffn_post_norm);
+    norm(names.q_norm, layer, block.q_norm);
+    norm(names.k_norm, layer, block.k_norm);
+    if (names.fused_qkv != nullptr) {
+      linears(Name(names.fused_qkv, layer), {&block[SiteKind::kQ], &block[SiteKind::kK], &block[SiteKind::kV]}, {});
+    }
+    for (int kind = 0; kind < kSiteKinds; ++kind) {
+      const bool fused = names.fused_qkv != nullptr && kind <= static_cast<int>(SiteKind::kV);
+      if (!block.linears[kind].w || fused) continue;
+      std::span<const int32_t> order;
+      if (names.permuted_qk && kind == static_cast<int>(SiteKind::kQ)) order = q_order;
+      if (names.permuted_qk && kind == static_cast<int>(SiteKind::kK)) order = k_order;
+      linears(Name(names.linears[kind], layer), {&block.linears[kind]}, order);
+    }
+  }
+}
+
 std::unique_ptr<ModelWeights> LoadWeights(ThreadPool& pool, const std::string& path) {
   return std::filesystem::is_directory(path) ? LoadHuggingFace(pool, path) : LoadGguf(pool, path);
 }

@@ -1,6 +1,8 @@
 #pragma once
 
+#include <functional>
 #include <string>
+#include <vector>
 
 #include "io/hf_config.h"
 #include "model/weights.h"
@@ -20,19 +22,28 @@ class WeightSource {
 
 // What a family calls its tensors, and how the file keeps them. "{}" is the layer.
 struct TensorNames {
-  const char *embedding, *positions, *final_norm, *head;
-  const char *attention_norm, *attention_post_norm, *ffn_norm, *ffn_post_norm, *q_norm, *k_norm;
-  const char* linears[kSiteKinds];
-  const char* fused_qkv;          // one matrix of q, k and v rows; null if they are separate
-  const char *weight, *bias;      // suffixes
+  const char *embedding = nullptr, *positions = nullptr, *final_norm = nullptr, *head = nullptr;
+  const char *attention_norm = nullptr, *attention_post_norm = nullptr, *ffn_norm = nullptr, *ffn_post_norm = nullptr;
+  const char *q_norm = nullptr, *k_norm = nullptr;
+  const char* linears[kSiteKinds] = {};
+  const char* fused_qkv = nullptr;                    // one matrix of q, k and v rows; null if they are separate
+  const char *weight = ".weight", *bias = ".bias";    // suffixes
   bool permuted_qk = false;       // rows of q and k are in GGUF's interleaved RoPE order (llama)
   bool transposed = false;        // linears are stored [in, out] (GPT-2's Conv1D)
   float norm_offset = 0.0f;       // added to stored RmsNorm gains (Gemma's 1)
 };
 
+TensorNames GgufNames(const std::string& architecture);  // general.architecture
+TensorNames HfNames(const std::string& family);          // HfConfig's
+
 // Packs every tensor that `config` asks for; sets config.vocab, tied_head and config.context if positions are learned.
 std::unique_ptr<ModelWeights> PackWeights(ThreadPool& pool, ModelConfig config, const TensorNames& names,
                                           const WeightSource& source);
+// The way back: tells `visit` every tensor of the weights under its name and shape in the file; `make` decodes it to f32
+// in the file's layout, and may be called until the weights change.
+using VisitTensor =
+    std::function<void(const std::string& name, std::vector<int64_t> shape, std::function<OwnedTensor()> make)>;
+void UnpackWeights(ThreadPool& pool, const ModelWeights& weights, const TensorNames& names, const VisitTensor& visit);
 
 // Frequencies theta^(-2i / head_dim), stretched: linear (Chen et al. 2023), llama3 (Llama 3.1's rule), yarn (Peng et al.
 // 2023). `scale` multiplies cos and sin.

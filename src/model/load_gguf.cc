@@ -75,9 +75,8 @@ ModelConfig ReadConfig(const GgufFile& file, TensorNames& names) {
   };
   c.family = arch;
   c.name = file.Str("general.name", "");
-  if (arch == "llama") {
-    names.permuted_qk = true;
-  } else if (arch == "qwen3") {
+  names = GgufNames(arch);
+  if (arch == "qwen3") {
     c.qk_norm = true;
   } else if (arch == "gemma3") {
     c.qk_norm = c.post_norms = true;
@@ -87,8 +86,7 @@ ModelConfig ReadConfig(const GgufFile& file, TensorNames& names) {
     c.activation = Activation::kGeluTanh;
     c.gated = c.rope = false;
     c.learned_positions = true;
-    names.fused_qkv = "blk.{}.attn_qkv";
-  } else if (arch != "qwen2") {
+  } else if (arch != "llama" && arch != "qwen2") {
     Fail(ErrorCode::kData, file.path(), ": general.architecture is \"", arch,
          "\"; supported are llama, qwen2, qwen3, gemma3 and gpt2");
   }
@@ -136,9 +134,16 @@ std::vector<int32_t> GgufRowOrder(const ModelConfig& config, SiteKind kind) {
   return UnpermutedRows(kind == SiteKind::kQ ? config.heads : config.kv_heads, config.head_dim);
 }
 
+TensorNames GgufNames(const std::string& architecture) {
+  TensorNames names = kNames;
+  names.permuted_qk = architecture == "llama";
+  if (architecture == "gpt2") names.fused_qkv = "blk.{}.attn_qkv";
+  return names;
+}
+
 std::unique_ptr<ModelWeights> LoadGguf(ThreadPool& pool, const std::string& path) {
   const GgufFile file(path);
-  TensorNames names = kNames;
+  TensorNames names;
   ModelConfig config = ReadConfig(file, names);
   CheckMemory(path, static_cast<int64_t>(file.size()));
   return PackWeights(pool, std::move(config), names, GgufSource(file));

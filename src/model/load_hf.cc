@@ -45,6 +45,7 @@ class SafetensorsSource : public WeightSource {
 };
 
 ModelConfig FromHf(const HfConfig& hf, TensorNames& names) {
+  names = HfNames(hf.family);
   ModelConfig c;
   c.family = hf.family == "gemma3_text" ? "gemma3" : hf.family == "mistral" ? "llama" : hf.family;
   c.layers = hf.layers;
@@ -71,7 +72,6 @@ ModelConfig FromHf(const HfConfig& hf, TensorNames& names) {
   c.layer_slides = hf.layer_slides;
   c.qk_norm = c.family == "qwen3" || c.family == "gemma3";
   if (c.family == "gpt2") {
-    names = kGpt2Names;
     c.norm = ModelConfig::Norm::kLayer;
     c.gated = c.rope = false;
     c.learned_positions = true;
@@ -81,8 +81,6 @@ ModelConfig FromHf(const HfConfig& hf, TensorNames& names) {
   c.inv_freq = rope.inv_freq;
   c.rope_scale = rope.scale;
   if (c.family == "gemma3") {
-    names.ffn_norm = "model.layers.{}.pre_feedforward_layernorm";
-    names.norm_offset = 1.0f;
     c.post_norms = true;
     c.embedding_scale = std::sqrt(static_cast<float>(c.hidden));
     c.attention_scale = static_cast<float>(1.0 / std::sqrt(hf.query_scale));
@@ -93,8 +91,18 @@ ModelConfig FromHf(const HfConfig& hf, TensorNames& names) {
 
 }  // namespace
 
-std::unique_ptr<ModelWeights> LoadHuggingFace(ThreadPool& pool, const std::string& directory) {
+TensorNames HfNames(const std::string& family) {
+  if (family == "gpt2") return kGpt2Names;
   TensorNames names = kLlamaNames;
+  if (family == "gemma3_text") {
+    names.ffn_norm = "model.layers.{}.pre_feedforward_layernorm";
+    names.norm_offset = 1.0f;
+  }
+  return names;
+}
+
+std::unique_ptr<ModelWeights> LoadHuggingFace(ThreadPool& pool, const std::string& directory) {
+  TensorNames names;
   ModelConfig config = FromHf(ReadHfConfig(directory), names);
   const ShardedSafetensors file(directory);
   int64_t bytes = 0;

@@ -111,6 +111,23 @@ void Transformer::Embed(std::span<const int32_t> tokens, std::span<const int32_t
   });
 }
 
+void Transformer::EmbedBackward(std::span<const int32_t> tokens, std::span<const int32_t> positions, Tensor dy,
+                                Tensor dembedding, Tensor dpositions) {
+  constexpr int64_t kColumns = 64;  // a task's, so that rows of one token add up in their order
+  const int64_t hidden = config().hidden;
+  pool_.Run((hidden + kColumns - 1) / kColumns, [&](int64_t task, int) {
+    const int64_t begin = task * kColumns, end = std::min(hidden, begin + kColumns);
+    for (size_t i = 0; i < tokens.size(); ++i) {
+      const float* const from = dy.row(static_cast<int64_t>(i));
+      float* const to = dembedding.row(tokens[i]);
+      for (int64_t j = begin; j < end; ++j) to[j] += config().embedding_scale * from[j];
+      if (!dpositions) continue;
+      float* const position = dpositions.row(positions[i]);
+      for (int64_t j = begin; j < end; ++j) position[j] += from[j];
+    }
+  });
+}
+
 void Transformer::FinalNorm(Tensor x, Tensor y) {
   const NormWeights& norm = weights_->final_norm;
   if (config().norm == ModelConfig::Norm::kRms) {
@@ -249,10 +266,15 @@ void Transformer::Backward(Pass& pass, Tensor dhidden) {
   }
   if (lowest == 0) {
     for (auto range = run.graft_ranges.rbegin(); range != run.graft_ranges.rend(); ++range) {
-      const auto tokens =
-          std::span(pass.tokens).subspan(static_cast<size_t>(range->begin), static_cast<size_t>(range->count));
+      const size_t begin = static_cast<size_t>(range->begin), count = static_cast<size_t>(range->count);
+      const auto tokens = std::span(pass.tokens).subspan(begin, count);
+      const Tensor rows = dx.Rows(range->begin, range->count);
       for (auto graft = range->grafts.rbegin(); graft != range->grafts.rend(); ++graft) {
-        (*graft)->AtEmbeddingBackward(run.context(), tokens, dx.Rows(range->begin, range->count));
+        (*graft)->AtEmbeddingBackward(run.context(), tokens, rows);
+        const Tensor dembedding = (*graft)->EmbeddingGradient();
+        if (!dembedding) continue;
+        EmbedBackward(tokens, std::span(pass.positions).subspan(begin, count), rows, dembedding,
+                      (*graft)->PositionsGradient());
       }
     }
   }

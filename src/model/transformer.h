@@ -44,6 +44,9 @@ class Transformer {
   void FinalNorm(Tensor x, Tensor y);
   // Embeddings of tokens, scaled as the family wants; y [tokens, hidden].
   void Embed(std::span<const int32_t> tokens, std::span<const int32_t> positions, Tensor y);
+  // Adds the rows of dy [tokens, hidden] to dembedding [vocab, hidden] and, unless empty, dpositions [context, hidden].
+  void EmbedBackward(std::span<const int32_t> tokens, std::span<const int32_t> positions, Tensor dy, Tensor dembedding,
+                     Tensor dpositions);
   void FinalNormBackward(Tensor dy, Tensor x, Tensor dx, Tensor dgain, Tensor dbias);  // adds to dgain, dbias
 
  private:

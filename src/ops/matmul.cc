@@ -270,9 +270,14 @@ void PackedMatrix::Unpack(ThreadPool& pool, Tensor dst) const {
 }
 
 void PackedMatrix::Repack(ThreadPool& pool, Tensor weights) {
-  Check(!IsQuantized(dtype_) && weights.dtype == dtype_, "Repack keeps a dense type");
+  Check(!IsQuantized(dtype_) && weights.dtype == DType::kF32, "Repack turns f32 values into a dense type");
   Check(weights.rows() == out_ && weights.columns() == in_, "Repack keeps the shape");
-  PackPanels(pool, weights, {}, 0, Panels(out_), panels_);
+  const int64_t panel_bytes = PanelLayout(dtype_, in_).bytes;
+  pool.Run(Panels(out_), [&](int64_t panel, int) {
+    const float* rows[kPanel] = {};
+    for (int o = 0; o < kPanel && panel * kPanel + o < out_; ++o) rows[o] = weights.row(panel * kPanel + o);
+    RoundPanel(dtype_, in_, rows, panels_ + panel * panel_bytes);
+  });
 }
 
 }  // namespace cambium

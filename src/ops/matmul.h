@@ -40,7 +40,7 @@ class PackedMatrix {
   // Decodes row `row` (or rows [row, row + rows)) to f32: embedding lookups, merges, exports.
   void UnpackRow(int64_t row, float* dst) const;
   void Unpack(ThreadPool& pool, Tensor dst) const;  // [out, in] f32
-  // Replaces the values, keeping shape; for f32, f16 and bf16 matrices only (full fine-tuning).
+  // Replaces the values by weights [out, in], f32, rounded; for f32, f16 and bf16 matrices only (full fine-tuning).
   void Repack(ThreadPool& pool, Tensor weights);
 
   const uint8_t* panels() const { return panels_; }

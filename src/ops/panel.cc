@@ -1,5 +1,6 @@
 #include "ops/panel.h"
 
+#include <algorithm>
 #include <bit>
 #include <cstring>
 
@@ -190,6 +191,25 @@ void PackPanel(DType dtype, int64_t in, const uint8_t* const rows[kPanel], uint8
         PackK45(dtype, src, o, b, t);
       }
     }
+  }
+}
+
+void RoundPanel(DType dtype, int64_t in, const float* const rows[kPanel], uint8_t* panel) noexcept {
+  const auto pack = [&](auto* to, const auto& round) {
+    constexpr int64_t kStep = 16;  // lines of the panel that are written at a time
+    for (int64_t begin = 0; begin < in; begin += kStep) {
+      const int64_t end = std::min(in, begin + kStep);
+      for (int o = 0; o < kPanel; ++o) {
+        for (int64_t k = begin; k < end; ++k) to[k * kPanel + o] = rows[o] != nullptr ? round(rows[o][k]) : 0;
+      }
+    }
+  };
+  if (dtype == DType::kF32) {
+    pack(reinterpret_cast<float*>(panel), [](float value) { return value; });
+  } else if (dtype == DType::kBF16) {
+    pack(reinterpret_cast<uint16_t*>(panel), FloatToBFloat16);
+  } else {
+    pack(reinterpret_cast<uint16_t*>(panel), FloatToHalf);
   }
 }
 

@@ -67,6 +67,8 @@ struct PanelLayout {
 
 // Packs 16 source rows (each as stored in a file, `in` values; null for padding) into `panel`.
 void PackPanel(DType dtype, int64_t in, const uint8_t* const rows[kPanel], uint8_t* panel) noexcept;
+// The same from f32 rows, rounded to a dense type.
+void RoundPanel(DType dtype, int64_t in, const float* const rows[kPanel], uint8_t* panel) noexcept;
 
 // Decodes inputs [begin, begin + count) of a panel to dst [count][16]: exactly the values that Dequantize gives.
 // begin and count are multiples of 32 for quantised types, free for dense ones.

@@ -72,7 +72,7 @@ double LearningRate(const OptimizerOptions& options, int64_t step, int64_t steps
 
 Optimizer::Optimizer(ThreadPool& pool, std::vector<Parameter*> params, const OptimizerOptions& options, DType working,
                      bool masters)
-    : pool_(pool), params_(std::move(params)), options_(options), working_(working) {
+    : pool_(pool), params_(std::move(params)), options_(options), working_(working), masters_(masters) {
   for (Parameter* param : params_) {
     Slot slot;
     const int64_t size = param->value.size();
@@ -86,7 +86,7 @@ Optimizer::Optimizer(ThreadPool& pool, std::vector<Parameter*> params, const Opt
       slot.m = OwnedTensor({size});
       slot.v = OwnedTensor({size});
     }
-    if (working != DType::kF32 && masters) {
+    if (working != DType::kF32 && masters && !param->is_master) {
       slot.master = OwnedTensor({size});
       std::memcpy(slot.master.view.data, param->value.data, static_cast<size_t>(param->value.bytes()));
     }
@@ -103,7 +103,7 @@ Tensor Optimizer::MasterOf(size_t index) const {
 }
 
 void Optimizer::Round(size_t index) {
-  if (working_ == DType::kF32) return;
+  if (working_ == DType::kF32 || (masters_ && params_[index]->is_master)) return;
   const Tensor value(params_[index]->value.f32(), {params_[index]->value.size()});
   const OwnedTensor stored(working_, {value.size()});
   Convert(pool_, MasterOf(index), stored.view);

@@ -83,6 +83,7 @@ class Optimizer {
   std::vector<Parameter*> params_;
   OptimizerOptions options_;
   DType working_;
+  bool masters_;
   std::vector<Slot> slots_;
   int64_t steps_ = 0;
 };

@@ -95,7 +95,7 @@ double Trainer::ForwardBackward(const std::vector<const Example*>& micro, float 
   tape_.Clear();
   model_.Forward(pass);
   Tensor dhidden = model_.workspace().New({pass.rows(), model_.config().hidden});
-  const double loss = LossHead(model_, plan_.compute, pass.hidden, targets, row_weight, dhidden);
+  const double loss = LossHead(model_, plan_.compute, pass.hidden, targets, row_weight, dhidden, graft_.HeadGradient());
   if (!std::isfinite(loss)) Diverged(micro, loss);
   model_.Backward(pass, dhidden);
   if (observe) observe(pass, true);
