@@ -53,7 +53,9 @@ struct Lab {
         trainer(model, graft, train, none, options, directory) {}
   std::vector<float> Values() {
     std::vector<float> values;
-    graft.VisitParams([&](Parameter& p) { values.insert(values.end(), p.value.f32(), p.value.f32() + p.value.size()); });
+    graft.VisitParams([&](Parameter& p) {
+      values.insert(values.end(), p.value.f32(), p.value.f32() + p.value.size());
+    });
     return values;
   }
   ThreadPool pool{2};

@@ -29,7 +29,7 @@ class TrainingGolden : public ::testing::Test {
   std::unique_ptr<Transformer> model_;
 };
 
-std::vector<StepMetrics> RunGolden(Transformer& model, Graft& graft, Precision precision, float lr) {
+std::vector<StepMetrics> RunGolden(Transformer& model, Graft& graft, Precision precision, float lr, int64_t count) {
   const nlohmann::json golden = Golden();
   std::vector<Example> examples;
   for (const auto& step : golden["steps"]) {
@@ -44,7 +44,7 @@ std::vector<StepMetrics> RunGolden(Transformer& model, Graft& graft, Precision p
   TrainOptions options;
   options.precision = precision;
   options.batch = {.batch_size = 2, .shuffle = false};
-  options.epochs = 1;
+  options.steps = count;
   options.optimizer.lr = lr;
   options.optimizer.weight_decay = 0.01f;
   options.optimizer.clip = 0;
@@ -59,11 +59,11 @@ std::vector<StepMetrics> RunGolden(Transformer& model, Graft& graft, Precision p
 }
 
 std::vector<StepMetrics> RunLora(Transformer& model, Precision precision) {
-  return RunGolden(model, *LoadGraft(kGolden + "/init", model), precision, 2e-3f);
+  return RunGolden(model, *LoadGraft(kGolden + "/init", model), precision, 2e-3f, 20);
 }
 
 std::vector<StepMetrics> RunFull(Transformer& model, Precision precision) {
-  return RunGolden(model, *MakeGraft("full", {.working = PlanOf(precision).storage}, model), precision, 2e-5f);
+  return RunGolden(model, *MakeGraft("full", {.working = PlanOf(precision).storage}, model), precision, 2e-5f, 12);
 }
 
 // Each loss within 1e-3 of PyTorch's, each gradient's length within half a percent.
@@ -94,14 +94,20 @@ TEST_F(TrainingGolden, MixedPrecisionEndsWithinOnePercent) {
   }
 }
 
-TEST_F(TrainingGolden, FullFineTuningInMixedPrecisionEndsWithinOnePercent) {
-  const double last = Golden()["full_steps"].back()["loss"];
-  for (const Precision precision : {Precision::kBf16, Precision::kFp16}) {
-    Transformer model(LoadWeights(pool_, DefaultTestModel()), pool_);  // full fine-tuning changes it
-    const double loss = RunFull(model, precision).back().loss;
-    std::printf("%s: final loss %.4f, PyTorch fp32 %.4f\n", std::string(PrecisionName(precision)).c_str(), loss, last);
-    EXPECT_NEAR(loss, last, 0.01 * last) << PrecisionName(precision);
+// Rounding moves this run more than a LoRA's: AdamW's first steps are lr times the gradient's sign, for gradients below
+// the noise too, and PyTorch's own bf16 autocast ends 6 % above its fp32. So bf16 is held to autocast, step by step;
+// fp16, whose significand is eight times finer, to fp32.
+TEST_F(TrainingGolden, FullFineTuningInMixedPrecision) {
+  const nlohmann::json golden = Golden();
+  const std::vector<StepMetrics> bf16 = RunFull(*model_, Precision::kBf16);
+  for (size_t i = 0; i < golden["full_bf16_losses"].size(); ++i) {
+    const double loss = golden["full_bf16_losses"][i];
+    EXPECT_NEAR(bf16[i].loss, loss, 0.005 * loss) << "step " << i;
   }
+  Transformer again(LoadWeights(pool_, DefaultTestModel()), pool_);  // full fine-tuning changed the other one
+  const double fp16 = RunFull(again, Precision::kFp16).back().loss, last = golden["full_steps"].back()["loss"];
+  std::printf("final loss: bf16 %.4f, fp16 %.4f, PyTorch fp32 %.4f\n", bf16.back().loss, fp16, last);
+  EXPECT_NEAR(fp16, last, 0.01 * last);
 }
 
 // Keeps the gradients of every norm's gain.
@@ -184,7 +190,9 @@ TEST_F(TrainingGolden, GradientLengthsOfFullFineTuning) {
     const std::string at = "layers." + std::to_string(layer) + ".", hf = "model." + at;
     names[at + "attention_norm"] = hf + "input_layernorm.weight";
     names[at + "ffn_norm"] = hf + "post_attention_layernorm.weight";
-    for (const char* name : {"q_proj", "k_proj", "v_proj", "o_proj"}) names[at + name] = hf + "self_attn." + name + ".weight";
+    for (const char* name : {"q_proj", "k_proj", "v_proj", "o_proj"}) {
+      names[at + name] = hf + "self_attn." + name + ".weight";
+    }
     for (const char* name : {"gate_proj", "up_proj", "down_proj"}) names[at + name] = hf + "mlp." + name + ".weight";
   }
   size_t compared = 0;

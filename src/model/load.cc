@@ -304,7 +304,7 @@ void UnpackWeights(ThreadPool& pool, const ModelWeights& weights, const TensorNa
     const bool turned = names.transposed;
     visit(stem + names.weight, turned ? std::vector{in, out} : std::vector{out, in},
           [=, &pool, order = std::vector<int32_t>(order.begin(), order.end())] {
-            OwnedTensor stored(turned ? std::initializer_list<int64_t>{in, out} : std::initializer_list<int64_t>{out, in});
+            OwnedTensor stored({turned ? in : out, turned ? out : in});
             int64_t begin = 0;
             for (const Linear* part : parts) {
               pool.Run(part->out(), [&](int64_t o, int) {

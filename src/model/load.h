@@ -39,8 +39,8 @@ TensorNames HfNames(const std::string& family);          // HfConfig's
 // Packs every tensor that `config` asks for; sets config.vocab, tied_head and config.context if positions are learned.
 std::unique_ptr<ModelWeights> PackWeights(ThreadPool& pool, ModelConfig config, const TensorNames& names,
                                           const WeightSource& source);
-// The way back: tells `visit` every tensor of the weights under its name and shape in the file; `make` decodes it to f32
-// in the file's layout, and may be called until the weights change.
+// The way back: tells `visit` every tensor of the weights under its name and shape in the file; `make` decodes it to
+// f32 in the file's layout, and may be called until the weights change.
 using VisitTensor =
     std::function<void(const std::string& name, std::vector<int64_t> shape, std::function<OwnedTensor()> make)>;
 void UnpackWeights(ThreadPool& pool, const ModelWeights& weights, const TensorNames& names, const VisitTensor& visit);
