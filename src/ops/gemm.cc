@@ -151,12 +151,6 @@ class Destination {
         carry_(plan.carry),
         first_(first),
         last_(last) {
-    // Blocks that add up may as well add to what c holds.
-    const bool adds = !carry_ && alpha_ == 1.0f && beta_ == 1.0f && job.bias == nullptr;
-    if (adds) {
-      first_ = false;
-      beta_ = 0.0f;
-    }
     plain_ = alpha_ == 1.0f && beta_ == 0.0f && job.bias == nullptr;
     sums_ = job.sums != nullptr ? job.sums : job.c;
     sums_stride_ = job.sums == nullptr ? job.c_stride : job.transposed ? plan.rows : job.columns;
@@ -309,8 +303,7 @@ const Isa& IsaFor(Compute compute) { return compute == Compute::kBF16 ? gemm::BF
 
 // Sums that cannot wait in c because c is an addend.
 void AddSums(Workspace& workspace, const Plan& plan, Job& job) {
-  const bool adds = !plan.carry && plan.alpha == 1.0f && plan.beta == 1.0f && job.bias == nullptr;
-  if (plan.beta != 0.0f && !adds && KBlocks(plan.isa, plan.k).count > 1) {
+  if (plan.beta != 0.0f && KBlocks(plan.isa, plan.k).count > 1) {
     job.sums = workspace.Array<float>(plan.rows * job.columns);
   }
 }
