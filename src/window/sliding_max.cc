@@ -14,6 +14,10 @@ namespace cambium {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
+// van Herk/Gil-Werman over whole vectors, then within them: with L lanes and B = blocks_, W[v] is the extreme of the
+// vectors v .. v + B - 1, lane by lane, which is every L-th value of a window; the values between are joined by sliding
+// W itself by 1, 2, 4, ... places, in registers. Every value is loaded once and every extreme stored once, past the
+// caches.
 template <class T, bool kMin>
 class Kernel {
   using D = hn::ScalableTag<T>;
@@ -29,122 +33,131 @@ class Kernel {
     // Everything below is on the grid of aligned vectors of `out`: index e means values[e - pad_] and out[e - pad_].
     pad_ = static_cast<int64_t>(reinterpret_cast<uintptr_t>(out) / sizeof(T) % lanes_);
     stream_ = count_ * static_cast<int64_t>(sizeof(T)) >= kStreamBytes;
-    // k = blocks * reach + rest. A short k is doubled all the way; a long one up to one vector, then blocks of vectors.
-    reach_ = k < kDoubleVectors * lanes_ ? static_cast<int64_t>(std::bit_floor(static_cast<uint64_t>(k))) : lanes_;
-    blocks_ = k / reach_;
-    rest_ = k - blocks_ * reach_;
+    blocks_ = std::max<int64_t>(1, k / lanes_);
+    width_ = k - (blocks_ - 1) * lanes_;  // < 2 * lanes_; joined by slides, each of at most what is joined already
   }
 
   HWY_ATTR void Run() const {
-    const int64_t chunk = kChunkBytes / static_cast<int64_t>(sizeof(K));
-    const int64_t filled = chunk + reach_ + rest_ + lanes_;
-    const auto keys = hwy::AllocateAligned<K>(filled + 4 * reach_ + lanes_);
-    std::fill(keys.get(), keys.get() + filled + 4 * reach_ + lanes_, Order::kLowest);
-    if (blocks_ == 1) {
-      for (int64_t e = 0; e < count_ + pad_; e += chunk) {
-        Fill(e, filled, keys.get());
-        Double(e, filled, keys.get());
-        const int64_t stop = std::min(chunk, count_ + pad_ - e);
-        for (int64_t i = 0; i < stop; i += lanes_) {
-          Emit(e + i, hn::Max(hn::Load(dk_, keys.get() + i), hn::LoadU(dk_, keys.get() + i + rest_)));
-        }
-      }
+    if (stream_) {
+      blocks_ == 1 ? Sweep<true, false>() : Sweep<true, true>();
+      hwy::FlushStream();
     } else {
-      RunBlocks(chunk, filled, keys.get());
+      blocks_ == 1 ? Sweep<false, false>() : Sweep<false, true>();
     }
-    if (stream_) hwy::FlushStream();
   }
 
  private:
-  static constexpr int64_t kChunkBytes = 8192;      // of keys, in the first-level cache
   static constexpr int64_t kStreamBytes = 4 << 20;  // beyond the caches: stores pass them by
-  static constexpr int64_t kDoubleVectors = 16;     // a longer window is cheaper in blocks
+  static constexpr int64_t kAheadVectors = 4096;    // called for while the suffixes are taken
+  static constexpr size_t kSlides = hwy::CeilLog2(hn::MaxLanes(DK())) + 1;
 
-  // Lane by lane, a window of blocks_ vectors that already hold the extremes of `reach_` neighbours. With B = blocks_
-  // and vectors counted from 0, window [v, v + B) is the suffix of its block from v joined to the prefix of the next
-  // block up to v + B - 1.
-  HWY_ATTR void RunBlocks(int64_t chunk, int64_t filled, K* HWY_RESTRICT keys) const {
-    const int64_t lanes = lanes_, rest = rest_, blocks = blocks_;
-    const auto suffixes = hwy::AllocateAligned<K>(blocks * lanes);
-    K* HWY_RESTRICT suffix = suffixes.get();
-    std::fill(suffix, suffix + blocks * lanes, Order::kLowest);
-    V prefix = hn::Set(dk_, Order::kLowest);
-    const int64_t lag = (blocks - 1) * lanes;  // the window that ends with vector e begins at e - lag
-    int64_t at = 0;                            // place within the block
-    for (int64_t e = 0; e - lag < count_ + pad_; e += chunk) {
-      Fill(e, filled, keys);
-      Double(e, filled, keys);
-      const int64_t stop = std::min(chunk, count_ + pad_ + lag - e);
-      for (int64_t i = 0; i < stop;) {
-        const int64_t run = std::min((stop - i + lanes - 1) / lanes, blocks - 1 - at);
-        const auto step = [&](int64_t r) HWY_ATTR {
-          const V here = hn::Load(dk_, keys + i + r * lanes);
-          prefix = hn::Max(prefix, here);
-          const V window = hn::Max(prefix, hn::Load(dk_, suffix + (at + r + 1) * lanes));
-          hn::Store(here, dk_, suffix + (at + r) * lanes);
-          return hn::Max(window, hn::LoadU(dk_, keys + i + r * lanes + rest));
-        };
-        const int64_t first = e + i - lag;
-        if (first >= pad_ && first + run * lanes <= count_ + pad_) {
-          T* HWY_RESTRICT to = out_ + first - pad_;
-          if (stream_) {
-            for (int64_t r = 0; r < run; ++r) hn::Stream(Decode(step(r)), d_, to + r * lanes);
-          } else {
-            for (int64_t r = 0; r < run; ++r) hn::Store(Decode(step(r)), d_, to + r * lanes);
-          }
-        } else {
-          for (int64_t r = 0; r < run; ++r) Emit(first + r * lanes, step(r));
-        }
-        at += run;
-        i += run * lanes;
-        if (i >= stop) break;
-        V tail = hn::Load(dk_, keys + i);
-        Emit(e + i - lag, hn::Max(hn::Max(prefix, tail), hn::LoadU(dk_, keys + i + rest)));
-        hn::Store(tail, dk_, suffix + at * lanes);
-        for (int64_t back = at - 1; back >= 0; --back) {
-          tail = hn::Max(tail, hn::Load(dk_, suffix + back * lanes));
-          hn::Store(tail, dk_, suffix + back * lanes);
-        }
-        prefix = hn::Set(dk_, Order::kLowest);
-        at = 0;
-        i += lanes;
+  // Slides of W by places that join width_ neighbours. Its members stay in registers in the loops that copy it.
+  struct Slides {
+    decltype(hn::IndicesFromVec(DK(), hn::Zero(DK()))) turns[kSlides];  // by so many places
+    hn::Mask<DK> stay[kSlides];                                         // the lanes that do not come around
+    V before[kSlides], turned[kSlides];                                 // the vector before, and the same turned
+
+    // Takes the next vector; what comes back belongs to the one kSlides earlier.
+    template <size_t kFrom = 0>
+    HWY_ATTR HWY_INLINE V Join(V w) {
+      if constexpr (kFrom == kSlides) {
+        return w;
+      } else {
+        const V turn = hn::TableLookupLanes(w, turns[kFrom]);
+        const V joined = hn::Max(before[kFrom], hn::IfThenElse(stay[kFrom], turned[kFrom], turn));
+        before[kFrom] = w;
+        turned[kFrom] = turn;
+        return Join<kFrom + 1>(joined);
       }
     }
+  };
+  HWY_ATTR Slides MakeSlides() const {
+    Slides slides;
+    const size_t lanes = static_cast<size_t>(lanes_), width = static_cast<size_t>(width_);
+    for (size_t s = 0, joined = 1; s < kSlides; ++s) {
+      const size_t by = std::min(joined, width - joined);
+      HWY_ALIGN K places[hn::MaxLanes(DK())];
+      for (size_t i = 0; i < lanes; ++i) places[i] = static_cast<K>((i + by) % lanes);
+      slides.turns[s] = hn::SetTableIndices(dk_, places);
+      slides.stay[s] = hn::FirstN(dk_, lanes - by);
+      slides.before[s] = slides.turned[s] = hn::Set(dk_, Order::kLowest);
+      joined += by;
+    }
+    return slides;
   }
 
-  // keys[i] = the key at e + i, the lowest beyond the values.
-  HWY_ATTR void Fill(int64_t e, int64_t size, K* keys) const {
-    int64_t i = 0;
-    for (; i < size && e + i < pad_; ++i) keys[i] = Order::kLowest;
-    if (i > 0) {
-      for (; i % lanes_ != 0; ++i) keys[i] = KeyAt(e + i);
-    }
-    for (; i + lanes_ <= size && e + i + lanes_ <= n_ + pad_; i += lanes_) {
-      hn::Store(Encode(hn::LoadU(d_, values_ + e + i - pad_)), dk_, keys + i);
-    }
-    for (; i < size; ++i) keys[i] = KeyAt(e + i);
+  template <bool kStream, bool kBlocked>
+  HWY_ATTR void Sweep() const {
+    const auto suffix = hwy::AllocateAligned<K>(blocks_ * lanes_);
+    std::fill(suffix.get(), suffix.get() + blocks_ * lanes_, Order::kLowest);
+    State state = {MakeSlides(), hn::Set(dk_, Order::kLowest), 0, suffix.get()};
+    // Between low and high vectors are loaded whole, and what they complete is stored whole.
+    const int64_t lag = Lag(), total = (count_ + pad_ + lanes_ - 1) / lanes_ + lag;
+    const int64_t low = std::min(lag + 1, total);
+    const int64_t high = std::max(low, std::min((n_ + pad_) / lanes_, (count_ + pad_) / lanes_ + lag));
+    Vectors<kStream, kBlocked, false>(0, low, state);
+    Vectors<kStream, kBlocked, true>(low, high, state);
+    Vectors<kStream, kBlocked, false>(high, total, state);
   }
-  K KeyAt(int64_t e) const { return e < pad_ + n_ ? Order::Encode(values_[e - pad_]) : Order::kLowest; }
 
-  // keys[i] = the extreme of keys[i .. i + reach_). The first pass calls for the next chunk's values.
-  HWY_ATTR void Double(int64_t e, int64_t size, K* keys) const {
-    const T* next = values_ + e + size - pad_;
-    const int64_t ahead = std::clamp<int64_t>(n_ - (e + size - pad_), 0, size);
-    int64_t width = 1;
-    for (; width * 4 <= reach_; width *= 4) {
-      for (int64_t i = 0; i < size; i += lanes_) {
-        if (width == 1 && i < ahead) hwy::Prefetch(next + i);
-        const V a = hn::Max(hn::Load(dk_, keys + i), hn::LoadU(dk_, keys + i + width));
-        const V b = hn::Max(hn::LoadU(dk_, keys + i + 2 * width), hn::LoadU(dk_, keys + i + 3 * width));
-        hn::Store(hn::Max(a, b), dk_, keys + i);
+  struct State {
+    Slides slides;
+    V prefix;    // of the block begun, up to the vector before
+    int64_t at;  // place within the block
+    K* suffix;   // [blocks_] vectors: from `at` on suffixes of the block before, below it this block's keys
+  };
+
+  // Takes the vectors begin .. end - 1. The W that vector v completes belongs to v - (blocks_ - 1): a suffix of one
+  // block joined to a prefix of the next.
+  template <bool kStream, bool kBlocked, bool kWhole>
+  HWY_ATTR void Vectors(int64_t begin, int64_t end, State& state) const {
+    Slides slides = state.slides;
+    V prefix = state.prefix;
+    int64_t at = state.at;
+    K* HWY_RESTRICT suffix = state.suffix;
+    const int64_t lanes = lanes_, blocks = blocks_;
+    const T* HWY_RESTRICT from = values_ - pad_;
+    T* HWY_RESTRICT to = out_ - pad_ - Lag() * lanes;
+    for (int64_t v = begin; v < end;) {
+      const int64_t stop = kBlocked ? std::min(end, v + blocks - 1 - at) : end;
+      for (; v < stop; ++v) {
+        V w = kWhole ? Encode(hn::LoadU(d_, from + v * lanes)) : KeysAt(v * lanes);
+        if (kBlocked) {
+          prefix = hn::Max(prefix, w);
+          const V window = hn::Max(prefix, hn::Load(dk_, suffix + (at + 1) * lanes));
+          hn::Store(w, dk_, suffix + at++ * lanes);
+          w = window;
+        }
+        Emit<kStream, kWhole>(to + v * lanes, slides.Join(w));
       }
-    }
-    if (width * 2 <= reach_) {
-      for (int64_t i = 0; i < size; i += lanes_) {
-        if (width == 1 && i < ahead) hwy::Prefetch(next + i);
-        hn::Store(hn::Max(hn::Load(dk_, keys + i), hn::LoadU(dk_, keys + i + width)), dk_, keys + i);
+      if (v == end) break;
+      // The block's last vector, and the suffixes of the block, while the next values are called for.
+      V tail = kWhole ? Encode(hn::LoadU(d_, from + v * lanes)) : KeysAt(v * lanes);
+      Emit<kStream, kWhole>(to + v * lanes, slides.Join(hn::Max(prefix, tail)));
+      hn::Store(tail, dk_, suffix + at * lanes);
+      const int64_t calls = std::min(std::min(at, kAheadVectors), (n_ + pad_) / lanes - v);
+      for (int64_t back = 1; back <= at; ++back) {
+        if (back <= calls) hwy::Prefetch(from + (v + back) * lanes);
+        K* HWY_RESTRICT place = suffix + (at - back) * lanes;
+        tail = hn::Max(tail, hn::Load(dk_, place));
+        hn::Store(tail, dk_, place);
       }
+      prefix = hn::Set(dk_, Order::kLowest);
+      at = 0;
+      ++v;
     }
+    state = {slides, prefix, at, suffix};
+  }
+  int64_t Lag() const { return blocks_ - 1 + static_cast<int64_t>(kSlides); }
+
+  // The keys of a vector, the lowest outside the values.
+  HWY_ATTR V KeysAt(int64_t e) const {
+    if (e >= pad_ && e + lanes_ <= n_ + pad_) return Encode(hn::LoadU(d_, values_ + e - pad_));
+    HWY_ALIGN K lane[hn::MaxLanes(DK())];
+    for (int64_t i = 0; i < lanes_; ++i) {
+      lane[i] = e + i >= pad_ && e + i < pad_ + n_ ? Order::Encode(values_[e + i - pad_]) : Order::kLowest;
+    }
+    return hn::Load(dk_, lane);
   }
 
   HWY_ATTR V Encode(hn::Vec<D> value) const {
@@ -170,20 +183,18 @@ class Kernel {
     return hn::Xor(bits, hn::And(hn::BroadcastSignBit(bits), hn::Set(dk_, std::numeric_limits<K>::max())));
   }
 
-  HWY_ATTR HWY_INLINE void Emit(int64_t e, V key) const {
+  // To a vector's place in out_; lane by lane where it is not all inside.
+  template <bool kStream, bool kWhole>
+  HWY_ATTR HWY_INLINE void Emit(T* to, V key) const {
     const auto value = Decode(key);
-    if (HWY_LIKELY(e >= pad_ && e + lanes_ <= count_ + pad_)) {
-      if (stream_) {
-        hn::Stream(value, d_, out_ + e - pad_);
-      } else {
-        hn::Store(value, d_, out_ + e - pad_);
-      }
+    if (kWhole) {
+      kStream ? hn::Stream(value, d_, to) : hn::Store(value, d_, to);
       return;
     }
     HWY_ALIGN T lane[hn::MaxLanes(D())];
     hn::Store(value, d_, lane);
     for (int64_t i = 0; i < lanes_; ++i) {
-      if (e + i >= pad_ && e + i < count_ + pad_) out_[e + i - pad_] = lane[i];
+      if (to + i >= out_ && to + i < out_ + count_) to[i] = lane[i];
     }
   }
 
@@ -192,7 +203,7 @@ class Kernel {
   const T* values_;
   int64_t n_, count_;
   T* out_;
-  int64_t lanes_, pad_, reach_, blocks_, rest_;
+  int64_t lanes_, pad_, blocks_, width_;
   bool stream_;
 };
 
