@@ -1,9 +1,9 @@
 """LoRA fine-tuning with PyTorch and PEFT: tokens/s and peak memory, to set beside `cambium train`.
 
-usage: peft_lora.py MODEL.gguf [--autocast] [--steps 4] [--threads 2] [--batch 4] [--length 256] [--rank 8]
+usage: peft_lora.py MODEL.gguf [--autocast] [--steps 4] [--threads 2] [--batch 4] [--length 256] [--rank 8] [--full]
 
-Eager PyTorch, sdpa, AdamW, LoRA on all seven linears; weights dequantised to fp32 by transformers. For its best
-figure preload tcmalloc: LD_PRELOAD=libtcmalloc_minimal.so.4.
+Eager PyTorch, sdpa, AdamW, LoRA on all seven linears, or with --full every weight without PEFT; weights dequantised to
+fp32 by transformers. For its best figure preload tcmalloc: LD_PRELOAD=libtcmalloc_minimal.so.4.
 """
 import argparse
 import resource
@@ -23,6 +23,7 @@ parser.add_argument("--threads", type=int, default=2)
 parser.add_argument("--batch", type=int, default=4)
 parser.add_argument("--length", type=int, default=256)
 parser.add_argument("--rank", type=int, default=8)
+parser.add_argument("--full", action="store_true")
 args = parser.parse_args()
 
 torch.set_num_threads(args.threads)
@@ -30,9 +31,10 @@ torch.manual_seed(0)
 path = Path(args.model)
 model = AutoModelForCausalLM.from_pretrained(str(path.parent), gguf_file=path.name, dtype=torch.float32,
                                              attn_implementation="sdpa")
-targets = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-model = get_peft_model(model, LoraConfig(r=args.rank, lora_alpha=2 * args.rank, target_modules=targets,
-                                         task_type="CAUSAL_LM"))
+if not args.full:
+    targets = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    model = get_peft_model(model, LoraConfig(r=args.rank, lora_alpha=2 * args.rank, target_modules=targets,
+                                             task_type="CAUSAL_LM"))
 optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=2e-4)
 model.train()
 rates = []
@@ -49,4 +51,5 @@ for step in range(args.steps + 1):  # the first one warms up
         rates.append(ids.numel() / (time.perf_counter() - start))
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 name = "bf16 autocast" if args.autocast else "fp32"
-print(f"PEFT {name}: median {statistics.median(rates):.0f}, best {max(rates):.0f} tokens/s; peak {peak:.0f} MiB")
+who = "PyTorch" if args.full else "PEFT"
+print(f"{who} {name}: median {statistics.median(rates):.0f}, best {max(rates):.0f} tokens/s; peak {peak:.0f} MiB")

@@ -7,6 +7,7 @@
 #include "cli/train_flags.h"
 #include "cli/verbs.h"
 #include "io/atomic_file.h"
+#include "train/numerics.h"
 #include "train/plan.h"
 
 namespace cambium::cli {
@@ -85,12 +86,20 @@ void Train(TrainFlags& flags, const std::string& config) {
   TrainProgress progress(flags.output, trainer.total_steps());
   Trainer::Callbacks callbacks;
   callbacks.stop = &interrupted;
-  callbacks.on_step = [&](const StepMetrics& m) { progress.Step(m); };
+  std::optional<NumericsReport> numerics;
+  if (flags.numerics) numerics.emplace(trainer, *session.model);
+  callbacks.on_step = [&](const StepMetrics& m) {
+    progress.Step(m);
+    if (numerics) numerics->Step();
+  };
   callbacks.on_valid = [&](int64_t step, double loss, bool best) {
     progress.Line(fmt::format("step {}: validation loss {:.4f}{}", step, loss, best ? ", the best so far" : ""));
   };
   const TrainResult result = trainer.Run(callbacks);
   std::signal(SIGINT, before);
+  if (numerics) {
+    for (const std::string& line : numerics->Write(flags.directory)) progress.Line(line);
+  }
   if (result.end == TrainResult::End::kInterrupted) {
     Fail(ErrorCode::kInterrupted, "interrupted after step ", result.steps, "; the checkpoint is saved, --resume auto goes on");
   }

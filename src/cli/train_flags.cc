@@ -57,6 +57,7 @@ void AddTrainOptions(CLI::App& verb, TrainFlags& f) {
   verb.add_option("--clip", f.train.optimizer.clip, "Largest global gradient norm (0: no clipping)");
   verb.add_flag("--adam-8bit", f.train.optimizer.eight_bit, "Keep AdamW's moments in 8 bits");
   verb.add_option("--precision", f.precision, "fp32, bf16 or fp16");
+  verb.add_flag("--numerics-report", f.numerics, "Exponents of weights, activations and gradients: numerics.txt, .json");
   verb.add_flag("--checkpoint-activations", f.train.checkpoint_activations, "Less memory, about a third more time");
   verb.add_option("--seed", f.train.seed, "Seed of the order, the new adapter and dropout");
   verb.add_flag("--no-shuffle", f.no_shuffle, "Keep the order of the data");

@@ -24,7 +24,7 @@ struct TrainFlags {
   TrainOptions train;
   int64_t sequence_length = 512;
   int threads = 0;
-  bool no_shuffle = false, pack = false, raw = false, yes = false, print_config = false;
+  bool no_shuffle = false, pack = false, raw = false, yes = false, print_config = false, numerics = false;
 };
 void AddTrainOptions(CLI::App& verb, TrainFlags& flags);
 // Reads --config into every option that the command line left out; kUsage naming an unknown key. True if --print-config

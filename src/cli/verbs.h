@@ -14,6 +14,7 @@ void AddGenerate(CLI::App& app);
 void AddInspect(CLI::App& app);
 void AddList(CLI::App& app);
 void AddMan(CLI::App& app);
+void AddExtract(CLI::App& app);
 void AddMerge(CLI::App& app);
 void AddPlan(CLI::App& app);
 void AddPrefix(CLI::App& app);
@@ -36,6 +37,7 @@ inline constexpr void (*kVerbs[])(CLI::App&) = {
     AddTrain,
     AddPlan,
     AddMerge,
+    AddExtract,
     AddPrefix,
     AddTokenize,
     AddScore,

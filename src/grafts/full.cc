@@ -46,10 +46,8 @@ FullGraft::FullGraft(const GraftOptions& options, Transformer& model) : model_(m
         {NormKind::kAttention, &block.attention_norm}, {NormKind::kAttentionPost, &block.attention_post_norm},
         {NormKind::kFfn, &block.ffn_norm},             {NormKind::kFfnPost, &block.ffn_post_norm},
         {NormKind::kQ, &block.q_norm},                 {NormKind::kK, &block.k_norm}};
-    static constexpr const char* kNormNames[] = {"attention_norm", "attention_post_norm", "ffn_norm",
-                                                 "ffn_post_norm",  "q_norm",              "k_norm"};
     for (const auto& [kind, norm] : norms) {
-      if (norm->gain.view) norms_[{layer, kind}] = AddNorm(at + kNormNames[static_cast<int>(kind)], *norm);
+      if (norm->gain.view) norms_[{layer, kind}] = AddNorm(at + NormName(kind), *norm);
     }
     for (int kind = 0; kind < kSiteKinds; ++kind) {
       Linear& linear = block.linears[kind];
@@ -60,7 +58,7 @@ FullGraft::FullGraft(const GraftOptions& options, Transformer& model) : model_(m
       if (linear.bias.view) params.bias = Add(name + ".bias", linear.bias.view, false);
     }
   }
-  norms_[{static_cast<int>(config.layers), NormKind::kFinal}] = AddNorm("final_norm", weights.final_norm);
+  norms_[{static_cast<int>(config.layers), NormKind::kFinal}] = AddNorm(NormName(NormKind::kFinal), weights.final_norm);
   if (weights.separate_head) head_ = AddMatrix("head", weights.separate_head);
   for (const Matrix& matrix : matrices_) {
     OwnedTensor stored(options.working, {matrix.values.view.rows(), matrix.values.view.columns()});

@@ -7,6 +7,7 @@
 #include "cambium/error.h"
 #include "grafts/adapter.h"
 #include "grafts/adapter_config.h"
+#include "grafts/delta.h"
 #include "grafts/full.h"
 #include "grafts/ia3.h"
 #include "grafts/lora.h"
@@ -17,6 +18,7 @@ namespace cambium {
 
 const std::vector<GraftEntry>& GraftList() {
   static const std::vector<GraftEntry> kList = {
+      {"delta", "what fine-tuning changed", nullptr, DeltaGraft::Recognises, DeltaGraft::Load},  // before lora: it has more
       {"lora", "low-rank terms at linears", LoraGraft::Make, LoraGraft::Recognises, LoraGraft::Load},
       {"prefix", "keys and values before every text", PrefixGraft::Make, PrefixGraft::Recognises, PrefixGraft::Load},
       {"prompt", "embeddings before every text", PromptGraft::Make, PromptGraft::Recognises, PromptGraft::Load},

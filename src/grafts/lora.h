@@ -36,6 +36,13 @@ class LoraGraft : public Graft {
 
   void SaveMlx(const std::string& directory) const;  // as mlx-lm's
 
+  // Terms y += b (a x), a [rank, in], b [out, rank], with nothing more to train than these.
+  struct RawTerm {
+    Site site;
+    OwnedTensor a, b;
+  };
+  static std::unique_ptr<LoraGraft> FromTerms(Transformer& model, std::vector<RawTerm> terms, const std::string& base);
+
   // The sum of adapters of one base as one adapter: ranks stacked, which is exact; or cut to `rank` > 0 by the singular
   // values of each site's product, `kept` then being the share of their squares that stays. kUsage for DoRA.
   static std::unique_ptr<LoraGraft> Combine(std::span<const LoraGraft* const> parts, Transformer& model, int64_t rank,

@@ -94,4 +94,20 @@ std::unique_ptr<LoraGraft> LoraGraft::Combine(std::span<const LoraGraft* const> 
   return std::unique_ptr<LoraGraft>(new LoraGraft(model, options, std::move(terms)));
 }
 
+std::unique_ptr<LoraGraft> LoraGraft::FromTerms(Transformer& model, std::vector<RawTerm> terms,
+                                                  const std::string& base) {
+  GraftOptions options;
+  options.rank = 0;
+  options.base = base;
+  std::vector<std::unique_ptr<Term>> made;
+  for (RawTerm& from : terms) {
+    made.push_back(MakeTerm(model, from.site, from.a.view.rows(), 1));
+    View(made.back()->a.value) = View(from.a.view);
+    View(made.back()->b.value) = View(from.b.view);
+    options.rank = std::max(options.rank, made.back()->rank);
+  }
+  options.alpha = static_cast<double>(options.rank);
+  return std::unique_ptr<LoraGraft>(new LoraGraft(model, options, std::move(made)));
+}
+
 }  // namespace cambium

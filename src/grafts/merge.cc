@@ -75,6 +75,17 @@ OwnedTensor MergedValues(Transformer& model, std::span<Graft* const> grafts, con
   return all;
 }
 
+OwnedTensor WholeValues(std::span<Graft* const> grafts, const std::string& name) {
+  OwnedTensor values;
+  for (const Graft* graft : grafts) {
+    OwnedTensor own = graft->MergedWhole(name);
+    if (!own.view) continue;
+    if (values.view) Fail(ErrorCode::kUsage, "two grafts replace the tensor ", name, ": merge one of them");
+    values = std::move(own);
+  }
+  return values;
+}
+
 // `in` with merged matrices in the type that `target` gives for their own.
 void MergeGguf(Transformer& model, std::span<Graft* const> grafts, const std::string& in, const std::string& out,
                const std::function<DType(DType)>& target, const MergeProgress& progress) {
@@ -88,6 +99,20 @@ void MergeGguf(Transformer& model, std::span<Graft* const> grafts, const std::st
     const bool touched = found != sites.end() && std::any_of(found->second.begin(), found->second.end(), [&](Site site) {
       return std::any_of(grafts.begin(), grafts.end(), [&](const Graft* graft) { return graft->ActsAt(site); });
     });
+    if (const auto whole = std::make_shared<OwnedTensor>(WholeValues(grafts, tensor.name)); whole->view) {
+      const DType dtype = target(view.dtype);
+      const int64_t columns = whole->view.columns(), row_bytes = columns / Info(dtype).block * Info(dtype).bytes;
+      if (whole->view.size() != view.size()) {
+        Fail(ErrorCode::kData, file.path(), ": tensor ", tensor.name, " has ", view.size(), " values, the graft's ",
+             whole->view.size());
+      }
+      writer.AddTensor(tensor.name, dtype, tensor.shape, [=, &model](int64_t row, int64_t rows, uint8_t* dst) {
+        model.pool().Run(rows, [&](int64_t r, int) {
+          Quantize(dtype, whole->view.row(row + r), dst + r * row_bytes, columns);
+        });
+      });
+      continue;
+    }
     if (!touched) {
       writer.AddTensor(tensor.name, view);
       continue;

@@ -141,6 +141,8 @@ void AttentionBranch(BlockRun& run, const BlockWeights& w, int layer, Tensor nor
     }
     RmsNorm(run.pool, q_heads, w.q_norm.gain.view, c.norm_eps, q_heads);
     RmsNorm(run.pool, k_heads, w.k_norm.gain.view, c.norm_eps, k_heads);
+    AtNorm(run, layer, NormKind::kQ, q);
+    AtNorm(run, layer, NormKind::kK, k);
   }
   if (c.rope) {
     Rope(run.pool, q_heads, run.pass.positions, InvFreq(run, layer), c.rope_scale);
@@ -312,10 +314,12 @@ void RunSubLayer(BlockRun& run, const BlockWeights& w, int layer, const SubLayer
   Tensor normed = run.workspace.New({run.x.rows(), run.x.columns()});
   Tensor h = run.workspace.New({run.x.rows(), run.x.columns()});
   Norm(run, sub.norm, run.x, normed);
+  AtNorm(run, layer, sub.norm_kind, normed);
   sub.forward(run, w, layer, normed, h);
   if (run.config.post_norms) {
     if (run.tape != nullptr) run.tape->Push(run.pool, h);
     Norm(run, sub.post_norm, h, h);
+    AtNorm(run, layer, sub.post_norm_kind, h);
   }
   AtBranch(run, layer, sub.branch, run.x, h);
   if (run.tape != nullptr) run.tape->Push(run.pool, run.x);
@@ -350,6 +354,7 @@ void RunSubLayerBackward(BlockRun& run, const BlockWeights& w, int layer, const 
   sub.backward(run, w, layer, normed, dh, dnormed);
   NormBackward(run, sub.norm, layer, sub.norm_kind, dnormed, x, dh);
   Add(run.pool, dh, dx);
+  if (run.pass.observe_gradient) run.pass.observe_gradient(layer, dx);
   RoundGradient(run, dx);
   run.workspace.Release(mark);
 }
@@ -363,6 +368,14 @@ Graft::NormGradient BlockRun::NormGradientOf(int layer, NormKind kind) const {
     }
   }
   return {};
+}
+
+void AtNorm(BlockRun& run, int layer, NormKind kind, Tensor y) {
+  for (const BlockRun::GraftRange& range : run.graft_ranges) {
+    for (Graft* graft : range.grafts) {
+      if (graft->ActsAtNorm(layer, kind)) graft->AtNorm(run.context(), layer, kind, y.Rows(range.begin, range.count));
+    }
+  }
 }
 
 void Block(BlockRun& run, const BlockWeights& weights, int layer) {

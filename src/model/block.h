@@ -49,6 +49,9 @@ struct BlockRun {
   GraftContext context() const { return {pool, workspace, pass.compute, tape, pass.noise}; }
 };
 
+// Lets grafts act on the result of a norm.
+void AtNorm(BlockRun& run, int layer, NormKind kind, Tensor y);
+
 // One transformer block on run.x. With a tape it leaves what BlockBackward needs.
 void Block(BlockRun& run, const BlockWeights& weights, int layer);
 

@@ -58,6 +58,14 @@ class Graft {
   // dh: gradient of the changed h, becomes the gradient of the unchanged h; adds to dx.
   virtual void AtBranchBackward(const GraftContext&, int /*layer*/, Branch, Tensor /*dh*/, Tensor /*dx*/) {}
 
+  // y [rows, width] is the result of a norm, of all heads where it norms heads; changed in place. Serving only.
+  virtual bool ActsAtNorm(int /*layer*/, NormKind) const { return false; }
+  virtual void AtNorm(const GraftContext&, int /*layer*/, NormKind, Tensor /*y*/) {}
+
+  // Adds to logits [rows, vocab], the head's result on hidden [rows, hidden]. Serving only.
+  virtual bool ActsAtHead() const { return false; }
+  virtual void AtHead(const GraftContext&, Tensor /*hidden*/, Tensor /*logits*/) {}
+
   // Keys and values [prefix_length, kv_heads, head_dim] that occupy the first slots of a sequence that carries the graft.
   virtual int64_t prefix_length() const { return 0; }
   struct Kv {
@@ -87,10 +95,12 @@ class Graft {
   // The lowest block whose output the graft changes: backward stops there.
   virtual int64_t LowestLayer() const { return 0; }
 
-  // Whether the graft is a change of linears' matrices and of nothing else.
+  // Whether the graft is a change of the base's weights and of nothing else: of linears' matrices, unless it has more.
   virtual bool mergeable() const { return false; }
   // Makes that change on the decoded matrix [out, in], f32, of a site where it acts.
   virtual void MergeInto(Site, Tensor /*weight*/) {}
+  // The values, f32, that replace another tensor of the base's, by its name in a GGUF file; empty = it stays.
+  virtual OwnedTensor MergedWhole(const std::string& /*gguf_name*/) const { return {}; }
   // Writes the field's format (PEFT, AdapterHub, ...) into directory `path`.
   virtual void Save(const std::string& path) = 0;
 };

@@ -34,7 +34,7 @@ struct Pass {
   Tape* tape = nullptr;              // not null in training
   uint64_t noise = 0;                // key of the grafts' random draws (dropout) in this pass; 0 = none
   DType gradient_storage = DType::kF32;  // what the residual stream's gradient is rounded to between sub-layers
-  // Sees the gradient of block `layer`'s output as Backward comes down; may be empty.
+  // Sees the residual stream's gradient below each sub-layer of block `layer`, before that rounding; may be empty.
   std::function<void(int64_t layer, Tensor dx)> observe_gradient;
   bool checkpoint = false;           // keep only each block's input on the tape; backward runs the block again
   int64_t layers = -1;               // run only the first `layers` blocks (early exit); -1 = all

@@ -78,6 +78,26 @@ BlockRun PlanRun(const ModelConfig& config, ThreadPool& pool, Workspace& workspa
   return run;
 }
 
+// Lets grafts act on the logits: on each run of wanted rows that lies in one of their ranges.
+void AtHead(BlockRun& run, Pass& pass, Tensor selected) {
+  for (const BlockRun::GraftRange& range : run.graft_ranges) {
+    const auto inside = [&](int32_t row) { return row >= range.begin && row < range.begin + range.count; };
+    for (Graft* graft : range.grafts) {
+      if (!graft->ActsAtHead()) continue;
+      for (auto begin = pass.logit_rows.begin(); begin != pass.logit_rows.end();) {
+        begin = std::find_if(begin, pass.logit_rows.end(), inside);
+        const auto end = std::find_if_not(begin, pass.logit_rows.end(), inside);
+        if (begin == end) break;
+        const Workspace::Mark mark = run.workspace.GetMark();
+        const int64_t first = begin - pass.logit_rows.begin();
+        graft->AtHead(run.context(), selected.Rows(first, end - begin), pass.logits.Rows(first, end - begin));
+        run.workspace.Release(mark);
+        begin = end;
+      }
+    }
+  }
+}
+
 }  // namespace
 
 Transformer::Transformer(std::unique_ptr<ModelWeights> weights, ThreadPool& pool)
@@ -189,6 +209,7 @@ void Transformer::Forward(Pass& pass) {
   if (pass.tape != nullptr) pass.tape->PushExact(pool_, run.x);
   pass.hidden = workspace_.New({rows, c.hidden});
   FinalNorm(run.x, pass.hidden);
+  AtNorm(run, static_cast<int>(c.layers), NormKind::kFinal, pass.hidden);
 
   pass.logits = Tensor();
   if (pass.logit_rows.empty()) return;
@@ -203,6 +224,7 @@ void Transformer::Forward(Pass& pass) {
   }
   pass.logits = workspace_.New({wanted, c.vocab});
   Head(pass.compute, selected, pass.logits);
+  AtHead(run, pass, selected);
 }
 
 int64_t Transformer::BeginSequence(KvCache& kv, int sequence, std::span<Graft* const> grafts) {
@@ -250,7 +272,6 @@ void Transformer::Backward(Pass& pass, Tensor dhidden) {
   const int64_t layers = pass.layers < 0 ? c.layers : std::min(pass.layers, c.layers);
   for (int64_t layer = layers - 1; layer >= lowest; --layer) {
     const BlockWeights& block = weights_->blocks[static_cast<size_t>(layer)];
-    if (pass.observe_gradient) pass.observe_gradient(layer, dx);
     if (pass.checkpoint) {
       run.x = pass.tape->Pop();
       const Workspace::Mark mark = workspace_.GetMark();

@@ -31,6 +31,7 @@ struct Linear {
 };
 
 enum class NormKind : uint8_t { kAttention, kAttentionPost, kFfn, kFfnPost, kQ, kK, kFinal };
+const char* NormName(NormKind kind);  // "attention_norm", ...
 
 struct NormWeights {
   OwnedTensor gain, bias;  // f32; bias only for LayerNorm

@@ -16,6 +16,7 @@
 
 #include "cambium/error.h"
 #include "io/atomic_file.h"
+#include "io/chart.h"
 
 namespace cambium {
 namespace {
@@ -187,62 +188,14 @@ void MetricsLog::WritePlot() const {
 
 std::string LossPlotSvg(std::span<const std::pair<double, double>> train,
                         std::span<const std::pair<double, double>> valid) {
-  constexpr double kWidth = 720, kHeight = 400, kLeft = 60, kRight = 20, kTop = 30, kBottom = 45;
-  double x_max = 1, low = INFINITY, high = -INFINITY;
-  for (const auto points : {train, valid}) {
-    for (const auto& [x, y] : points) {
-      x_max = std::max(x_max, x);
-      low = std::min(low, y);
-      high = std::max(high, y);
-    }
-  }
-  if (!(low <= high)) low = 0, high = 1;
-  const double margin = std::max(1e-3, 0.05 * (high - low));
-  low -= margin;
-  high += margin;
-  const auto px = [&](double x) { return kLeft + (kWidth - kLeft - kRight) * x / x_max; };
-  const auto py = [&](double y) { return kTop + (kHeight - kTop - kBottom) * (high - y) / (high - low); };
-  const auto line = [&](std::span<const std::pair<double, double>> points, const char* style) {
-    std::string d;
-    for (const auto& [x, y] : points) d += fmt::format("{}{:.1f},{:.1f}", d.empty() ? "" : " ", px(x), py(y));
-    return fmt::format("<polyline fill=\"none\" {} points=\"{}\"/>\n", style, d);
-  };
-
-  std::string svg = fmt::format(
-      "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {:.0f} {:.0f}\" font-family=\"sans-serif\" "
-      "font-size=\"12\">\n<rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n",
-      kWidth, kHeight);
-  // Ticks at 1, 2 or 5 times a power of ten.
-  const auto tick = [](double range) {
-    const double raw = range / 6, unit = std::pow(10, std::floor(std::log10(raw)));
-    return unit * (raw / unit <= 1 ? 1 : raw / unit <= 2 ? 2 : raw / unit <= 5 ? 5 : 10);
-  };
-  const double y_tick = tick(high - low), x_tick = std::max(1.0, tick(x_max));
-  for (double y = std::ceil(low / y_tick) * y_tick; y <= high; y += y_tick) {
-    svg += fmt::format(
-        "<line x1=\"{0:.0f}\" x2=\"{1:.0f}\" y1=\"{2:.1f}\" y2=\"{2:.1f}\" stroke=\"#ddd\"/>"
-        "<text x=\"{3:.0f}\" y=\"{4:.1f}\" text-anchor=\"end\">{5:.3g}</text>\n",
-        kLeft, kWidth - kRight, py(y), kLeft - 6, py(y) + 4, y);
-  }
-  for (double x = 0; x <= x_max; x += x_tick) {
-    svg += fmt::format("<text x=\"{:.1f}\" y=\"{:.0f}\" text-anchor=\"middle\">{:g}</text>\n", px(x),
-                       kHeight - kBottom + 16, x);
-  }
-  svg += fmt::format("<text x=\"{:.0f}\" y=\"{:.0f}\" text-anchor=\"middle\">step</text>\n",
-                     (kLeft + kWidth - kRight) / 2, kHeight - 8);
   std::vector<std::pair<double, double>> smooth;
   for (const auto& [x, y] : train) smooth.emplace_back(x, smooth.empty() ? y : 0.9 * smooth.back().second + 0.1 * y);
-  svg += line(train, "stroke=\"#9ecae1\" stroke-width=\"1\"");
-  svg += line(smooth, "stroke=\"#2171b5\" stroke-width=\"2\"");
-  svg += fmt::format("<text x=\"{:.0f}\" y=\"18\" fill=\"#2171b5\">training loss</text>\n", kLeft);
+  Chart chart = {"step",
+                 {{"", "#9ecae1", 1, false, {train.begin(), train.end()}}, {"training loss", "#2171b5", 2, false, smooth}}};
   if (!valid.empty()) {
-    svg += line(valid, "stroke=\"#d94801\" stroke-width=\"2\"");
-    for (const auto& [x, y] : valid) {
-      svg += fmt::format("<circle cx=\"{:.1f}\" cy=\"{:.1f}\" r=\"3\" fill=\"#d94801\"/>\n", px(x), py(y));
-    }
-    svg += fmt::format("<text x=\"{:.0f}\" y=\"18\" fill=\"#d94801\">validation loss</text>\n", kLeft + 110);
+    chart.series.push_back({"validation loss", "#d94801", 2, true, {valid.begin(), valid.end()}});
   }
-  return svg + "</svg>\n";
+  return ChartSvg({&chart, 1});
 }
 
 }  // namespace cambium
