@@ -147,6 +147,9 @@ std::vector<std::string> NumericsReport::Write(const std::string& directory) {
       "{:>11} {:>11} {:>7} {:>8} {:>9} {:>8}   exponents 1 % 50 % 99 %\n",
       trainer_.scaler().scale(), "layer", "values", "amax", "in window", "zero", "to zero", "subnormal", "to inf");
   nlohmann::ordered_json json = {{"loss_scale", trainer_.scaler().scale()}, {"window", kWindow}};
+  const auto where = [&](int64_t layer) {
+    return layer < layers_ ? fmt::format("layer {}", layer) : "outside the layers";
+  };
   std::vector<std::string> summary;
   for (int kind = 0; kind < kKinds; ++kind) {
     double worst_under = 0, worst_over = 0;
@@ -180,8 +183,8 @@ std::vector<std::string> NumericsReport::Write(const std::string& directory) {
       if (h.Overflow() > worst_over) worst_over = h.Overflow(), over_layer = layer;
     }
     summary.push_back(
-        fmt::format("{:<20} in fp16 to zero: at most {:.3f} % (layer {}); to infinity: at most {:.3f} % (layer {})",
-                    kKindNames[kind], 100 * worst_under, under_layer, 100 * worst_over, over_layer));
+        fmt::format("{:<20} in fp16 to zero: at most {:.3f} % ({}); to infinity: at most {:.3f} % ({})",
+                    kKindNames[kind], 100 * worst_under, where(under_layer), 100 * worst_over, where(over_layer)));
   }
   Commit(directory + "/numerics.txt", table);
   Commit(directory + "/numerics.json", json.dump() + "\n");
