@@ -78,10 +78,11 @@ TrainPlan MakePlan(Trainer& trainer, Transformer& model, const std::vector<Examp
   }
   probe(plan.max_rows);
   plan.peak_bytes = PeakResidentBytes();
-  // Large moments are mapped, and take memory only once the first step writes them.
+  // Large moments are mapped in huge pages (tensor/buffer.cc), and take memory only once the first step writes them.
+  constexpr int64_t kHugePage = int64_t{2} << 20;
   for (const Optimizer::State& state : trainer.optimizer().states()) {
-    if (state.name.starts_with("value.") || state.tensor.bytes() < (int64_t{2} << 20)) continue;
-    plan.peak_bytes += state.tensor.bytes();
+    if (state.name.starts_with("value.") || state.tensor.bytes() < kHugePage) continue;
+    plan.peak_bytes += (state.tensor.bytes() + kHugePage - 1) / kHugePage * kHugePage;
   }
   plan.seconds = static_cast<double>(plan.rows) / plan.tokens_per_s;
   return plan;
