@@ -258,6 +258,30 @@ TEST_F(CliWithModel, BadInputToALoadedModel) {
   ExpectError("generate " + Model() + "-p x --logit-bias 999999+1 -q", 2, "999999");
 }
 
+TEST_F(CliWithModel, TrainingRefusesWhatCannotWork) {
+  const std::string directory = testing::TempDir() + "/cli_train_" + std::to_string(getpid());
+  std::filesystem::create_directories(directory);
+  const auto file = [&](const std::string& name, const std::string& content) {
+    std::ofstream(directory + "/" + name, std::ios::binary) << content;
+    return " --data '" + directory + "/" + name + "' ";
+  };
+  const std::string good = file("good.jsonl", R"({"prompt":"a","completion":"b"})"), out = "-q -o '" + directory + "/out' ";
+  const auto refused = [&](const std::string& rest, int code, const std::string& part) {
+    ExpectError("train " + Model() + rest, code, part);
+  };
+  refused(file("empty.jsonl", "") + out, 3, "empty.jsonl: the file is empty");
+  refused(file("half.jsonl", "{\"text\":\"a\"}\r\n{\"text\":") + out, 3, "half.jsonl: line 2: ");
+  refused(file("masked.jsonl", R"({"input_ids":[1,2],"labels":[-100,-100]})") + out, 3, "nothing to train on");
+  refused(good + out + "--seq-len 100000", 2, "--seq-len: 100000 is beyond the model's");
+  refused(good + out + "--seq-len 8", 3, "no trained token within 8 tokens");
+  refused(good + out + "--rank 0", 2, "rank is 0");
+  refused(good + out + "--targets w_proj", 2, "it has q_proj, k_proj");
+  refused(good + out + "--init-from '" CAMBIUM_TEST_DIR "/golden/peft/lora'", 3, "is the adapter for another base?");
+  refused(good + "-q -o '" + directory + "/good.jsonl'", 4, "good.jsonl");
+  ExpectError("train " + Model() + good + out, 2, "another process is training", "flock '" + directory + "/out/.lock' ");
+  std::filesystem::remove_all(directory);
+}
+
 TEST_F(CliWithModel, ChatReadsLinesAndCommands) {
   const std::string saved = testing::TempDir() + "/cli_chat.json";
   const Outcome run = Cambium("run " + Model() + "--temp 0 -n 8 --json -q",

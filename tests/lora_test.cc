@@ -471,6 +471,30 @@ TEST_F(LoraKinds, CombiningIsExactOrCutBySingularValues) {
   EXPECT_THROW(LoraGraft::Combine(one, model_, 0, nullptr), cambium::Error);
 }
 
+TEST_F(LoraKinds, ABadRankTargetOrBaseIsNamed) {
+  const auto refusal = [](const auto& make) -> std::string {
+    try {
+      make();
+    } catch (const cambium::Error& error) {
+      return error.what();
+    }
+    return "nothing was refused";
+  };
+  const auto made = [&](const GraftOptions& options) { return refusal([&] { Make(options, 1); }); };
+  EXPECT_EQ(made({.rank = 0}), "rank is 0, expected 1 to 32");
+  EXPECT_EQ(made({.rank = -1}), "rank is -1, expected 1 to 32");
+  EXPECT_EQ(made({.targets = {"q_proj", "w_proj"}}),
+            "target \"w_proj\" is no linear of this model; it has q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, "
+            "down_proj");
+  // Both shapes are named where the base is another one.
+  const TempDir dir("base");
+  Make({.rank = 2}, 1)->Save(dir / "a");
+  Transformer other(TinyModel(pool_, 7, {.hidden = 64}), pool_);
+  const std::string why = refusal([&] { LoadGraft(dir / "a", other); });
+  EXPECT_NE(why.find("lora_A is [2, 32], this base and rank want [2, 64]; is the adapter for another base?"),
+            std::string::npos) << why;
+}
+
 TEST_F(LoraKinds, KeysThatMeanSomethingAreRefusedByName) {
   const TempDir dir("keys");
   Make({}, 1)->Save(dir / "a");

@@ -348,6 +348,99 @@ TEST_F(TrainerTest, NamesStepAndLayerOfTheFirstNonFiniteValue) {
   }
 }
 
+// The run ends at the loss that is no number; what was saved before is whole and finite.
+TEST_F(TrainerTest, ADivergedRunKeepsItsLastGoodCheckpoint) {
+  TrainOptions options = Options();
+  options.save_every = 1;
+  options.optimizer.lr = 1e30f;
+  options.optimizer.clip = 0;
+  Lab run(options, directory_);
+  try {
+    run.trainer.Run({});
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ErrorCode::kRuntime);
+    const std::string why = error.what();
+    EXPECT_NE(why.find("step 2: the loss is not finite; the first such value is in the output of layer"),
+              std::string::npos) << why;
+    EXPECT_NE(why.find("the last checkpoint is step 1"), std::string::npos) << why;
+  }
+  std::vector<std::string> notes;
+  Lab again(options, directory_);
+  ASSERT_TRUE(again.trainer.Resume(notes));
+  for (const float value : again.Values()) ASSERT_TRUE(std::isfinite(value));
+}
+
+TEST_F(TrainerTest, NoCheckpointHoldsAValueThatIsNotFinite) {
+  Lab run(Options(), directory_);
+  Trainer::Callbacks callbacks;
+  std::string name;
+  callbacks.on_step = [&](const StepMetrics& m) {
+    if (m.step != 6) return;
+    Parameter* const param = run.trainer.optimizer().params().back();
+    name = param->name;
+    param->value.f32()[1] = INFINITY;
+  };
+  try {
+    run.trainer.Run(callbacks);
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_EQ(std::string(error.what()),
+              "step 6: parameter " + name + " is not finite; the last checkpoint is step 3; try a lower lr");
+  }
+  EXPECT_EQ(CheckpointStore(directory_ + "/checkpoints", 2).Steps(), std::vector<int64_t>{3});
+}
+
+TEST_F(TrainerTest, NotANumberInTheModelIsFoundAtTheFirstStep) {
+  Lab run(Options(), directory_);
+  run.model.mutable_weights().blocks[0].attention_norm.gain.view.f32()[0] = NAN;
+  try {
+    run.trainer.Run({});
+    FAIL();
+  } catch (const Error& error) {
+    const std::string why = error.what();
+    EXPECT_NE(why.find("step 1: the loss is not finite; the first such value is in the output of layer 0"),
+              std::string::npos) << why;
+    EXPECT_NE(why.find("no checkpoint was saved yet"), std::string::npos) << why;
+  }
+}
+
+// The file size limit stands in for a full disk; with room again the run goes on as if nothing had happened.
+TEST_F(TrainerTest, AFullDiskStopsTheRunAndLosesNothing) {
+  fs::create_directories(directory_ + "/whole");
+  Lab whole(Options(), directory_ + "/whole");
+  whole.trainer.Run({});
+  const std::string cut = directory_ + "/cut";
+  fs::create_directories(cut);
+  rlimit before{};
+  getrlimit(RLIMIT_FSIZE, &before);
+  const auto ignored = signal(SIGXFSZ, SIG_IGN);
+  Lab first(Options(), cut);
+  Trainer::Callbacks callbacks;
+  callbacks.on_step = [&](const StepMetrics& m) {
+    if (m.step != 5) return;
+    rlimit small = before;
+    small.rlim_cur = 4096;  // more than metrics.jsonl has, less than a checkpoint
+    setrlimit(RLIMIT_FSIZE, &small);
+  };
+  try {
+    first.trainer.Run(callbacks);
+    ADD_FAILURE();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ErrorCode::kResource);
+    EXPECT_NE(std::string(error.what()).find("tensors.safetensors"), std::string::npos) << error.what();
+  }
+  setrlimit(RLIMIT_FSIZE, &before);
+  signal(SIGXFSZ, ignored);
+  Lab second(Options(), cut);
+  std::vector<std::string> notes;
+  ASSERT_TRUE(second.trainer.Resume(notes));
+  EXPECT_TRUE(notes.empty());
+  EXPECT_EQ(second.trainer.step(), 3);
+  second.trainer.Run({});
+  EXPECT_EQ(second.Values(), whole.Values());
+}
+
 // The scale halves after each overflowed step, which changes nothing, until gradients fit: from then on steps are taken. How
 // often a later step overflows depends on its gradients, so the rule is checked at every step, not the last one's luck.
 TEST_F(TrainerTest, Fp16SkipsOverflowedStepsAndLowersTheScale) {
@@ -388,13 +481,17 @@ TEST(RunLock, RefusesASecondWriterAndAnUnwritableDirectory) {
     }
   }
   RunLock third(directory);
-  fs::remove_all(directory);
-  try {
-    RunLock lock("/proc/nowhere/run");
-    FAIL();
-  } catch (const Error& error) {
-    EXPECT_EQ(error.code(), ErrorCode::kResource);
+  std::ofstream(directory + "/file") << "x";
+  for (const std::string& path : {std::string("/proc/nowhere/run"), directory + "/file"}) {
+    try {
+      RunLock lock(path);
+      ADD_FAILURE() << path;
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), ErrorCode::kResource);
+      EXPECT_NE(std::string(error.what()).find(path), std::string::npos) << error.what();
+    }
   }
+  fs::remove_all(directory);
 }
 
 TEST(CheckpointStore, AFullDiskLeavesNoHalfCheckpoint) {

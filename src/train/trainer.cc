@@ -136,12 +136,22 @@ std::optional<StepMetrics> Trainer::Step(const std::atomic<bool>* stop) {
   return metrics;
 }
 
+const Parameter* Trainer::FirstNonFinite() const {
+  for (const Parameter* param : optimizer_->params()) {
+    if (!AllFinite(param->value)) return param;
+  }
+  return nullptr;
+}
+
+std::string Trainer::LastCheckpoint() const {
+  const std::vector<int64_t> saved = store_ ? store_->Steps() : std::vector<int64_t>();
+  return saved.empty() ? "no checkpoint was saved yet" : "the last checkpoint is step " + std::to_string(saved.back());
+}
+
 // Finds where the first value that is not finite appears: in a parameter, a block's output, or a gradient.
 void Trainer::Diverged(const std::vector<const Example*>& micro, double loss) {
   std::string where;
-  for (const Parameter* param : optimizer_->params()) {
-    if (where.empty() && !AllFinite(param->value)) where = "parameter " + param->name;
-  }
+  if (const Parameter* const param = FirstNonFinite()) where = "parameter " + param->name;
   if (where.empty()) {
     Pass pass;
     Fill(pass, micro);
@@ -156,12 +166,9 @@ void Trainer::Diverged(const std::vector<const Example*>& micro, double loss) {
   for (const Parameter* param : optimizer_->params()) {
     if (where.empty() && !AllFinite(param->grad)) where = "the gradient of " + param->name;
   }
-  const std::vector<int64_t> saved = store_ ? store_->Steps() : std::vector<int64_t>();
-  Fail(
-      ErrorCode::kRuntime, "step ", step_ + 1, ": the ", std::isfinite(loss) ? "gradient" : "loss",
-      " is not finite; the first such value is in ", where.empty() ? "the activations" : where,
-      saved.empty() ? "; no checkpoint was saved yet" : "; the last checkpoint is step " + std::to_string(saved.back()),
-      "; try a lower lr");
+  Fail(ErrorCode::kRuntime, "step ", step_ + 1, ": the ", std::isfinite(loss) ? "gradient" : "loss",
+       " is not finite; the first such value is in ", where.empty() ? "the activations" : where, "; ", LastCheckpoint(),
+       "; try a lower lr");
 }
 
 double Trainer::ValidationLoss() {

@@ -79,6 +79,8 @@ class Trainer {
   std::optional<StepMetrics> Step(const std::atomic<bool>* stop);
   // Sets up a pass over the examples, each a sequence of its own; returns the targets of its rows.
   std::vector<int32_t> Fill(Pass& pass, const std::vector<const Example*>& micro);
+  const Parameter* FirstNonFinite() const;
+  std::string LastCheckpoint() const;  // for messages
   [[noreturn]] void Diverged(const std::vector<const Example*>& micro, double loss);
   void Save();
   void SaveBest();

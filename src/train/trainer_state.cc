@@ -62,6 +62,11 @@ void Trainer::ReadTensors(const CheckpointStore::Loaded& loaded) {
 
 void Trainer::Save() {
   if (!store_) return;
+  // A checkpoint that cannot be gone on from must not push out one that can.
+  if (const Parameter* const param = FirstNonFinite()) {
+    Fail(ErrorCode::kRuntime, "step ", step_, ": parameter ", param->name, " is not finite; ", LastCheckpoint(),
+         "; try a lower lr");
+  }
   const nlohmann::json state = {
       {"settings", settings_},
       {"step", step_},
