@@ -1,9 +1,11 @@
 """LoRA fine-tuning with PyTorch and PEFT: tokens/s and peak memory, to set beside `cambium train`.
 
 usage: peft_lora.py MODEL.gguf [--autocast] [--steps 4] [--threads 2] [--batch 4] [--length 256] [--rank 8] [--full]
+                    [--compile]
 
-Eager PyTorch, sdpa, AdamW, LoRA on all seven linears, or with --full every weight without PEFT; weights dequantised to
-fp32 by transformers. For its best figure preload tcmalloc: LD_PRELOAD=libtcmalloc_minimal.so.4.
+PyTorch, eager or with --compile through torch.compile, sdpa, AdamW, LoRA on all seven linears, or with --full every
+weight without PEFT; weights dequantised to fp32 by transformers. For its best figure preload tcmalloc:
+LD_PRELOAD=libtcmalloc_minimal.so.4.
 """
 import argparse
 import resource
@@ -24,6 +26,7 @@ parser.add_argument("--batch", type=int, default=4)
 parser.add_argument("--length", type=int, default=256)
 parser.add_argument("--rank", type=int, default=8)
 parser.add_argument("--full", action="store_true")
+parser.add_argument("--compile", action="store_true")
 args = parser.parse_args()
 
 torch.set_num_threads(args.threads)
@@ -37,12 +40,13 @@ if not args.full:
                                              task_type="CAUSAL_LM"))
 optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=2e-4)
 model.train()
+run = torch.compile(model) if args.compile else model
 rates = []
 for step in range(args.steps + 1):  # the first one warms up
     ids = torch.randint(0, model.config.vocab_size, (args.batch, args.length))
     start = time.perf_counter()
     with torch.autocast("cpu", torch.bfloat16, enabled=args.autocast):
-        loss = model(input_ids=ids, labels=ids).loss
+        loss = run(input_ids=ids, labels=ids).loss
     loss.backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimizer.step()
@@ -50,6 +54,6 @@ for step in range(args.steps + 1):  # the first one warms up
     if step > 0:
         rates.append(ids.numel() / (time.perf_counter() - start))
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-name = "bf16 autocast" if args.autocast else "fp32"
+name = ("bf16 autocast" if args.autocast else "fp32") + (", compiled" if args.compile else "")
 who = "PyTorch" if args.full else "PEFT"
 print(f"{who} {name}: median {statistics.median(rates):.0f}, best {max(rates):.0f} tokens/s; peak {peak:.0f} MiB")
