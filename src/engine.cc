@@ -99,24 +99,29 @@ Engine::Impl::Impl(const std::string& model, const EngineOptions& options)
 }
 
 Drafter* Engine::Impl::DrafterFor(const std::vector<std::string>& specs) {
-  auto found = drafters.find(specs);
+  const auto key = std::pair(specs, state.grafts);
+  auto found = drafters.find(key);
   if (found == drafters.end()) {
-    found = drafters.emplace(specs, MakeDrafters(specs, {transformer, kv, state, tokenizer, compute, context})).first;
+    found = drafters.emplace(key, MakeDrafters(specs, {transformer, kv, state, tokenizer, compute, context})).first;
   }
   return found->second.get();
 }
 
 int64_t Engine::Impl::UseGrafts(const std::vector<std::string>& specs) {
   std::vector<Graft*> wanted;
+  std::vector<std::string> names;
   for (const std::string& spec : specs) {
-    std::unique_ptr<Graft>& graft = grafts[spec];
-    if (graft == nullptr) {
+    std::vector<std::unique_ptr<Graft>>& parts = grafts[spec];
+    if (parts.empty()) {
       const GraftSpec parsed = ParseGraftSpec(spec);
-      graft = LoadGraft(parsed.path, transformer, parsed.scale);
+      parts = LoadGrafts(parsed.path, transformer, parsed.scale);
     }
-    wanted.push_back(graft.get());
+    for (const auto& part : parts) {
+      wanted.push_back(part.get());
+      names.push_back(spec);
+    }
   }
-  CheckStack(specs, wanted, transformer.config());
+  CheckStack(names, wanted, transformer.config());
   int64_t prefix = 0;
   for (const Graft* graft : wanted) prefix += graft->slots_before();
   const int64_t room = std::min(context, transformer.config().context - prefix);

@@ -8,6 +8,7 @@
 #include "cambium/cambium.h"
 #include "decode/planner.h"
 #include "drafters/drafters.h"
+#include "grafts/grafts.h"
 #include "io/token_index.h"
 #include "test_model.h"
 #include "tiny_model.h"
@@ -97,7 +98,7 @@ class Drafters : public testing::Test {
 };
 
 TEST_F(Drafters, EveryOneOfTheListLeavesEveryTokenAsItIs) {
-  const std::string index = testing::TempDir() + "/drafters_test.index";
+  const std::string index = testing::TempDir() + "/drafters_test.index", heads = testing::TempDir() + "/drafters_heads";
   std::vector<std::vector<int32_t>> documents;
   for (uint64_t seed = 0; seed < 3; ++seed) documents.push_back(Plain(1, seed));  // text like what is generated
   WriteTokenIndex(index, tokenizer_, documents);
@@ -106,6 +107,10 @@ TEST_F(Drafters, EveryOneOfTheListLeavesEveryTokenAsItIs) {
     if (spec == "model") continue;  // needs a model file: see SmolLM2 below
     if (spec == "corpus") spec += ":index=" + index;
     if (spec == "exit") spec += ":layer=2";
+    if (spec == "medusa" || spec == "mtp") {
+      MakeGraft(spec, {}, transformer_)->Save(heads);  // untrained
+      spec += ":path=" + heads;
+    }
     KvCache kv(transformer_.config(), DType::kF16, 256);
     DecodeState state{kv.NewSequence(), {}, {}};
     const auto drafter = MakeDrafters({spec}, {transformer_, kv, state, tokenizer_, Compute::kInt8, 128});
@@ -119,6 +124,7 @@ TEST_F(Drafters, EveryOneOfTheListLeavesEveryTokenAsItIs) {
     if (entry.name == std::string("corpus")) EXPECT_GT(accepted, 0) << "its index holds these very texts";
   }
   std::filesystem::remove(index);
+  std::filesystem::remove_all(heads);
 }
 
 TEST_F(Drafters, NonsenseIsRefusedWithoutATrace) {

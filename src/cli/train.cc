@@ -4,6 +4,7 @@
 
 #include <fmt/format.h>
 
+#include "cli/heads_report.h"
 #include "cli/train_flags.h"
 #include "cli/verbs.h"
 #include "io/atomic_file.h"
@@ -32,13 +33,14 @@ class TrainProgress {
  public:
   TrainProgress(const OutputFlags& flags, int64_t steps) : flags_(flags), steps_(steps) {}
   ~TrainProgress() { Clear(); }
-  void Step(const StepMetrics& m) {
+  void Step(const StepMetrics& m, const std::string& more) {
     if (flags_.quiet) return;
     rate_ = rate_ == 0 ? m.tokens_per_s : 0.9 * rate_ + 0.1 * m.tokens_per_s;
     seconds_ = static_cast<double>(m.tokens) / rate_;
     std::string text = fmt::format("step {}/{}  loss {:.4f}  {:.0f} tokens/s  {} left", m.step, steps_, m.loss, rate_,
                                    Clock(seconds_ * static_cast<double>(steps_ - m.step)));
     if (m.loss_scale != 1) text += fmt::format("  scale {:g}", m.loss_scale);
+    text += more;
     if (m.skipped) text += "  overflow: step skipped";
     if (IsTerminal(stderr)) {
       constexpr int64_t kWidth = 24;
@@ -89,7 +91,12 @@ void Train(TrainFlags& flags, const std::string& config) {
   std::optional<NumericsReport> numerics;
   if (flags.numerics) numerics.emplace(trainer, *session.model);
   callbacks.on_step = [&](const StepMetrics& m) {
-    progress.Step(m);
+    std::string accuracy;
+    if (HeadsLoss* const heads = trainer.heads_loss(); heads != nullptr) {
+      accuracy = "  right first/in 5: " + ShortAccuracy(heads->accuracy());
+      if (m.step % 10 == 0) heads->accuracy() = HeadAccuracy(session.graft->heads()->depths());
+    }
+    progress.Step(m, accuracy);
     if (numerics) numerics->Step();
   };
   callbacks.on_valid = [&](int64_t step, double loss, bool best) {
@@ -105,7 +112,10 @@ void Train(TrainFlags& flags, const std::string& config) {
   }
   {
     const Optimizer::UnroundedValues values(trainer.optimizer());
-    session.graft->Save(flags.directory);
+    session.graft->Save(flags.bundle.empty() ? flags.directory : flags.bundle);
+    for (const auto& part : session.trunk) {
+      if (flags.bundle.empty()) part->Save(flags.directory);
+    }
   }
   if (result.end == TrainResult::End::kEarlyStop) progress.Line("stopped early: validation no longer improves");
   progress.Line(fmt::format("loss {:.4f} after {} steps{}; peak memory {} MiB (predicted {})", result.loss, result.steps,
@@ -113,8 +123,22 @@ void Train(TrainFlags& flags, const std::string& config) {
                                                            *result.best_loss)
                                              : "",
                             PeakResidentBytes() >> 20, predicted >> 20));
+  if (trainer.heads_loss() != nullptr) ReportHeads(session, flags);
   progress.Line(fmt::format("{}: the {}, metrics.jsonl and loss.svg", flags.directory,
                             session.graft->kind() == "full" ? "model" : "adapter"));
+}
+
+// A fine-tune, and then the heads for it: one bundle.
+void TrainBundle(TrainFlags& flags, const std::string& config) {
+  Train(flags, config);
+  if (flags.with_heads.empty()) return;
+  TrainFlags heads = flags;
+  heads.graft = flags.with_heads;
+  heads.with_heads.clear();
+  heads.init_from.clear();
+  heads.with_graft = heads.bundle = flags.directory;
+  heads.directory = flags.directory + "/" + flags.with_heads;
+  Train(heads, config);
 }
 
 }  // namespace
@@ -125,7 +149,7 @@ void AddTrain(CLI::App& app) {
   AddTrainOptions(*verb, *flags);
   verb->callback([flags, verb] {
     if (ApplyConfig(*verb, *flags)) return;
-    Train(*flags, verb->config_to_str(true, false));
+    TrainBundle(*flags, verb->config_to_str(true, false));
   });
 }
 

@@ -1,7 +1,9 @@
 #include "cli/train_flags.h"
 
+#include <algorithm>
 #include <charconv>
 #include <cmath>
+#include <limits>
 #include <iostream>
 
 #include <fmt/format.h>
@@ -42,6 +44,17 @@ void AddTrainOptions(CLI::App& verb, TrainFlags& f) {
   verb.add_option("--reduction", f.graft_options.reduction, "An adapter's bottleneck has hidden / reduction values");
   verb.add_option("--activation", f.graft_options.activation, "An adapter's: relu, swish, gelu, gelu_new or tanh");
   verb.add_option("--adapter-init", f.graft_options.adapter_init, "zero-up (no effect at first), bert or houlsby");
+  verb.add_option("--heads", f.graft_options.heads, "Draft heads: how many tokens ahead they guess");
+  verb.add_flag("--own-heads", f.graft_options.own_heads, "Medusa version 1: an output head of its own for each");
+  verb.add_flag("--parallel", f.graft_options.parallel, "mtp: a block for each depth, as Meta's, not one used again");
+  verb.add_option("--draft-vocab", f.draft_vocab, "Draft heads choose from the most frequent tokens of --data (0: all)");
+  verb.add_option("--labels", f.labels, "Draft heads learn what the model says, or the text's own tokens")
+      ->check(CLI::IsMember({"model", "text"}));
+  verb.add_option("--heads-lr", f.heads_lr, "Learning rate of draft heads");
+  verb.add_option("--cache-gb", f.train.heads.cache_gb, "Draft heads: most disk for the model's hidden states (0: none)");
+  verb.add_option("--with-graft", f.with_graft, "Draft heads: the fine-tune that they are for");
+  verb.add_option("--with-heads", f.with_heads, "After the adapter, train draft heads for it: medusa or mtp");
+  verb.add_option("--refresh-heads", f.refresh_heads, "Train the heads of this bundle again, for its fine-tune");
   verb.add_option("--init-from", f.init_from, "Start from this adapter");
 
   verb.add_option("--batch-size", f.train.batch.batch_size, "Examples in a micro-batch");
@@ -156,6 +169,14 @@ std::string Prepare(TrainFlags& f) {
   if (f.graft == "full" && !f.init_from.empty()) {
     Fail(ErrorCode::kUsage, "--init-from: full fine-tuning starts from MODEL; give the tuned model there");
   }
+  CheckRange("--draft-vocab", static_cast<double>(f.draft_vocab), 0, 1 << 30);
+  CheckRange("--cache-gb", f.train.heads.cache_gb, 0, 1e6);
+  CheckRange("--heads-lr", static_cast<double>(f.heads_lr), 0, 100);
+  if (!f.with_heads.empty() && (!IsHeads(f.with_heads) || IsHeads(f.graft))) {
+    Fail(ErrorCode::kUsage, "--with-heads \"", f.with_heads, "\" wants draft heads behind an adapter, --graft is ", f.graft);
+  }
+  if (!f.refresh_heads.empty()) f.with_graft = f.init_from = f.refresh_heads;
+  f.train.heads.teacher = f.labels == "model";
   ApplyIsaFromEnv();
   return Required(f.model, "MODEL", [](const std::string& model) { return ResolveModel(model); });
 }
@@ -169,6 +190,37 @@ std::vector<int32_t> InitIds(const TrainFlags& f, const Tokenizer& tokenizer, co
     ids.insert(ids.end(), example.ids.begin(), example.ids.end());
   }
   return ids;
+}
+
+// The most frequent tokens of the training text, and what ends a text.
+void ChooseDraftTokens(TrainFlags& f, const Dataset& data, const Tokenizer& tokenizer, int64_t vocab) {
+  GraftOptions& options = f.graft_options;
+  for (int32_t id = 0; id < tokenizer.vocab_size(); ++id) {
+    if (tokenizer.IsEndOfGeneration(id)) options.end_tokens.push_back(id);
+  }
+  if (f.draft_vocab == 0 || f.draft_vocab >= vocab) return;
+  std::vector<int64_t> count(static_cast<size_t>(vocab));
+  for (const Example& example : data.examples) {
+    for (const int32_t id : example.ids) ++count[static_cast<size_t>(id)];
+  }
+  for (const int32_t id : options.end_tokens) count[static_cast<size_t>(id)] = std::numeric_limits<int64_t>::max();
+  std::vector<int32_t>& ids = options.draft_tokens;
+  for (int32_t id = 0; id < static_cast<int32_t>(vocab); ++id) {
+    if (count[static_cast<size_t>(id)] > 0) ids.push_back(id);
+  }
+  std::stable_sort(ids.begin(), ids.end(), [&](int32_t a, int32_t b) {
+    return count[static_cast<size_t>(a)] > count[static_cast<size_t>(b)];
+  });
+  ids.resize(std::min(ids.size(), static_cast<size_t>(f.draft_vocab)));
+  std::sort(ids.begin(), ids.end());
+}
+
+// The heads of a bundle, whatever fine-tune stands beside them.
+std::unique_ptr<Graft> LoadInitial(const TrainFlags& f, Transformer& model) {
+  if (!IsHeads(f.graft)) return LoadGraft(f.init_from, model);
+  std::unique_ptr<Graft> heads = LoadPart(f.init_from, model, true);
+  if (heads == nullptr) Fail(ErrorCode::kData, f.init_from, ": holds no draft heads");
+  return heads;
 }
 
 }  // namespace
@@ -186,7 +238,21 @@ TrainSession::TrainSession(TrainFlags& f)
   if (!f.directory.empty()) lock.emplace(f.directory);
   f.graft_options.init_ids = InitIds(f, tokenizer, data);
   model = std::make_unique<Transformer>(LoadWeights(pool, model_path), pool);
-  graft = f.init_from.empty() ? MakeGraft(f.graft, f.graft_options, *model) : LoadGraft(f.init_from, *model);
+  if (!f.refresh_heads.empty() && !IsHeads(f.graft)) {
+    const std::unique_ptr<Graft> heads = LoadPart(f.refresh_heads, *model, true);
+    if (heads == nullptr) Fail(ErrorCode::kData, f.refresh_heads, ": holds no draft heads to refresh");
+    f.graft = heads->kind();
+  }
+  if (IsHeads(f.graft)) {
+    f.train.optimizer.lr = f.heads_lr;
+    ChooseDraftTokens(f, data, tokenizer, model->config().vocab);
+    if (!f.with_graft.empty()) {
+      if (auto part = LoadPart(f.with_graft, *model, false); part != nullptr) trunk.push_back(std::move(part));
+    }
+    f.train.heads.trunk.clear();
+    for (const auto& part : trunk) f.train.heads.trunk.push_back(part.get());
+  }
+  graft = f.init_from.empty() ? MakeGraft(f.graft, f.graft_options, *model) : LoadInitial(f, *model);
   if (f.sequence_length + graft->slots_before() > model->config().context) {
     Fail(ErrorCode::kUsage, "--seq-len: ", f.sequence_length, " is beyond the model's ", model->config().context,
          " positions");

@@ -22,6 +22,9 @@ struct TrainFlags {
   DatasetOptions dataset;
   GraftOptions graft_options;
   TrainOptions train;
+  std::string labels = "model", with_graft, with_heads, refresh_heads, bundle;
+  int64_t draft_vocab = 0;
+  float heads_lr = 1e-3f;
   int64_t sequence_length = 512;
   int threads = 0;
   bool no_shuffle = false, pack = false, raw = false, yes = false, print_config = false, numerics = false;
@@ -41,7 +44,9 @@ struct TrainSession {
   std::unique_ptr<Transformer> model;
   Dataset data, valid;
   std::optional<RunLock> lock;
+  std::vector<std::unique_ptr<Graft>> trunk;  // the fine-tune that draft heads are for
   std::unique_ptr<Graft> graft;
+  std::vector<Graft*> train_grafts;  // everything that acts when the trained graft is tried out
   std::unique_ptr<Trainer> trainer;
 };
 // Prints the preflight and returns the predicted peak in bytes; kUsage if the stop token is not trained, unless --yes.

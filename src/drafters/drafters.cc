@@ -3,6 +3,7 @@
 #include <charconv>
 
 #include "decode/planner.h"
+#include "model/heads.h"
 
 namespace cambium {
 
@@ -13,6 +14,8 @@ const std::vector<DrafterEntry>& DrafterList() {
       {"corpus", "index,max", "looks them up in an index that `cambium corpus build` made", MakeCorpusDrafter},
       {"model", "path,max,width", "a smaller model of the same vocabulary", MakeModelDrafter},
       {"exit", "layer,max,width", "the target's own first layers", MakeExitDrafter},
+      {"medusa", "path,tree,max,width,nodes", "Medusa heads", MakeHeadsDrafter},
+      {"mtp", "path,tree,max,width,nodes", "multi-token prediction", MakeHeadsDrafter},
   };
   return kList;
 }
@@ -60,12 +63,15 @@ std::unique_ptr<Drafter> MakeDrafters(const std::vector<std::string>& specs, con
   for (const std::string& text : specs.empty() ? std::vector<std::string>{"auto"} : specs) {
     if (text == "auto") {
       asked.insert(asked.end(), {"ngram", "recycle"});
+      for (Graft* graft : target.state.grafts) {
+        if (graft->heads() != nullptr) asked.push_back(graft->kind());
+      }
     } else {
       asked.push_back(text);
     }
   }
   for (const std::string& text : asked) {
-    const DrafterSpec spec = ParseDrafterSpec(text);
+    DrafterSpec spec = ParseDrafterSpec(text);
     if (spec.name == "none") {
       if (specs.size() > 1) Fail(ErrorCode::kUsage, "--draft none stands alone");
       return nullptr;

@@ -41,7 +41,7 @@ struct DrafterEntry {
 const std::vector<DrafterEntry>& DrafterList();
 
 // The planner over the drafters that --draft asks for; "auto" stands for what needs no options and no training: ngram and
-// recycle.
+// recycle, and for the heads that the request's grafts bring.
 // Null for {"none"}. kUsage for an unknown drafter or option.
 std::unique_ptr<Drafter> MakeDrafters(const std::vector<std::string>& specs, const DrafterTarget& target);
 
@@ -54,5 +54,6 @@ std::unique_ptr<Drafter> MakeRecycleDrafter(const DrafterSpec& spec, const Draft
 std::unique_ptr<Drafter> MakeCorpusDrafter(const DrafterSpec& spec, const DrafterTarget& target);
 std::unique_ptr<Drafter> MakeModelDrafter(const DrafterSpec& spec, const DrafterTarget& target);
 std::unique_ptr<Drafter> MakeExitDrafter(const DrafterSpec& spec, const DrafterTarget& target);
+std::unique_ptr<Drafter> MakeHeadsDrafter(const DrafterSpec& spec, const DrafterTarget& target);  // medusa and mtp
 
 }  // namespace cambium

@@ -1,5 +1,6 @@
 #include "grafts/grafts.h"
 
+#include <algorithm>
 #include <charconv>
 #include <cmath>
 #include <filesystem>
@@ -11,8 +12,11 @@
 #include "grafts/full.h"
 #include "grafts/ia3.h"
 #include "grafts/lora.h"
+#include "grafts/medusa.h"
+#include "grafts/mtp.h"
 #include "grafts/prefix.h"
 #include "grafts/prompt.h"
+#include "io/json.h"
 
 namespace cambium {
 
@@ -25,6 +29,9 @@ const std::vector<GraftEntry>& GraftList() {
       {"ia3", "factors on linears' results", Ia3Graft::Make, Ia3Graft::Recognises, Ia3Graft::Load},
       {"adapter", "bottleneck adapters at sub-layers", AdapterGraft::Make, AdapterGraft::Recognises, AdapterGraft::Load},
       {"full", "every weight of the model", FullGraft::Make, nullptr, nullptr},
+      {"medusa", "heads that guess further tokens (draft)", MedusaHeads::Make, MedusaHeads::Recognises, MedusaHeads::Load,
+       true},
+      {"mtp", "multi-token prediction (draft)", MtpHeads::Make, MtpHeads::Recognises, MtpHeads::Load, true},
   };
   return kList;
 }
@@ -87,6 +94,38 @@ void CheckStack(const std::vector<std::string>& names, const std::vector<Graft*>
       }
     }
   }
+}
+
+bool IsHeads(const std::string& kind) {
+  return std::any_of(GraftList().begin(), GraftList().end(),
+                     [&](const GraftEntry& entry) { return entry.heads && kind == entry.kind; });
+}
+
+std::unique_ptr<Graft> LoadPart(const std::string& path, Transformer& model, bool heads) {
+  for (const GraftEntry& entry : GraftList()) {
+    if (entry.heads == heads && entry.load != nullptr && entry.recognises(path)) return entry.load(path, model, 1);
+  }
+  return nullptr;
+}
+
+std::vector<std::unique_ptr<Graft>> LoadGrafts(const std::string& path, Transformer& model, float scale) {
+  std::vector<std::unique_ptr<Graft>> grafts;
+  grafts.push_back(LoadGraft(path, model, scale));
+  if (grafts.front()->heads() != nullptr || !std::filesystem::is_directory(path)) return grafts;
+  if (auto heads = LoadPart(path, model, true); heads != nullptr) {
+    const auto base = [&](const char* file) {
+      const std::string name = path + file;
+      const nlohmann::json json = std::filesystem::exists(name) ? ParseJson(ReadTextFile(name), name) : nlohmann::json();
+      const nlohmann::json value = json.is_object() ? json.value("base_model_name_or_path", nlohmann::json()) : json;
+      return value.is_string() ? value.get<std::string>() : std::string();
+    };
+    const std::string own = base("/adapter_config.json"), other = base("/heads.json");
+    if (!own.empty() && !other.empty() && own != other) {
+      Fail(ErrorCode::kData, path, ": the adapter is for the base ", own, ", the heads beside it for ", other);
+    }
+    grafts.push_back(std::move(heads));
+  }
+  return grafts;
 }
 
 GraftSpec ParseGraftSpec(const std::string& text) {

@@ -31,6 +31,12 @@ struct GraftOptions {
   std::string activation;                // "relu", "swish", "gelu", ...; empty = the variant's
   std::string adapter_init = "zero-up";  // zero-up (does nothing at first), bert or houlsby
 
+  int64_t heads = 4;                 // draft heads: how many tokens ahead they guess
+  bool own_heads = false;            // Medusa version 1: an output head of its own for each
+  bool parallel = false;             // multi-token prediction: a block for each depth, as Meta's; else one in a row, DeepSeek's
+  int64_t layer = 0;                 // exit: how many blocks run before it
+  std::vector<int32_t> draft_tokens; // what draft heads choose from, ascending; empty = the whole vocabulary
+  std::vector<int32_t> end_tokens;   // which a draft vocabulary must hold
   uint64_t seed = 0;
   DType working = DType::kF32;  // full fine-tuning: what the weights are rounded to where products read them
   std::string base;  // what the adapter's config names as its base model
@@ -47,6 +53,7 @@ struct GraftEntry {
   bool (*recognises)(const std::string& path);
   // Reads it, its effect multiplied by `scale`; kUsage where the kind has no scale other than 1.
   std::unique_ptr<Graft> (*load)(const std::string& path, Transformer& model, float scale);
+  bool heads = false;  // guesses further tokens and leaves the model's own as they are
 };
 const std::vector<GraftEntry>& GraftList();
 std::string GraftKinds();  // "lora, ..." as help and errors name what can be trained
@@ -62,6 +69,13 @@ std::unique_ptr<Graft> LoadGraft(const std::string& path, Transformer& model, fl
 // kUsage naming both where two grafts of a stack would act at one place: prefixes, prompts, adapters at one
 // sub-layer, one graft given twice. LoRAs at one linear add up, IA3's factors multiply. `names` are what --graft was given.
 void CheckStack(const std::vector<std::string>& names, const std::vector<Graft*>& grafts, const ModelConfig& config);
+
+// Everything at `path`: a bundle is one directory with a fine-tune and the draft heads that were trained for it. The scale
+// is the fine-tune's. kData naming both where the parts name different bases.
+std::vector<std::unique_ptr<Graft>> LoadGrafts(const std::string& path, Transformer& model, float scale = 1);
+// The part of a bundle that is draft heads, or is not; null if there is none.
+std::unique_ptr<Graft> LoadPart(const std::string& path, Transformer& model, bool heads);
+bool IsHeads(const std::string& kind);
 
 // "PATH" or "PATH=SCALE" as --graft takes it; kUsage where the scale is no finite number.
 struct GraftSpec {

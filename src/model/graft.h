@@ -10,6 +10,7 @@
 
 namespace cambium {
 
+class Heads;
 class Tape;
 
 // What a hook needs besides its tensors.
@@ -87,6 +88,9 @@ class Graft {
   virtual Tensor EmbeddingGradient() { return {}; }  // [vocab, hidden]
   virtual Tensor PositionsGradient() { return {}; }  // [context, hidden], where positions are learned
   virtual Tensor HeadGradient() { return {}; }       // [vocab, hidden]
+
+  // AtHidden: the guesses of further tokens that this graft makes from the trunk's hidden states; null for everybody else.
+  virtual Heads* heads() { return nullptr; }
 
   // Every trainable tensor, in a fixed order.
   virtual void VisitParams(const std::function<void(Parameter&)>& visit) = 0;

@@ -187,7 +187,7 @@ void Transformer::Forward(Pass& pass) {
   run.x = workspace_.New({rows, c.hidden});
   pass.captured.assign(pass.capture.size(), Tensor());
 
-  Embed(pass.tokens, pass.positions, run.x);
+  if (weights_->embedding) Embed(pass.tokens, pass.positions, run.x);  // else a graft gives the input
   for (const BlockRun::GraftRange& range : run.graft_ranges) {
     const auto tokens =
         std::span(pass.tokens).subspan(static_cast<size_t>(range.begin), static_cast<size_t>(range.count));

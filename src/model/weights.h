@@ -49,7 +49,7 @@ struct BlockWeights {
 // The frozen base: packed matrices and f32 vectors. Rows of q and k are in HF's half-split RoPE order, whatever the file.
 struct ModelWeights {
   ModelConfig config;
-  PackedMatrix embedding;     // [vocab, hidden]
+  PackedMatrix embedding;     // [vocab, hidden]; empty if a graft gives the input (multi-token prediction)
   OwnedTensor positions;      // [context, hidden], GPT-2
   std::vector<BlockWeights> blocks;
   NormWeights final_norm;

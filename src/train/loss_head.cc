@@ -9,11 +9,12 @@ namespace cambium {
 int64_t LossHeadChunk(int64_t vocab) { return vocab <= 65536 ? 128 : 64; }
 
 double LossHead(Transformer& model, Compute compute, Tensor hidden, std::span<const int32_t> targets, float row_weight,
-                Tensor dhidden, Tensor dhead) {
+                Tensor dhidden, Tensor dhead, const LossReadout& readout) {
   Check(static_cast<int64_t>(targets.size()) == hidden.rows(), "LossHead takes one target a row");
   ThreadPool& pool = model.pool();
   Workspace& workspace = model.workspace();
-  const int64_t width = hidden.columns(), vocab = model.config().vocab;
+  const PackedMatrix& head = readout.matrix != nullptr ? *readout.matrix : model.weights().head();
+  const int64_t width = hidden.columns(), vocab = head.out();
   std::vector<int64_t> rows;
   for (size_t row = 0; row < targets.size(); ++row) {
     if (targets[row] >= 0) rows.push_back(static_cast<int64_t>(row));
@@ -33,7 +34,16 @@ double LossHead(Transformer& model, Compute compute, Tensor hidden, std::span<co
       std::memcpy(x.row(i), hidden.row(some[static_cast<size_t>(i)]), row_bytes);
       wanted.push_back(targets[static_cast<size_t>(some[static_cast<size_t>(i)])]);
     }
-    model.Head(compute, x, logits);
+    const Product product[] = {{&head, logits}};
+    MatMul(pool, workspace, compute, x, product);
+    if (!readout.ranks.empty()) {
+      pool.Run(count, [&](int64_t i, int) {
+        const float* const row = logits.row(i);
+        const float target = row[wanted[static_cast<size_t>(i)]];
+        readout.ranks[static_cast<size_t>(some[static_cast<size_t>(i)])] =
+            static_cast<int32_t>(std::count_if(row, row + vocab, [&](float logit) { return logit > target; }));
+      });
+    }
     if (!dhidden) {
       std::vector<float> log_probs(some.size());
       TargetLogProbs(pool, logits, wanted, log_probs);
@@ -46,7 +56,7 @@ double LossHead(Transformer& model, Compute compute, Tensor hidden, std::span<co
     CrossEntropy(pool, logits, wanted, weights, loss);
     for (const float value : loss) sum += static_cast<double>(value);
     if (dhead) Gemm(pool, workspace, compute, true, false, 1.0f, logits, x, 1.0f, dhead);
-    MatMulBackward(pool, workspace, compute, logits, model.weights().head(), x);
+    MatMulBackward(pool, workspace, compute, logits, head, x);
     for (int64_t i = 0; i < count; ++i) {
       std::memcpy(dhidden.row(some[static_cast<size_t>(i)]), x.row(i), row_bytes);
     }

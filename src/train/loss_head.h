@@ -7,6 +7,12 @@
 
 namespace cambium {
 
+// Draft heads: another output matrix than the model's, and where each target stood among its logits.
+struct LossReadout {
+  const PackedMatrix* matrix = nullptr;  // null: the model's own head
+  std::span<int32_t> ranks = {};         // [rows]: logits above the target's; empty: not wanted
+};
+
 // The output head and the cross-entropy in chunks of rows, so that a [rows, vocab] matrix never exists; only rows that
 // have a target pay for logits.
 //
@@ -14,7 +20,7 @@ namespace cambium {
 // none. Returns the sum of -log p(target) over rows. If dhidden is not empty, it becomes the gradient of
 // row_weight * that sum. If dhead [vocab, hidden] is not empty, the head's weight gradient is added to it.
 double LossHead(Transformer& model, Compute compute, Tensor hidden, std::span<const int32_t> targets, float row_weight,
-                Tensor dhidden = {}, Tensor dhead = {});
+                Tensor dhidden = {}, Tensor dhead = {}, const LossReadout& readout = {});
 
 // Rows of logits that LossHead holds at a time.
 int64_t LossHeadChunk(int64_t vocab);

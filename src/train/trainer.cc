@@ -57,6 +57,10 @@ Trainer::Trainer(Transformer& model, Graft& graft, const std::vector<Example>& t
   optimizer_ = std::make_unique<Optimizer>(model.pool(), Parameters(graft), options.optimizer, plan_.storage,
                                            options.master_weights);
   graft_.AfterUpdate();
+  if (Heads* const heads = graft_.heads(); heads != nullptr) {
+    heads_loss_ = std::make_unique<HeadsLoss>(
+        model, *heads, plan_.compute, options.heads, std::vector<const std::vector<Example>*>{&train, &valid}, directory_);
+  }
   total_steps_ = options.steps > 0 ? options.steps : CountSteps(batches_, options.epochs);
   if (directory_.empty()) return;
   store_.emplace(directory_ + "/checkpoints", options.keep);
@@ -85,6 +89,11 @@ std::vector<int32_t> Trainer::Fill(Pass& pass, const std::vector<const Example*>
 }
 
 double Trainer::ForwardBackward(const std::vector<const Example*>& micro, float row_weight, uint64_t noise) {
+  if (heads_loss_ != nullptr) {
+    const double loss = heads_loss_->Run(micro, row_weight);
+    if (!std::isfinite(loss)) Diverged(micro, loss);
+    return loss;
+  }
   Pass pass;
   const std::vector<int32_t> targets = Fill(pass, micro);
   pass.tape = &tape_;
@@ -178,6 +187,11 @@ double Trainer::ValidationLoss() {
   for (size_t begin = 0; begin < valid_.size(); begin += batch) {
     std::vector<const Example*> micro;
     for (size_t i = begin; i < std::min(valid_.size(), begin + batch); ++i) micro.push_back(&valid_[i]);
+    if (heads_loss_ != nullptr) {
+      sum += heads_loss_->Run(micro, 0);
+      for (const Example* example : micro) targets += example->targets();
+      continue;
+    }
     Pass pass;
     const std::vector<int32_t> wanted = Fill(pass, micro);
     model_.Forward(pass);

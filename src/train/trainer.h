@@ -10,6 +10,7 @@
 #include "model/transformer.h"
 #include "train/batches.h"
 #include "train/checkpoint.h"
+#include "train/heads_loss.h"
 #include "train/metrics.h"
 #include "train/optimizer.h"
 #include "train/precision.h"
@@ -30,6 +31,7 @@ struct TrainOptions {
   int64_t save_every = 50;              // steps; 0 = only at the end
   int keep = 2;                         // checkpoints
   uint64_t seed = 0;
+  HeadsOptions heads;                   // where the graft is draft heads
 };
 
 struct TrainResult {
@@ -73,6 +75,7 @@ class Trainer {
   // Called with every pass before it runs and after its backward (numerics report); may be empty.
   std::function<void(Pass&, bool after)> observe;
   size_t tape_bytes() const { return tape_.peak_bytes(); }
+  HeadsLoss* heads_loss() { return heads_loss_.get(); }  // null unless the graft is draft heads
 
  private:
   // One step of accumulated micro-batches. Nullopt if `stop` became true: then nothing but gradients changed.
@@ -104,6 +107,7 @@ class Trainer {
   std::unique_ptr<Optimizer> optimizer_;
   std::optional<CheckpointStore> store_;
   std::unique_ptr<MetricsLog> log_;
+  std::unique_ptr<HeadsLoss> heads_loss_;
 
   nlohmann::json settings_;  // what a resumed run must share
   int64_t total_steps_ = 0;

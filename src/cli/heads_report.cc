@@ -1,0 +1,204 @@
+#include "cli/heads_report.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+
+#include "drafters/drafters.h"
+#include "drafters/tree_shape.h"
+#include "io/atomic_file.h"
+
+namespace cambium::cli {
+namespace {
+
+constexpr size_t kMostNodes = 31, kPrompts = 8;
+constexpr int64_t kContext = 256, kAnswer = 96;
+
+// Milliseconds of passes over 1, 2, ... kMostNodes + 1 rows behind a short text; the fastest of several, straight lines
+// between the sizes that are timed.
+std::vector<double> PassTimes(TrainSession& session, KvCache& kv, int sequence) {
+  const std::vector<int64_t> sizes = {1, 2, 3, 4, 6, 8, 12, 16, 24, 32};
+  std::vector<double> times(sizes.size(), 1e30);
+  const std::vector<int32_t>& text = session.data.examples.front().ids;
+  std::vector<int32_t> ids;
+  for (size_t i = 0; i < 96; ++i) ids.push_back(text[i % text.size()]);
+  const auto run = [&](std::span<const int32_t> tokens) {
+    Pass pass;
+    pass.kv = &kv;
+    pass.Append(sequence, kv.length(sequence), tokens).grafts = session.train_grafts;
+    for (size_t i = 0; i < tokens.size(); ++i) pass.logit_rows.push_back(static_cast<int32_t>(i));
+    const auto start = std::chrono::steady_clock::now();
+    session.model->Forward(pass);
+    return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
+  };
+  session.model->BeginSequence(kv, sequence, session.train_grafts);
+  run(std::span(ids).first(64));
+  kv.sequence(sequence).length += 64;
+  for (int round = 0; round < 6; ++round) {
+    for (size_t i = 0; i < sizes.size(); ++i) {
+      times[i] = std::min(times[i], run(std::span(ids).last(static_cast<size_t>(sizes[i]))));
+    }
+  }
+  std::vector<double> all;
+  for (int64_t rows = 1; rows <= sizes.back(); ++rows) {
+    const size_t above = static_cast<size_t>(std::lower_bound(sizes.begin(), sizes.end(), rows) - sizes.begin());
+    if (sizes[above] == rows) {
+      all.push_back(times[above]);
+      continue;
+    }
+    const double share = static_cast<double>(rows - sizes[above - 1]) / static_cast<double>(sizes[above] - sizes[above - 1]);
+    all.push_back(times[above - 1] + share * (times[above] - times[above - 1]));
+  }
+  return all;
+}
+
+struct Measured {
+  int64_t tokens = 0, passes = 0, prompts = 0;
+  double ms = 0, draft_ms = 0;
+  std::vector<std::vector<int32_t>> ids;
+  double PerPass() const { return static_cast<double>(tokens) / static_cast<double>(std::max<int64_t>(1, passes)); }
+  double PerSecond() const { return 1000 * static_cast<double>(tokens) / std::max(ms, 1e-9); }
+};
+
+// Greedy answers to the beginnings of the examples.
+Measured Answer(TrainSession& session, KvCache& kv, DecodeState& state, Drafter* drafter,
+                const std::vector<Example>& examples) {
+  Measured sum;
+  SamplingOptions greedy;
+  greedy.temperature = 0;
+  for (const Example& example : examples) {
+    if (sum.prompts == static_cast<int64_t>(kPrompts)) break;
+    if (example.ids.size() < 4) continue;
+    ++sum.prompts;
+    Sampler sampler(greedy);
+    DecodeRequest request;
+    request.prompt.assign(example.ids.begin(), example.ids.begin() + static_cast<int64_t>(std::min<size_t>(64, example.ids.size() / 2)));
+    request.max_tokens = kAnswer;
+    request.context = kContext + state.prefix;
+    request.is_end = [&](int32_t token) { return session.tokenizer.IsEndOfGeneration(token); };
+    state.Restart(*session.model, kv, session.train_grafts);
+    const DecodeResult result = Generate(*session.model, kv, state, sampler, drafter, request);
+    sum.tokens += result.decode_tokens;
+    sum.passes += result.counters.passes;
+    sum.ms += result.decode_ms;
+    sum.draft_ms += result.counters.draft_ms;
+    sum.ids.push_back(result.tokens);
+  }
+  return sum;
+}
+
+}  // namespace
+
+std::string ShortAccuracy(const HeadAccuracy& accuracy) {
+  std::string text;
+  for (size_t d = 0; d < accuracy.rows.size(); ++d) {
+    text += fmt::format("{}{:.0f}/{:.0f}", d == 0 ? "" : " ", 100 * accuracy.Top(d, 1), 100 * accuracy.Top(d, 5));
+  }
+  return text;
+}
+
+void ReportHeads(TrainSession& session, const TrainFlags& flags) {
+  Heads& heads = *session.graft->heads();
+  const int64_t depths = heads.depths();
+  HeadsLoss& loss = *session.trainer->heads_loss();
+  const std::vector<Example>& held_out =
+      session.valid.examples.empty() ? session.data.examples : session.valid.examples;
+  loss.accuracy() = HeadAccuracy(depths);
+  constexpr size_t kMostExamples = 256;
+  for (size_t i = 0; i < std::min(kMostExamples, held_out.size()); ++i) loss.Run({&held_out[i]}, 0);
+  const HeadAccuracy accuracy = loss.accuracy();
+
+  session.train_grafts.clear();
+  int64_t prefix = 0;
+  for (const auto& part : session.trunk) {
+    session.train_grafts.push_back(part.get());
+    prefix += part->prefix_length();
+  }
+  session.train_grafts.push_back(session.graft.get());
+  KvCache kv(session.model->config(), DType::kF16, prefix + kContext + 128);
+  DecodeState state;
+  state.sequence = kv.NewSequence();
+  const std::vector<double> pass_ms = PassTimes(session, kv, state.sequence);
+  state.Restart(*session.model, kv, session.train_grafts);
+
+  std::vector<std::vector<double>> rates;
+  for (size_t d = 0; d < static_cast<size_t>(depths); ++d) {
+    std::vector<double>& ranks = rates.emplace_back();
+    for (size_t rank = 0; rank < HeadAccuracy::kRanks; ++rank) ranks.push_back(accuracy.At(d, rank));
+  }
+  const std::vector<ShapeNode> tree = BestTree(rates, kMostNodes, heads.chained());
+  nlohmann::ordered_json budgets = nlohmann::ordered_json::array();
+  double expected = 1, best_rate = 1 / pass_ms[0], best_expected = 1;
+  size_t best = 0;
+  for (size_t n = 1; n <= tree.size(); ++n) {
+    expected += tree[n - 1].chance;
+    const double rate = expected / pass_ms[n];
+    budgets.push_back({{"nodes", n}, {"path", tree[n - 1].path}, {"expected", expected}, {"pass_ms", pass_ms[n]}});
+    if (rate > best_rate) {
+      best_rate = rate;
+      best_expected = expected;
+      best = n;
+    }
+  }
+  nlohmann::json shape = nlohmann::json::array();
+  size_t deepest = 1;
+  for (size_t i = 0; i < best; ++i) {
+    shape.push_back(tree[i].path);
+    deepest = std::max(deepest, tree[i].path.size());
+  }
+  const std::string tree_file = flags.directory + "/tree.json";
+  AtomicFile out(tree_file);
+  out.Write(shape.dump() + "\n");
+  out.Commit();
+
+  const DrafterTarget target = {*session.model, kv, state, session.tokenizer, Compute::kInt8, kContext + prefix};
+  const Measured plain = Answer(session, kv, state, nullptr, held_out);
+  Measured drafted;
+  if (best > 0) {
+    DrafterSpec spec{session.graft->kind(), {}};
+    spec.options = {{"max", std::to_string(deepest)}};
+    if (!heads.chained()) spec.options["tree"] = tree_file;
+    const auto drafter = MakeHeadsDrafter(spec, target);
+    drafted = Answer(session, kv, state, drafter.get(), held_out);
+  }
+  const auto planner = MakeDrafters({session.graft->kind()}, target);
+  const Measured planned = Answer(session, kv, state, planner.get(), held_out);
+
+  const auto line = [&](const std::string& text) { Note(flags.output, text); };
+  nlohmann::ordered_json by_depth = nlohmann::ordered_json::array();
+  line("depth   right at once   in 5   in 10");
+  for (size_t d = 0; d < rates.size(); ++d) {
+    line(fmt::format("{:5}   {:12.1f} %  {:5.1f}  {:6.1f}", d + 1, 100 * accuracy.Top(d, 1), 100 * accuracy.Top(d, 5),
+                     100 * accuracy.Top(d, 10)));
+    by_depth.push_back({{"rows", accuracy.rows[d]}, {"ranks", rates[d]}});
+  }
+  line(fmt::format("best tree on this machine: {} nodes, {} deep ({})", best, best == 0 ? 0 : deepest, tree_file));
+  if (best > 0) {
+    line(fmt::format("tokens a pass: {:.2f} expected, {:.2f} measured on {} prompts", best_expected, drafted.PerPass(),
+                     drafted.prompts));
+  }
+  const bool same = planned.ids == plain.ids && (best == 0 || drafted.ids == plain.ids);
+  line(fmt::format("--draft {}: {:.2f} tokens a pass, {:.1f} tokens/s, {:.2f} x the {:.1f} without; ids {}",
+                   session.graft->kind(), planned.PerPass(), planned.PerSecond(), planned.PerSecond() / plain.PerSecond(),
+                   plain.PerSecond(), same ? "identical" : "DIFFERENT"));
+  const auto measured = [](const Measured& m) -> nlohmann::ordered_json {
+    return {{"tokens", m.tokens}, {"passes", m.passes}, {"ms", m.ms}, {"draft_ms", m.draft_ms}};
+  };
+  const nlohmann::ordered_json report = {{"kind", session.graft->kind()},
+                                         {"held_out", !session.valid.examples.empty()},
+                                         {"accuracy", by_depth},
+                                         {"trees", budgets},
+                                         {"pass_ms_1", pass_ms[0]},
+                                         {"best_nodes", best},
+                                         {"expected", best_expected},
+                                         {"plain", measured(plain)},
+                                         {"best_tree", measured(drafted)},
+                                         {"planned", measured(planned)},
+                                         {"identical", same}};
+  AtomicFile file(flags.directory + "/heads_report.json");
+  file.Write(report.dump() + "\n");
+  file.Commit();
+}
+
+}  // namespace cambium::cli

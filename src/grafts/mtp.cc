@@ -1,0 +1,238 @@
+#include "grafts/mtp.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "cambium/error.h"
+
+namespace cambium {
+namespace {
+
+const char* LinearName(SiteKind kind) {
+  static constexpr const char* kNames[] = {"self_attn.q_proj.weight", "self_attn.k_proj.weight", "self_attn.v_proj.weight",
+                                           "self_attn.o_proj.weight", "mlp.gate_proj.weight",    "mlp.up_proj.weight",
+                                           "mlp.down_proj.weight"};
+  return kNames[static_cast<int>(kind)];
+}
+
+double Rms(const float* x, int64_t count) {
+  double sum = 0;
+  for (int64_t i = 0; i < count; ++i) sum += static_cast<double>(x[i]) * static_cast<double>(x[i]);
+  return std::sqrt(sum / static_cast<double>(count));
+}
+
+// The usual size of the trunk's residual after its last block, on any text: the median over rows.
+float ResidualScale(Transformer& base) {
+  Pass pass;
+  pass.compute = Compute::kF32;
+  std::vector<int32_t> tokens;
+  for (int32_t i = 0; i < 32; ++i) tokens.push_back(static_cast<int32_t>((i * 37 + 5) % base.config().vocab));
+  pass.Append(0, 0, tokens);
+  pass.capture = {base.config().layers - 1};
+  base.Forward(pass);
+  std::vector<double> sizes;
+  for (int64_t row = 0; row < pass.rows(); ++row) sizes.push_back(Rms(pass.captured[0].row(row), base.config().hidden));
+  std::nth_element(sizes.begin(), sizes.begin() + 16, sizes.end());
+  return static_cast<float>(sizes[16]);
+}
+
+}  // namespace
+
+MtpModule::MtpModule(Transformer& base, bool chained, std::string name)
+    : base_(base), chained_(chained), name_(std::move(name)), self_{this} {
+  const ModelConfig& c = base.config();
+  if (c.norm != ModelConfig::Norm::kRms || c.learned_positions) {
+    Fail(ErrorCode::kUsage, "multi-token prediction wants a base with RMS norms and rotary positions; this one is ", c.family);
+  }
+  auto own = std::make_unique<ModelWeights>();
+  own->config = c;
+  own->config.layers = 1;
+  own->config.sliding_window = 0;
+  own->config.layer_slides.clear();
+  BlockWeights& block = own->blocks.emplace_back();
+  const BlockWeights& last = base.weights().blocks.back();
+  linears_.resize(kSiteKinds);
+  for (int kind = 0; kind < kSiteKinds; ++kind) {
+    const Linear& linear = last.linears[kind];
+    if (!linear.w) continue;
+    auto& own_linear = linears_[static_cast<size_t>(kind)];
+    own_linear =
+        std::make_unique<TrainedMatrix>(name_ + LinearName(static_cast<SiteKind>(kind)), linear.out(), linear.in());
+    linear.w.Unpack(base.pool(), own_linear->param.value);
+  }
+  AddNorm(NormKind::kAttention, "input_layernorm.weight", last.attention_norm, block.attention_norm);
+  if (c.post_norms) {
+    AddNorm(NormKind::kAttentionPost, "post_attention_layernorm.weight", last.attention_post_norm, block.attention_post_norm);
+    AddNorm(NormKind::kFfnPost, "post_feedforward_layernorm.weight", last.ffn_post_norm, block.ffn_post_norm);
+  }
+  AddNorm(NormKind::kFfn, c.post_norms ? "pre_feedforward_layernorm.weight" : "post_attention_layernorm.weight", last.ffn_norm,
+          block.ffn_norm);
+  if (c.qk_norm) {
+    AddNorm(NormKind::kQ, "self_attn.q_norm.weight", last.q_norm, block.q_norm);
+    AddNorm(NormKind::kK, "self_attn.k_norm.weight", last.k_norm, block.k_norm);
+  }
+  AddNorm(NormKind::kFinal, "shared_head.norm.weight", base.weights().final_norm, own->final_norm);
+  block_ = std::make_unique<Transformer>(std::move(own), base.pool());
+  if (!chained) return;
+
+  // At first x = the trunk's residual, its norm undone, plus the embedding at the same size.
+  join_ = std::make_unique<TrainedMatrix>(name_ + "eh_proj.weight", c.hidden, 2 * c.hidden);
+  for (int64_t i = 0; i < c.hidden; ++i) join_->param.value.row(i)[i] = join_->param.value.row(i)[c.hidden + i] = 1;
+  const float size = ResidualScale(base);
+  enorm_ = std::make_unique<TrainedVector>(name_ + "enorm.weight", c.hidden, size);
+  hnorm_ = std::make_unique<TrainedVector>(name_ + "hnorm.weight", c.hidden, size);
+  const float* const gain = base.weights().final_norm.gain.view.f32();
+  const float usual = static_cast<float>(Rms(gain, c.hidden));
+  for (int64_t i = 0; i < c.hidden; ++i) {
+    const float g = std::copysign(std::max(std::fabs(gain[i]), 0.1f * usual), gain[i]);
+    hnorm_->param.value.f32()[i] *= usual / g;
+  }
+}
+
+void MtpModule::AddNorm(NormKind kind, const char* name, const NormWeights& base, NormWeights& own) {
+  own.gain = OwnedTensor({base.gain.view.size()});
+  std::memcpy(own.gain.view.data, base.gain.view.data, static_cast<size_t>(own.gain.view.bytes()));
+  auto norm = std::make_unique<Norm>();
+  norm->kind = kind;
+  norm->gain.name = name_ + name;
+  norm->gain.value = own.gain.view;
+  norm->gain.decay = false;
+  norms_.push_back(std::move(norm));
+}
+
+MtpModule::Joined MtpModule::Join(const GraftContext& c) const {
+  const int64_t rows = step_->input.rows(), width = step_->input.columns();
+  const float eps = base_.config().norm_eps;
+  Joined j;
+  j.embedding = c.workspace.New({rows, width});
+  j.embedding_inv = c.workspace.New({rows});
+  j.input_inv = c.workspace.New({rows});
+  j.both = c.workspace.New({rows, 2 * width});
+  Tensor normed = c.workspace.New({rows, width}), normed_input = c.workspace.New({rows, width});
+  base_.Embed(step_->tokens, {}, j.embedding);
+  const size_t row_bytes = static_cast<size_t>(width) * sizeof(float);
+  for (int64_t row = 0; row < rows; ++row) {
+    if (positions_[static_cast<size_t>(row)] == 0) std::memset(j.embedding.row(row), 0, row_bytes);
+  }
+  RmsNorm(c.pool, j.embedding, enorm_->param.value, eps, normed, j.embedding_inv);
+  RmsNorm(c.pool, step_->input, hnorm_->param.value, eps, normed_input, j.input_inv);
+  for (int64_t row = 0; row < rows; ++row) {
+    std::memcpy(j.both.row(row), normed.row(row), row_bytes);
+    std::memcpy(j.both.row(row) + width, normed_input.row(row), row_bytes);
+  }
+  return j;
+}
+
+void MtpModule::AtEmbedding(const GraftContext& c, std::span<const int32_t>, Tensor x) {
+  if (!chained_) {
+    Convert(c.pool, step_->input, x);
+    return;
+  }
+  const Workspace::Mark mark = c.workspace.GetMark();
+  const Joined joined = Join(c);
+  const Product product[] = {{&join_packed_, x, nullptr}};
+  MatMul(c.pool, c.workspace, c.compute, joined.both, product);
+  c.workspace.Release(mark);
+}
+
+void MtpModule::AtEmbeddingBackward(const GraftContext& c, std::span<const int32_t>, Tensor dx) {
+  if (!chained_) {
+    if (dinput_) Convert(c.pool, dx, dinput_);
+    return;
+  }
+  const Workspace::Mark mark = c.workspace.GetMark();
+  const int64_t rows = dx.rows(), width = dx.columns();
+  const Joined joined = Join(c);
+  Tensor dboth = c.workspace.New({rows, 2 * width}), half = c.workspace.New({rows, width});
+  MatMulBackward(c.pool, c.workspace, c.compute, dx, join_packed_, dboth);
+  join_->AddGradient(c, dx, joined.both);
+  Tensor dunused = c.workspace.New({rows, width});
+  const auto take = [&](int64_t offset) {
+    for (int64_t row = 0; row < rows; ++row) std::copy_n(dboth.row(row) + offset, width, half.row(row));
+  };
+  take(0);
+  RmsNormBackward(c.pool, half, joined.embedding, enorm_->param.value, joined.embedding_inv, dunused, enorm_->param.grad);
+  take(width);
+  RmsNormBackward(c.pool, half, step_->input, hnorm_->param.value, joined.input_inv, dinput_ ? dinput_ : dunused,
+                  hnorm_->param.grad);
+  c.workspace.Release(mark);
+}
+
+void MtpModule::AtLinearBackward(const GraftContext& c, Site site, Tensor x, Tensor dy, Tensor) {
+  linears_[static_cast<size_t>(site.kind)]->AddGradient(c, dy, x);
+}
+
+Graft::NormGradient MtpModule::NormGradientOf(int, NormKind kind) {
+  for (const auto& norm : norms_) {
+    if (norm->kind == kind) return {norm->gain.grad, {}};
+  }
+  return {};
+}
+
+Pass MtpModule::MakePass(const GraftContext& context, const HeadStep& step) {
+  Pass pass;
+  pass.compute = context.compute;
+  pass.kv = step.kv;
+  if (step.kv != nullptr) {
+    pass.Append(step.sequence, step.kv->length(step.sequence), step.tokens).grafts = self_;
+  } else {
+    size_t begin = 0;
+    for (size_t i = 0; i < step.lengths.size(); ++i) {
+      const size_t count = static_cast<size_t>(step.lengths[i]);
+      pass.Append(static_cast<int>(i), 0, step.tokens.subspan(begin, count)).grafts = self_;
+      begin += count;
+    }
+  }
+  return pass;
+}
+
+void MtpModule::Forward(const GraftContext& context, const HeadStep& step, Tensor features, Tensor state) {
+  Pass pass = MakePass(context, step);
+  if (state) pass.capture = {0};
+  step_ = &step;
+  positions_ = pass.positions;
+  block_->Forward(pass);
+  Convert(context.pool, pass.hidden, features);
+  if (state) Convert(context.pool, pass.captured[0], state);
+}
+
+void MtpModule::Backward(const GraftContext& context, const HeadStep& step, Tensor dfeatures, Tensor dstate,
+                         Tensor dinput) {
+  Pass pass = MakePass(context, step);
+  pass.tape = &tape_;
+  tape_.Clear();
+  pass.observe_gradient = [&](int64_t, Tensor dx) {
+    if (dstate) Add(context.pool, dstate, dx);
+  };
+  step_ = &step;
+  positions_ = pass.positions;
+  dinput_ = dinput;
+  block_->Forward(pass);
+  block_->Backward(pass, dfeatures);
+  dinput_ = {};
+}
+
+void MtpModule::Pack(bool frozen) {
+  ThreadPool& pool = base_.pool();
+  BlockWeights& block = block_->mutable_weights().blocks[0];
+  for (int kind = 0; kind < kSiteKinds; ++kind) {
+    const auto& linear = linears_[static_cast<size_t>(kind)];
+    if (linear != nullptr) linear->Pack(pool, block.linears[kind].w, frozen);
+  }
+  if (join_ != nullptr) join_->Pack(pool, join_packed_, frozen);
+}
+
+void MtpModule::VisitParams(const std::function<void(Parameter&)>& visit) {
+  if (chained_) {
+    visit(enorm_->param);
+    visit(hnorm_->param);
+    visit(join_->param);
+  }
+  for (const auto& linear : linears_) {
+    if (linear != nullptr) visit(linear->param);
+  }
+  for (const auto& norm : norms_) visit(norm->gain);
+}
+
+}  // namespace cambium

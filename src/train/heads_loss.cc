@@ -1,0 +1,237 @@
+#include "train/heads_loss.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "cambium/error.h"
+#include "train/loss_head.h"
+
+namespace cambium {
+namespace {
+
+constexpr int32_t kNothing = -1, kNotDrafted = -2;
+
+int64_t Rows(const Example& example) { return static_cast<int64_t>(example.ids.size()); }
+
+}  // namespace
+
+HeadsLoss::HeadsLoss(Transformer& model, Heads& heads, Compute compute, const HeadsOptions& options,
+                     std::vector<const std::vector<Example>*> known, const std::string& directory)
+    : model_(model),
+      heads_(heads),
+      compute_(compute),
+      options_(options),
+      known_(std::move(known)),
+      accuracy_(heads.depths()) {
+  const std::span<const int32_t> ids = heads.draft_tokens();
+  draft_row_.assign(static_cast<size_t>(model.config().vocab), ids.empty() ? 0 : kNotDrafted);
+  for (size_t i = 0; i < (ids.empty() ? draft_row_.size() : ids.size()); ++i) {
+    draft_row_[ids.empty() ? i : static_cast<size_t>(ids[i])] = static_cast<int32_t>(i);
+  }
+  if (!directory.empty() && options.cache_gb > 0) CacheFile(directory);
+}
+
+HeadsLoss::~HeadsLoss() {
+  if (cache_ != nullptr) munmap(cache_, static_cast<size_t>(cache_bytes_));
+  if (descriptor_ >= 0) close(descriptor_);
+}
+
+void HeadsLoss::CacheFile(const std::string& directory) {
+  int64_t rows = 0;
+  for (const std::vector<Example>* data : known_) {
+    for (const Example& example : *data) rows += Rows(example);
+  }
+  const int64_t bound = static_cast<int64_t>(options_.cache_gb * 1e9);
+  cache_bytes_ = std::min(bound, rows * (2 * model_.config().hidden + 4));
+  std::string path = directory + "/hidden.XXXXXX";
+  descriptor_ = mkstemp(path.data());
+  if (descriptor_ < 0) Fail(ErrorCode::kResource, path, ": cannot write: ", std::strerror(errno));
+  unlink(path.c_str());
+  if (const int error = posix_fallocate(descriptor_, 0, cache_bytes_); error != 0) {
+    Fail(ErrorCode::kResource, directory, ": no room for ", cache_bytes_ >> 20, " MiB of hidden states (",
+         std::strerror(error), "); lower --cache-gb");
+  }
+  void* const memory = mmap(nullptr, static_cast<size_t>(cache_bytes_), PROT_READ | PROT_WRITE, MAP_SHARED, descriptor_, 0);
+  if (memory == MAP_FAILED) Fail(ErrorCode::kResource, directory, ": cannot map the hidden states: ", std::strerror(errno));
+  cache_ = static_cast<uint8_t*>(memory);
+}
+
+bool HeadsLoss::Known(const Example* example) const {
+  return std::any_of(known_.begin(), known_.end(), [&](const std::vector<Example>* data) {
+    return !data->empty() && example >= data->data() && example < data->data() + data->size();
+  });
+}
+
+uint8_t* HeadsLoss::CachePlace(const Example* example, bool reserve) {
+  if (const auto found = places_.find(example); found != places_.end()) return cache_ + found->second;
+  const int64_t bytes = Rows(*example) * (2 * model_.config().hidden + 4);
+  if (!reserve || cache_ == nullptr || !Known(example) || cache_used_ + bytes > cache_bytes_) return nullptr;
+  places_[example] = cache_used_;
+  cache_used_ += bytes;
+  return cache_ + cache_used_ - bytes;
+}
+
+void HeadsLoss::Trunk(const std::vector<const Example*>& micro) {
+  const int64_t width = model_.config().hidden;
+  int64_t rows = 0;
+  for (const Example* example : micro) rows += Rows(*example);
+  if (!hidden_.view || hidden_.view.rows() < rows) hidden_ = OwnedTensor(DType::kF16, {rows, width});
+  said_.resize(static_cast<size_t>(rows));
+  std::vector<const Example*> missing;
+  std::vector<int64_t> begins;
+  int64_t begin = 0;
+  for (const Example* example : micro) {
+    if (const uint8_t* place = CachePlace(example, false); place != nullptr) {
+      const int64_t bytes = Rows(*example) * 2 * width;
+      std::memcpy(hidden_.view.as<uint8_t>() + begin * 2 * width, place, static_cast<size_t>(bytes));
+      std::memcpy(said_.data() + begin, place + bytes, example->ids.size() * sizeof(int32_t));
+    } else {
+      missing.push_back(example);
+      begins.push_back(begin);
+    }
+    begin += Rows(*example);
+  }
+  if (!missing.empty()) RunTrunk(missing, begins);
+}
+
+void HeadsLoss::RunTrunk(const std::vector<const Example*>& micro, const std::vector<int64_t>& begins) {
+  const int64_t width = model_.config().hidden, layer = heads_.after_layer();
+  int64_t prefix = 0;
+  std::vector<int32_t> prompt;
+  for (const Graft* graft : options_.trunk) {
+    prefix += graft->prefix_length();
+    for (int64_t i = 0; i < graft->prompt_length(); ++i) prompt.push_back(static_cast<int32_t>(-1 - i));
+  }
+  const int64_t before = static_cast<int64_t>(prompt.size());
+  Pass pass;
+  pass.compute = Compute::kInt8;
+  for (size_t i = 0; i < micro.size(); ++i) {
+    std::vector<int32_t> ids = prompt;
+    ids.insert(ids.end(), micro[i]->ids.begin(), micro[i]->ids.end());
+    pass.Append(static_cast<int>(i), prefix, ids).grafts = options_.trunk;
+  }
+  if (layer >= 0) pass.capture = {layer};
+  if (layer >= 0 && !options_.teacher) pass.layers = layer + 1;
+  model_.Forward(pass);
+  const Tensor states = layer >= 0 ? pass.captured[0] : pass.hidden;
+  for (size_t i = 0; i < micro.size(); ++i) {
+    const int64_t begin = pass.segments[i].begin + before, count = Rows(*micro[i]);
+    Tensor into(hidden_.view.as<uint8_t>() + begins[i] * 2 * width, DType::kF16, {count, width});
+    Convert(model_.pool(), states.Rows(begin, count), into);
+    int32_t* const said = said_.data() + begins[i];
+    constexpr int64_t kChunk = 128;
+    for (int64_t at = 0; at < count && options_.teacher; at += kChunk) {
+      const int64_t chunk = std::min(kChunk, count - at);
+      const Workspace::Mark mark = model_.workspace().GetMark();
+      Tensor logits = model_.workspace().New({chunk, model_.config().vocab});
+      model_.Head(Compute::kInt8, pass.hidden.Rows(begin + at, chunk), logits);
+      model_.pool().Run(chunk, [&](int64_t row, int) {
+        said[at + row] =
+            static_cast<int32_t>(std::max_element(logits.row(row), logits.row(row) + logits.columns()) - logits.row(row));
+      });
+      model_.workspace().Release(mark);
+    }
+    if (uint8_t* const place = CachePlace(micro[i], true); place != nullptr) {
+      std::memcpy(place, into.data, static_cast<size_t>(into.bytes()));
+      std::memcpy(place + into.bytes(), said, static_cast<size_t>(count) * sizeof(int32_t));
+    }
+  }
+}
+
+std::vector<int32_t> HeadsLoss::Targets(const std::vector<const Example*>& micro, int64_t depth) const {
+  std::vector<int32_t> targets;
+  int64_t begin = 0;
+  for (const Example* example : micro) {
+    for (int64_t row = 0; row < Rows(*example); ++row) {
+      const int64_t place = row + heads_.first() + depth;  // of the token that is guessed
+      int32_t target = kNothing;
+      if (place < Rows(*example) && example->trained[static_cast<size_t>(place)] != 0) {
+        const int32_t token = options_.teacher ? said_[static_cast<size_t>(begin + place) - 1]
+                                               : example->ids[static_cast<size_t>(place)];
+        target = draft_row_[static_cast<size_t>(token)];
+      }
+      targets.push_back(target);
+    }
+    begin += Rows(*example);
+  }
+  return targets;
+}
+
+double HeadsLoss::Loss(int64_t depth, const std::vector<int32_t>& targets, float row_weight, Tensor features,
+                       Tensor dfeatures) {
+  const size_t d = static_cast<size_t>(depth);
+  const float share = std::pow(options_.decay, static_cast<float>(depth));
+  std::vector<int32_t> ranks(targets.size(), -1);
+  const LossReadout readout = {&heads_.readout(depth), ranks};
+  const double loss = LossHead(model_, compute_, features, targets, row_weight * share, dfeatures,
+                               dfeatures ? heads_.readout_gradient(depth) : Tensor(), readout);
+  for (size_t row = 0; row < targets.size(); ++row) {
+    if (targets[row] == kNothing) continue;
+    ++accuracy_.rows[d];
+    if (ranks[row] >= 0 && ranks[row] < static_cast<int32_t>(HeadAccuracy::kRanks)) {
+      ++accuracy_.hits[d][static_cast<size_t>(ranks[row])];
+    }
+  }
+  return static_cast<double>(share) * loss;
+}
+
+double HeadsLoss::Run(const std::vector<const Example*>& micro, float row_weight) {
+  Trunk(micro);
+  Workspace& ws = model_.workspace();
+  ws.Reset();
+  std::vector<int32_t> ids;
+  std::vector<int64_t> lengths;
+  for (const Example* example : micro) {
+    ids.insert(ids.end(), example->ids.begin(), example->ids.end());
+    lengths.push_back(Rows(*example));
+  }
+  const int64_t rows = static_cast<int64_t>(ids.size()), width = model_.config().hidden;
+  const size_t depths = static_cast<size_t>(heads_.depths());
+  const bool train = row_weight > 0, chained = heads_.chained();
+  const GraftContext context = {model_.pool(), ws, compute_, nullptr};
+  Tensor hidden = ws.New({rows, width});
+  Convert(model_.pool(), Tensor(hidden_.view.data, DType::kF16, {rows, width}), hidden);
+
+  // The newest token known to depth d at row t of a text is t + 1 + d.
+  std::vector<std::vector<int32_t>> tokens(depths);
+  for (size_t d = 0; d < depths; ++d) {
+    for (const Example* example : micro) {
+      for (size_t t = 0; t < example->ids.size(); ++t) {
+        tokens[d].push_back(t + 1 + d < example->ids.size() ? example->ids[t + 1 + d] : 0);
+      }
+    }
+  }
+  std::vector<HeadStep> steps(depths);
+  std::vector<Tensor> features(depths), states(depths);
+  double loss = 0;
+  const auto lose = [&](size_t d, Tensor dstate, Tensor dinput) {
+    const int64_t depth = static_cast<int64_t>(d);
+    Tensor dfeatures = train ? ws.New({rows, width}) : Tensor();
+    loss += Loss(depth, Targets(micro, depth), row_weight, features[d], dfeatures);
+    if (train) heads_.Backward(context, depth, steps[d], dfeatures, dstate, dinput);
+  };
+  for (size_t d = 0; d < depths; ++d) {
+    const Workspace::Mark mark = ws.GetMark();
+    steps[d] = {chained && d > 0 ? states[d - 1] : hidden, tokens[d], lengths};
+    features[d] = ws.New({rows, width});
+    if (chained) states[d] = ws.New({rows, width});
+    heads_.Forward(context, static_cast<int64_t>(d), steps[d], features[d], states[d]);
+    if (chained) continue;
+    lose(d, {}, {});
+    ws.Release(mark);
+  }
+  Tensor dstate;
+  for (size_t d = depths; chained && d-- > 0;) {
+    Tensor dinput = train && d > 0 ? ws.New({rows, width}) : Tensor();
+    lose(d, dstate, dinput);
+    dstate = dinput;
+  }
+  return loss;
+}
+
+}  // namespace cambium

@@ -1,0 +1,79 @@
+#pragma once
+
+#include <array>
+#include <memory>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "model/heads.h"
+#include "model/transformer.h"
+#include "train/dataset.h"
+
+namespace cambium {
+
+struct HeadsOptions {
+  bool teacher = true;        // targets: what the trunk itself says at each place; else the data's tokens
+  float decay = 0.8f;         // the loss of depth d counts decay^d
+  double cache_gb = 2;        // of the trunk's hidden states kept between epochs; 0 = none
+  std::vector<Graft*> trunk;  // the fine-tune that the heads are for
+};
+
+// How often the target of a depth was among the first guesses: hits[d][r] at rank r, of rows[d].
+struct HeadAccuracy {
+  static constexpr size_t kRanks = 10;
+  std::vector<std::array<int64_t, kRanks>> hits;
+  std::vector<int64_t> rows;
+
+  explicit HeadAccuracy(int64_t depths = 0) : hits(static_cast<size_t>(depths)), rows(static_cast<size_t>(depths)) {}
+  double At(size_t depth, size_t rank) const {
+    return rows[depth] == 0 ? 0 : static_cast<double>(hits[depth][rank]) / static_cast<double>(rows[depth]);
+  }
+  double Top(size_t depth, size_t count) const {
+    double sum = 0;
+    for (size_t rank = 0; rank < count; ++rank) sum += At(depth, rank);
+    return sum;
+  }
+};
+
+// The loss of draft heads. The trunk runs without a tape, as it is served (int8), once for each text: its hidden states go
+// to a file that has no name any more, in 16 bits, up to a bound; what does not fit is computed again.
+class HeadsLoss {
+ public:
+  // `known` are the data sets whose texts may be cached; they must outlive this. directory empty: no cache.
+  HeadsLoss(Transformer& model, Heads& heads, Compute compute, const HeadsOptions& options,
+            std::vector<const std::vector<Example>*> known, const std::string& directory);
+  ~HeadsLoss();
+
+  // Sum over depths d and rows of decay^d * -log p(target). With row_weight > 0 adds the gradients of row_weight times it.
+  double Run(const std::vector<const Example*>& micro, float row_weight);
+
+  HeadAccuracy& accuracy() { return accuracy_; }  // of the runs since it was last set
+
+ private:
+  // The trunk's states and guesses of the texts, into hidden_ and said_.
+  void Trunk(const std::vector<const Example*>& micro);
+  void RunTrunk(const std::vector<const Example*>& micro, const std::vector<int64_t>& begins);
+  bool Known(const Example* example) const;
+  void CacheFile(const std::string& directory);
+  uint8_t* CachePlace(const Example* example, bool reserve);
+  // What depth d must guess at each row of the texts, as rows of the readout (-1: nothing, -2: not drafted).
+  std::vector<int32_t> Targets(const std::vector<const Example*>& micro, int64_t depth) const;
+  double Loss(int64_t depth, const std::vector<int32_t>& targets, float row_weight, Tensor features, Tensor dfeatures);
+
+  Transformer& model_;
+  Heads& heads_;
+  Compute compute_;
+  HeadsOptions options_;
+  std::vector<const std::vector<Example>*> known_;
+  std::vector<int32_t> draft_row_;  // by token; -1 where it is not drafted
+  HeadAccuracy accuracy_;
+  OwnedTensor hidden_;  // [most rows, hidden] f16
+  std::vector<int32_t> said_;
+  std::unordered_map<const Example*, int64_t> places_;
+  uint8_t* cache_ = nullptr;
+  int64_t cache_bytes_ = 0, cache_used_ = 0;
+  int descriptor_ = -1;
+};
+
+}  // namespace cambium

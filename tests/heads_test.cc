@@ -1,0 +1,362 @@
+// Draft heads: against PyTorch's numbers, gradients against differences, files there and back, and drafting with them.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstdio>
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <numeric>
+
+#include "cambium/error.h"
+#include "drafters/drafters.h"
+#include "drafters/tree_shape.h"
+#include "grafts/grafts.h"
+#include "tiny_model.h"
+#include "tiny_tokenizer.h"
+#include "train/trainer.h"
+
+namespace cambium {
+namespace {
+
+namespace fs = std::filesystem;
+
+void Fill(Graft& graft, double size) {
+  graft.VisitParams([&](Parameter& p) {
+    const double sum = std::accumulate(p.name.begin(), p.name.end(), 0.0, [](double s, char c) {
+      return s + static_cast<unsigned char>(c);
+    });
+    const bool norm = p.name.find("norm") != std::string::npos;
+    for (int64_t i = 0; i < p.value.size(); ++i) {
+      p.value.f32()[i] = static_cast<float>(size * std::sin(sum + 0.7 * static_cast<double>(i)) + (norm ? 1 : 0));
+    }
+  });
+  graft.AfterUpdate();
+}
+
+// Logits of one depth over a text, as training runs it.
+struct Guess {
+  OwnedTensor features, state, logits;
+};
+Guess RunHeads(Heads& heads, ThreadPool& pool, int64_t depth, Tensor input, std::span<const int32_t> tokens) {
+  Workspace workspace;
+  const int64_t lengths[] = {input.rows()};
+  Guess guess{OwnedTensor({input.rows(), input.columns()}), OwnedTensor({input.rows(), input.columns()}),
+              OwnedTensor({input.rows(), heads.readout(depth).out()})};
+  heads.Forward({pool, workspace, Compute::kF32, nullptr}, depth, {input, tokens, lengths}, guess.features.view,
+                heads.chained() ? guess.state.view : Tensor());
+  const Product product[] = {{&heads.readout(depth), guess.logits.view}};
+  MatMul(pool, workspace, Compute::kF32, guess.features.view, product);
+  return guess;
+}
+
+double Furthest(Tensor logits, const nlohmann::json& golden) {
+  double worst = 0;
+  for (int64_t row = 0; row < logits.rows(); ++row) {
+    for (int64_t i = 0; i < logits.columns(); ++i) {
+      const double want = golden[static_cast<size_t>(row)][static_cast<size_t>(i)].get<double>();
+      worst = std::max(worst, std::fabs(want - static_cast<double>(logits.row(row)[i])));
+    }
+  }
+  return worst;
+}
+
+TEST(HeadsGolden, LogitsArePyTorchs) {
+  ThreadPool pool(2);
+  Transformer model(LoadWeights(pool, std::string(CAMBIUM_TEST_DIR) + "/golden/families/llama"), pool);
+  std::ifstream file(std::string(CAMBIUM_TEST_DIR) + "/golden/heads.json");
+  const nlohmann::json golden = nlohmann::json::parse(file);
+  constexpr int64_t kRows = 6;
+  const int64_t width = model.config().hidden;
+  OwnedTensor hidden({kRows, width});
+  for (int64_t i = 0; i < hidden.view.size(); ++i) {
+    const double x = static_cast<double>(i);
+    hidden.view.f32()[i] = static_cast<float>(std::sin(0.3 * x) + 0.5 * std::cos(0.011 * x));
+  }
+  std::vector<int32_t> tokens[2];
+  for (int32_t d = 0; d < 2; ++d) {
+    for (int32_t t = 0; t < kRows; ++t) tokens[d].push_back((7 * t + 3 * d + 11) % static_cast<int32_t>(model.config().vocab));
+  }
+  GraftOptions options;
+  options.heads = 2;
+  const auto medusa = MakeGraft("medusa", options, model);
+  Fill(*medusa, 0.15);
+  for (int64_t d = 0; d < 2; ++d) {
+    const Guess guess = RunHeads(*medusa->heads(), pool, d, hidden.view, tokens[0]);
+    EXPECT_LT(Furthest(guess.logits.view, golden["medusa"][static_cast<size_t>(d)]), 1e-4);
+  }
+  const auto mtp = MakeGraft("mtp", options, model);
+  Fill(*mtp, 0.15);
+  const Guess first = RunHeads(*mtp->heads(), pool, 0, hidden.view, tokens[0]);
+  const Guess second = RunHeads(*mtp->heads(), pool, 1, first.state.view, tokens[1]);
+  EXPECT_LT(Furthest(first.logits.view, golden["mtp"][0]), 1e-4);
+  EXPECT_LT(Furthest(second.logits.view, golden["mtp"][1]), 1e-4);
+  EXPECT_GT(Furthest(second.logits.view, golden["mtp"][0]), 1e-2) << "the comparison sees nothing";
+}
+
+std::vector<Example> Texts(int64_t count, int32_t vocab) {
+  std::vector<Example> texts;
+  for (int64_t i = 0; i < count; ++i) {
+    Example text;
+    for (int32_t j = 0; j < 9 + i % 4; ++j) text.ids.push_back((static_cast<int32_t>(i) * 5 + j * 3 + j * j) % vocab);
+    text.trained.assign(text.ids.size(), 1);
+    text.trained[0] = 0;
+    texts.push_back(text);
+  }
+  return texts;
+}
+
+struct Kind {
+  const char* name;
+  const char* kind;
+  bool own, parallel;
+};
+constexpr Kind kKinds[] = {{"Medusa2", "medusa", false, false},
+                           {"Medusa1", "medusa", true, false},
+                           {"DeepSeek", "mtp", false, false},
+                           {"Meta", "mtp", false, true}};
+
+GraftOptions OptionsOf(const Kind& kind) {
+  GraftOptions options;
+  options.heads = 3;
+  options.own_heads = kind.own;
+  options.parallel = kind.parallel;
+  for (int32_t id = 0; id < 61; id += id % 3 == 0 ? 1 : 2) options.draft_tokens.push_back(id);
+  options.end_tokens = {0};
+  return options;
+}
+
+class HeadsOfKind : public testing::TestWithParam<Kind> {
+ protected:
+  HeadsOfKind() : pool_(2), model_(TinyModel(pool_, 7, {.layers = 3}), pool_) {
+    directory_ = (fs::temp_directory_path() / ("cambium_heads_" + std::to_string(getpid()))).string();
+    fs::remove_all(directory_);
+    fs::create_directories(directory_);
+  }
+  ~HeadsOfKind() override { fs::remove_all(directory_); }
+  ThreadPool pool_;
+  Transformer model_;
+  std::string directory_;
+};
+
+// Along each parameter's own gradient the loss must rise as fast as the gradient says.
+TEST_P(HeadsOfKind, GradientsAreDifferences) {
+  const auto graft = MakeGraft(GetParam().kind, OptionsOf(GetParam()), model_);
+  if (GetParam().kind == std::string("medusa")) {
+    graft->VisitParams([](Parameter& p) {
+      for (int64_t i = 0; i < p.value.size(); ++i) {
+        p.value.f32()[i] += static_cast<float>(0.1 * std::sin(0.9 * static_cast<double>(i)));
+      }
+    });
+  }
+  const std::vector<Example> texts = Texts(3, 61);
+  TrainOptions options;
+  options.precision = Precision::kFp32;
+  options.heads.cache_gb = 0;
+  Trainer trainer(model_, *graft, texts, {}, options, "");
+  const std::vector<const Example*> micro = {&texts[0], &texts[1], &texts[2]};
+  HeadsLoss& loss = *trainer.heads_loss();
+  trainer.optimizer().ZeroGrad();
+  loss.Run(micro, 1);
+  int64_t checked = 0;
+  graft->VisitParams([&](Parameter& p) {
+    double square = 0;
+    for (int64_t i = 0; i < p.grad.size(); ++i) square += std::pow(static_cast<double>(p.grad.f32()[i]), 2);
+    const double norm = std::sqrt(square), step = 4e-3;
+    ASSERT_GT(norm, 1e-4) << p.name;
+    const std::vector<float> values(p.value.f32(), p.value.f32() + p.value.size());
+    const auto at = [&](double t) {
+      for (size_t i = 0; i < values.size(); ++i) {
+        p.value.f32()[i] = values[i] + static_cast<float>(t * static_cast<double>(p.grad.f32()[i]) / norm);
+      }
+      graft->AfterUpdate();
+      return loss.Run(micro, 0);
+    };
+    const double slope = (at(step) - at(-step)) / (2 * step);
+    at(0);
+    EXPECT_NEAR(slope / norm, 1, 0.02) << p.name;
+    ++checked;
+  });
+  EXPECT_GT(checked, 3);
+}
+
+TEST_P(HeadsOfKind, TheCacheOfHiddenStatesChangesNothing) {
+  const std::vector<Example> texts = Texts(5, 61);
+  std::vector<float> values[2];
+  for (const int cached : {0, 1}) {
+    const auto graft = MakeGraft(GetParam().kind, OptionsOf(GetParam()), model_);
+    TrainOptions options;
+    options.batch = {.batch_size = 2, .seed = 1};
+    options.steps = 7;
+    options.save_every = 0;
+    options.optimizer.lr = 1e-3f;
+    options.heads.cache_gb = cached * 1e-5;  // ten kilobytes: not all of it
+    const std::string directory = directory_ + "/" + std::to_string(cached);
+    fs::create_directories(directory);
+    Trainer trainer(model_, *graft, texts, {}, options, directory);
+    std::vector<const Example*> all;
+    for (const Example& text : texts) all.push_back(&text);
+    const double before = trainer.heads_loss()->Run(all, 0);
+    trainer.Run({});
+    EXPECT_LT(trainer.heads_loss()->Run(all, 0), before);
+    graft->VisitParams([&](Parameter& p) {
+      values[cached].insert(values[cached].end(), p.value.f32(), p.value.f32() + p.value.size());
+    });
+  }
+  EXPECT_EQ(values[0], values[1]);
+}
+
+TEST_P(HeadsOfKind, FilesThereAndBack) {
+  const auto graft = MakeGraft(GetParam().kind, OptionsOf(GetParam()), model_);
+  Fill(*graft, 0.1);
+  graft->Save(directory_);
+  const auto again = LoadGraft(directory_, model_);
+  std::vector<std::pair<std::string, float>> before, after;
+  graft->VisitParams([&](Parameter& p) { before.emplace_back(p.name, p.value.f32()[p.value.size() - 1]); });
+  again->VisitParams([&](Parameter& p) { after.emplace_back(p.name, p.value.f32()[p.value.size() - 1]); });
+  EXPECT_EQ(before, after);
+  ASSERT_NE(again->heads(), nullptr);
+  EXPECT_EQ(again->heads()->depths(), 3);
+  EXPECT_EQ(again->heads()->draft_tokens().size(), OptionsOf(GetParam()).draft_tokens.size());
+
+  Transformer wide(TinyModel(pool_, 7, {.hidden = 64, .head_dim = 16}), pool_);
+  try {
+    LoadGraft(directory_, wide);
+    ADD_FAILURE() << "taken by a base of another width";
+  } catch (const Error& error) {
+    EXPECT_NE(std::string(error.what()).find("hidden_size is 32, this base has 64"), std::string::npos) << error.what();
+  }
+  Transformer large(TinyModel(pool_, 7, {.vocab = 70}), pool_);
+  EXPECT_THROW(LoadGraft(directory_, large), Error);
+}
+
+// Every token is as without, whatever the heads guess; and heads that learned the model's own text are often right.
+TEST_P(HeadsOfKind, DraftingLeavesEveryTokenAsItIs) {
+  const Tokenizer tokenizer = TinyTokenizer();
+  TinyOptions tiny;
+  tiny.vocab = tokenizer.vocab_size();
+  Transformer model(TinyModel(pool_, 5, tiny), pool_);
+  const auto answer = [&](Drafter* drafter, KvCache& kv, DecodeState& state, float temperature, uint64_t seed) {
+    SamplingOptions sampling;
+    sampling.temperature = temperature;
+    sampling.seed = seed;
+    Sampler sampler(sampling);
+    DecodeRequest request;
+    for (int i = 0; i < 20; ++i) request.prompt.push_back(static_cast<int32_t>(65 + (i + static_cast<int>(seed)) % 7));
+    request.max_tokens = 50;
+    request.context = 128;
+    request.prefill_chunk = 7;
+    return Generate(model, kv, state, sampler, drafter, request);
+  };
+  std::vector<Example> texts;
+  std::vector<std::vector<int32_t>> plain;
+  for (uint64_t seed = 0; seed < 6; ++seed) {
+    KvCache kv(model.config(), DType::kF16, 256);
+    DecodeState state{kv.NewSequence(), {}, {}};
+    plain.push_back(answer(nullptr, kv, state, seed % 2 == 0 ? 0.0f : 1.0f, seed).tokens);
+    Example& text = texts.emplace_back();
+    for (int i = 0; i < 20; ++i) text.ids.push_back(static_cast<int32_t>(65 + (i + static_cast<int>(seed)) % 7));
+    text.ids.insert(text.ids.end(), plain.back().begin(), plain.back().end());
+    text.trained.assign(text.ids.size(), 1);
+  }
+  GraftOptions heads_options = OptionsOf(GetParam());
+  heads_options.draft_tokens.clear();
+  const auto graft = MakeGraft(GetParam().kind, heads_options, model);
+  TrainOptions options;
+  options.precision = Precision::kFp32;
+  options.steps = 60;
+  options.batch.batch_size = 6;
+  options.optimizer.lr = 1e-2f;
+  Trainer(model, *graft, texts, {}, options, "").Run({});
+
+  KvCache kv(model.config(), DType::kF16, 256);
+  DecodeState state{kv.NewSequence(), {}, {graft.get()}};
+  const DrafterTarget target = {model, kv, state, tokenizer, Compute::kInt8, 128};
+  const auto raw = MakeHeadsDrafter({GetParam().kind, {}}, target);
+  const auto planned = MakeDrafters({}, target);  // auto: takes the heads that the request carries
+  int64_t accepted = 0;
+  for (uint64_t seed = 0; seed < 6; ++seed) {
+    for (Drafter* drafter : {raw.get(), planned.get()}) {
+      const DecodeResult drafted = answer(drafter, kv, state, seed % 2 == 0 ? 0.0f : 1.0f, seed);
+      EXPECT_EQ(drafted.tokens, plain[seed]) << GetParam().name << " seed " << seed;
+      if (drafter == raw.get()) accepted += drafted.counters.num_accepted_tokens;
+    }
+  }
+  EXPECT_GT(accepted, 40) << "of some 300";
+}
+
+INSTANTIATE_TEST_SUITE_P(Kinds, HeadsOfKind, testing::ValuesIn(kKinds),
+                         [](const auto& info) { return std::string(info.param.name); });
+
+template <class F>
+void Refused(const std::string& says, const F& run) {
+  try {
+    run();
+    ADD_FAILURE() << "taken, but should say: " << says;
+  } catch (const Error& error) {
+    EXPECT_NE(std::string(error.what()).find(says), std::string::npos) << error.what();
+    EXPECT_EQ(std::string(error.what()).find('\n'), std::string::npos) << "one line";
+  }
+}
+
+TEST(HeadsFiles, WhatIsWrongIsNamed) {
+  ThreadPool pool(1);
+  Transformer model(TinyModel(pool, 7), pool);
+  const std::string directory = (fs::temp_directory_path() / ("cambium_heads_bad_" + std::to_string(getpid()))).string();
+  fs::remove_all(directory);
+  fs::create_directories(directory);
+  const auto write = [&](const std::string& name, const std::string& text) { std::ofstream(directory + "/" + name) << text; };
+  GraftOptions options;
+  options.draft_tokens = {1, 2, 3};
+  options.end_tokens = {9};
+  Refused("draft vocabulary of 3 tokens lacks the end token 9", [&] { MakeGraft("medusa", options, model); });
+  options.draft_tokens = {1, 99};
+  Refused("draft token 99 is outside the base's vocabulary of 61", [&] { MakeGraft("mtp", options, model); });
+  options.heads = 99;
+  Refused("heads is 99", [&] { MakeGraft("medusa", options, model); });
+
+  write("medusa_lm_head.pt", "not to be read");
+  Refused("medusa_lm_head.pt: a pickle runs code", [&] { LoadGraft(directory, model); });
+  options = {};
+  MakeGraft("medusa", options, model)->Save(directory);
+  write("config.json", R"({"medusa_num_heads": 7})");
+  Refused("medusa_num_heads is 7", [&] { LoadGraft(directory, model); });
+  fs::remove(directory + "/config.json");
+  options.rank = 2;
+  options.base = "one";
+  MakeGraft("lora", options, model)->Save(directory);
+  write("heads.json", R"({"kind":"medusa","base_model_name_or_path":"other","hidden_size":32,"vocab_size":61})");
+  Refused("the adapter is for the base one, the heads beside it for other", [&] { LoadGrafts(directory, model); });
+  write("heads.json", R"({"kind":"medusa","base_model_name_or_path":"one","hidden_size":32,"vocab_size":61})");
+  EXPECT_EQ(LoadGrafts(directory, model).size(), 2u);
+
+  const std::string tree = directory + "/tree.py";
+  const auto read = [&](const std::string& text) {
+    write("tree.py", text);
+    return ReadTreeShape(tree, 3);
+  };
+  EXPECT_EQ(read("mc_sim = [[0], [0, 0], [1], [0, 1], [0, 0, 3]]").size(), 5u);
+  Refused("node [1,0] lacks its parent [1]", [&] { read("[[0], [1, 0]]"); });
+  Refused("node [0] is there twice", [&] { read("[[0], [0]]"); });
+  Refused("node [0,0,0,0] is at depth 4, the heads guess 3", [&] { read("[[0], [0,0], [0,0,0], [0,0,0,0]]"); });
+  Refused("expected 0 to 63", [&] { read("[[-1]]"); });
+  Refused("no list", [&] { read("nothing"); });
+  fs::remove_all(directory);
+}
+
+TEST(BestTree, TakesTheLikeliestNodesFirst) {
+  const std::vector<std::vector<double>> accuracy = {{0.6, 0.2}, {0.5, 0.1}};
+  const std::vector<ShapeNode> tree = BestTree(accuracy, 4, false);
+  ASSERT_EQ(tree.size(), 4u);
+  EXPECT_EQ(tree[0].path, (std::vector<int32_t>{0}));
+  EXPECT_EQ(tree[1].path, (std::vector<int32_t>{0, 0}));
+  EXPECT_NEAR(tree[1].chance, 0.3, 1e-12);
+  EXPECT_EQ(tree[2].path, (std::vector<int32_t>{1}));
+  EXPECT_EQ(tree[3].path, (std::vector<int32_t>{1, 0}));
+  for (const ShapeNode& node : BestTree(accuracy, 9, true)) {
+    EXPECT_TRUE(node.path.size() == 1 || node.path[0] == 0) << "a chain goes on from its best guess only";
+  }
+}
+
+}  // namespace
+}  // namespace cambium
