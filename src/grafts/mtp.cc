@@ -202,9 +202,10 @@ void MtpModule::Backward(const GraftContext& context, const HeadStep& step, Tens
   Pass pass = MakePass(context, step);
   pass.tape = &tape_;
   tape_.Clear();
-  pass.observe_gradient = [&](int64_t, Tensor dx) {
-    if (dstate) Add(context.pool, dstate, dx);
-  };
+  if (dstate) {
+    pass.capture = {0};
+    pass.dcaptured = {dstate};
+  }
   step_ = &step;
   positions_ = pass.positions;
   dinput_ = dinput;

@@ -39,6 +39,7 @@ struct Pass {
   bool checkpoint = false;           // keep only each block's input on the tape; backward runs the block again
   int64_t layers = -1;               // run only the first `layers` blocks (early exit); -1 = all
   std::vector<int64_t> capture;      // layers whose output (the residual stream after block k, 0-based) is wanted
+  std::vector<Tensor> dcaptured;     // gradient of each captured output, for Backward; empty = none
 
   // Results, valid until the next Forward on the same Transformer.
   Tensor hidden;                     // [rows, hidden] after the final norm

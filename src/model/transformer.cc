@@ -272,6 +272,9 @@ void Transformer::Backward(Pass& pass, Tensor dhidden) {
   const int64_t layers = pass.layers < 0 ? c.layers : std::min(pass.layers, c.layers);
   for (int64_t layer = layers - 1; layer >= lowest; --layer) {
     const BlockWeights& block = weights_->blocks[static_cast<size_t>(layer)];
+    for (size_t i = 0; i < pass.dcaptured.size(); ++i) {
+      if (pass.capture[i] == layer) Add(pool_, pass.dcaptured[i], dx);
+    }
     if (pass.checkpoint) {
       run.x = pass.tape->Pop();
       const Workspace::Mark mark = workspace_.GetMark();
