@@ -96,6 +96,10 @@ TEST(Cli, UsageErrorsAreOneLineAndCodeTwo) {
   ExpectError("generate m -p x -t -1", 2, "--threads");
   ExpectError("generate m -p x -c -1", 2, "--ctx-size");
   ExpectError("generate m -p x --kv-type q4", 2, "--kv-type");
+  ExpectError("generate m -p x --draft-rows 0", 2, "--draft-rows: 0");
+  ExpectError("generate m -p x --draft-rows 1025", 2, "--draft-rows: 1025");
+  ExpectError("generate m -p x --verify exact", 2, "--verify \"exact\"");
+  ExpectError("generate m -p x --verify typical:epsilon=2", 2, "epsilon=2");
   ExpectError("completion tcsh", 2, "tcsh");
 }
 

@@ -232,7 +232,7 @@ void AddBench(CLI::App& app) {
   verb->add_option("--temp", draft.temperature, "Temperature of that decoding")->capture_default_str();
   verb->add_option("-s,--seed", draft.seed, "Its seed")->capture_default_str();
   verb->add_option("--draft-rows", draft.rows, "Rows that a verifying pass may have at most")->capture_default_str();
-  verb->add_option("--draw-tree", draft.tree, "Write a picture (SVG) of the branching draft that brought most");
+  verb->add_option("--draw-tree", draft.tree, "Write a picture (SVG) of a draft that branched and was accepted far");
   AddOutput(*verb, flags->output);
   verb->callback([flags] { Bench(*flags).Run(); });
 }

@@ -159,14 +159,17 @@ class BenchDrafts {
                {"timings", line["timings"]}, {"spec_decode", line["spec_decode"]}});
   }
 
-  // Keeps the picture of the tree that brought most among those that branch.
+  // Keeps the picture of a tree that fits a page, branches much and was accepted far.
   void Draw(int32_t root, const Draft& draft, const Verdict& verdict) {
     std::set<int32_t> parents;
     for (const Draft::Node& node : draft.nodes) parents.insert(node.parent);
     constexpr size_t kMostNodes = 16;
-    if (parents.size() == draft.nodes.size() || draft.nodes.size() > kMostNodes) return;
-    if (verdict.path.size() <= best_path_) return;
-    best_path_ = verdict.path.size();
+    constexpr int32_t kMostDepth = 6;
+    const size_t branches = draft.nodes.size() - parents.size();
+    if (branches == 0 || draft.nodes.size() > kMostNodes || std::ranges::max(draft.Depths()) >= kMostDepth) return;
+    const size_t score = verdict.path.size() * (1 + branches);
+    if (score <= best_tree_) return;
+    best_tree_ = score;
     tree_ = DraftTreeSvg(engine_, root, draft, verdict);
   }
 
@@ -224,7 +227,7 @@ class BenchDrafts {
   std::map<std::pair<std::string, std::string>, Totals> totals_;  // by mode and task; "" is all tasks
   int64_t unequal_ = 0;
   std::string tree_;
-  size_t best_path_ = 0;
+  size_t best_tree_ = 0;
 };
 
 }  // namespace

@@ -109,8 +109,8 @@ void AddGenerateOptions(CLI::App& verb, GenerateFlags& flags) {
   verb.add_option("--stop", flags.options.stop, "End the text before this string; repeatable")->allow_extra_args(false);
   verb.add_flag("--ignore-eos", flags.options.ignore_end, "Go on past end-of-generation tokens");
   verb.add_option("--draft", flags.options.drafters,
-                  "Who drafts ahead: auto, none, ngram, corpus:index=FILE, model:path=MODEL, exit:layer=K; repeatable. "
-                  "Drafts never change the text")
+                  "Who drafts ahead: auto, none, ngram, recycle, corpus:index=FILE, model:path=MODEL, exit:layer=K; "
+                  "repeatable. Drafts never change the text")
       ->allow_extra_args(false);
   verb.add_option("--draft-rows", flags.options.draft_rows, "Rows that a verifying pass may have at most")
       ->capture_default_str();
