@@ -28,7 +28,7 @@ for graft in grafts:
     loaded.eval()
     ids = torch.tensor([TEXT])
     with torch.no_grad():
-        logits = loaded(input_ids=ids).logits[0].double()
+        logits = loaded(input_ids=ids).logits[0, -len(TEXT) :].double()  # behind a prompt's own rows
     logprobs = torch.log_softmax(logits[:-1], -1)[torch.arange(len(TEXT) - 1), torch.tensor(TEXT[1:])]
     shown = subprocess.run([cambium, "score", str(model), "--ids", ",".join(map(str, TEXT)), "--exact", "--json", "-q",
                             "--graft", graft], check=True, capture_output=True)

@@ -11,6 +11,7 @@ sizes. prefix-text-N are prefixes of other lengths, run only where asked for.
 import argparse
 import json
 import random
+import shutil
 import subprocess
 import sys
 import time
@@ -26,7 +27,7 @@ METHODS = {
     "prefix-zero": PREFIX + ["--prefix-init", "zero", "--lr", "1e-2"],
     "prefix-text-mlp": PREFIX + ["--prefix-init", "text", "--prefix-mlp", "64", "--lr", "1e-3"],
     "prefix-random-mlp": PREFIX + ["--prefix-init", "random", "--prefix-mlp", "64", "--lr", "1e-3"],
-    "full": ["--graft", "full", "--lr", "2e-5"],
+    "full": ["--graft", "full", "--lr", "5e-5"],
 }
 LENGTHS = {f"prefix-text-{n}": ["--graft", "prefix", "--length", str(n), "--prefix-init", "text", "--lr", "1e-2"]
            for n in (1, 3, 5, 20, 40, 80)}
@@ -93,10 +94,10 @@ def main():
         shown = run(args.cambium, "eval", "--bleu", texts, "--references", references, "--json", capture_output=True)
         return json.loads(shown.stdout)["bleu"]
 
-    def generate(texts, graft):
+    def generate(texts, model, graft=None):
         lines = []
         for record, _ in test:
-            shown = run(args.cambium, "generate", args.model, "-p", record + "\n", "--temp", "0", "-n", "60", "--stop", "\n",
+            shown = run(args.cambium, "generate", model, "-p", record + "\n", "--temp", "0", "-n", "60", "--stop", "\n",
                         "--json", "-q", *(["--graft", graft] if graft else []), capture_output=True)
             lines.append(" ".join(json.loads(shown.stdout)["text"].split()))
         texts.write_text("".join(line + "\n" for line in lines))
@@ -105,7 +106,7 @@ def main():
         return args.minutes > 0 and time.monotonic() - started > 60 * args.minutes
 
     if not (out / "base.txt").exists():
-        generate(out / "base.txt", None)
+        generate(out / "base.txt", args.model)
     for size in sizes:
         for seed in range(args.seeds):
             chosen = random.Random(100 + seed).sample(train, size)
@@ -123,7 +124,13 @@ def main():
                     args.steps, "--schedule", "linear", "--seed", seed, "--resume", "auto", "--save-every", "20", "-q",
                     *(METHODS | LENGTHS)[method])
                 middle = time.monotonic()
-                generate(cell / "test.tmp", cell)
+                if method == "full":  # a whole model in fp32: served in 8 bits, and not kept
+                    run(args.cambium, "quantize", cell / "model.gguf", cell / "served.gguf", "Q8_0", "-q")
+                    generate(cell / "test.tmp", cell / "served.gguf")
+                    for large in [*cell.glob("*.gguf"), *cell.glob("checkpoints/*")]:
+                        large.unlink() if large.is_file() else shutil.rmtree(large)
+                else:
+                    generate(cell / "test.tmp", args.model, cell)
                 (cell / "test.tmp").rename(cell / "test.txt")
                 print(f"{cell.name}: train {middle - begun:.0f} s, generate {time.monotonic() - middle:.0f} s, "
                       f"BLEU {bleu(cell / 'test.txt'):.1f}", file=sys.stderr, flush=True)
