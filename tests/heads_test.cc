@@ -114,7 +114,8 @@ struct Kind {
 constexpr Kind kKinds[] = {{"Medusa2", "medusa", false, false},
                            {"Medusa1", "medusa", true, false},
                            {"DeepSeek", "mtp", false, false},
-                           {"Meta", "mtp", false, true}};
+                           {"Meta", "mtp", false, true},
+                           {"Exit", "exit", false, false}};
 
 GraftOptions OptionsOf(const Kind& kind) {
   GraftOptions options;
@@ -142,7 +143,7 @@ class HeadsOfKind : public testing::TestWithParam<Kind> {
 // Along each parameter's own gradient the loss must rise as fast as the gradient says.
 TEST_P(HeadsOfKind, GradientsAreDifferences) {
   const auto graft = MakeGraft(GetParam().kind, OptionsOf(GetParam()), model_);
-  if (GetParam().kind == std::string("medusa")) {
+  if (GetParam().kind != std::string("mtp")) {
     graft->VisitParams([](Parameter& p) {
       for (int64_t i = 0; i < p.value.size(); ++i) {
         p.value.f32()[i] += static_cast<float>(0.1 * std::sin(0.9 * static_cast<double>(i)));
@@ -177,7 +178,7 @@ TEST_P(HeadsOfKind, GradientsAreDifferences) {
     EXPECT_NEAR(slope / norm, 1, 0.02) << p.name;
     ++checked;
   });
-  EXPECT_GT(checked, 3);
+  EXPECT_GE(checked, 3);
 }
 
 TEST_P(HeadsOfKind, TheCacheOfHiddenStatesChangesNothing) {
@@ -216,7 +217,7 @@ TEST_P(HeadsOfKind, FilesThereAndBack) {
   again->VisitParams([&](Parameter& p) { after.emplace_back(p.name, p.value.f32()[p.value.size() - 1]); });
   EXPECT_EQ(before, after);
   ASSERT_NE(again->heads(), nullptr);
-  EXPECT_EQ(again->heads()->depths(), 3);
+  EXPECT_EQ(again->heads()->depths(), graft->heads()->depths());
   EXPECT_EQ(again->heads()->draft_tokens().size(), OptionsOf(GetParam()).draft_tokens.size());
 
   Transformer wide(TinyModel(pool_, 7, {.hidden = 64, .head_dim = 16}), pool_);
@@ -272,7 +273,8 @@ TEST_P(HeadsOfKind, DraftingLeavesEveryTokenAsItIs) {
   KvCache kv(model.config(), DType::kF16, 256);
   DecodeState state{kv.NewSequence(), {}, {graft.get()}};
   const DrafterTarget target = {model, kv, state, tokenizer, Compute::kInt8, 128};
-  const auto raw = MakeHeadsDrafter({GetParam().kind, {}}, target);
+  const auto entry = std::ranges::find_if(DrafterList(), [](const auto& e) { return e.name == std::string(GetParam().kind); });
+  const auto raw = entry->make({GetParam().kind, {}}, target);
   const auto planned = MakeDrafters({}, target);  // auto: takes the heads that the request carries
   int64_t accepted = 0;
   for (uint64_t seed = 0; seed < 6; ++seed) {

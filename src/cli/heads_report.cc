@@ -141,6 +141,7 @@ void ReportHeads(TrainSession& session, const TrainFlags& flags) {
       best = n;
     }
   }
+  if (heads.first() == 1) best = 0;  // an exit's drafts go on level by level; no tree says what they bring
   nlohmann::json shape = nlohmann::json::array();
   size_t deepest = 1;
   for (size_t i = 0; i < best; ++i) {
@@ -173,7 +174,7 @@ void ReportHeads(TrainSession& session, const TrainFlags& flags) {
                      100 * accuracy.Top(d, 10)));
     by_depth.push_back({{"rows", accuracy.rows[d]}, {"ranks", rates[d]}});
   }
-  line(fmt::format("best tree on this machine: {} nodes, {} deep ({})", best, best == 0 ? 0 : deepest, tree_file));
+  if (heads.first() > 1) line(fmt::format("best tree on this machine: {} nodes, {} deep ({})", best, best == 0 ? 0 : deepest, tree_file));
   if (best > 0) {
     line(fmt::format("tokens a pass: {:.2f} expected, {:.2f} measured on {} prompts", best_expected, drafted.PerPass(),
                      drafted.prompts));

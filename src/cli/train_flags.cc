@@ -47,13 +47,14 @@ void AddTrainOptions(CLI::App& verb, TrainFlags& f) {
   verb.add_option("--heads", f.graft_options.heads, "Draft heads: how many tokens ahead they guess");
   verb.add_flag("--own-heads", f.graft_options.own_heads, "Medusa version 1: an output head of its own for each");
   verb.add_flag("--parallel", f.graft_options.parallel, "mtp: a block for each depth, as Meta's, not one used again");
+  verb.add_option("--layer", f.graft_options.layer, "exit: how many blocks run before it (0: half of them)");
   verb.add_option("--draft-vocab", f.draft_vocab, "Draft heads choose from the most frequent tokens of --data (0: all)");
   verb.add_option("--labels", f.labels, "Draft heads learn what the model says, or the text's own tokens")
       ->check(CLI::IsMember({"model", "text"}));
   verb.add_option("--heads-lr", f.heads_lr, "Learning rate of draft heads");
   verb.add_option("--cache-gb", f.train.heads.cache_gb, "Draft heads: most disk for the model's hidden states (0: none)");
   verb.add_option("--with-graft", f.with_graft, "Draft heads: the fine-tune that they are for");
-  verb.add_option("--with-heads", f.with_heads, "After the adapter, train draft heads for it: medusa or mtp");
+  verb.add_option("--with-heads", f.with_heads, "After the adapter, train draft heads for it: medusa, mtp or exit");
   verb.add_option("--refresh-heads", f.refresh_heads, "Train the heads of this bundle again, for its fine-tune");
   verb.add_option("--init-from", f.init_from, "Start from this adapter");
 

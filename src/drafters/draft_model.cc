@@ -1,7 +1,8 @@
 // A smaller model of the same vocabulary, with a cache of its own, and `exit`: the target's own first layers read out by
-// its final norm and head. Both grow a tree by their probabilities, one pass a level.
+// its final norm and head, or by a trained exit. Both grow a tree by their probabilities, one pass a level.
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <optional>
 
 #include "decode/sampler.h"
@@ -9,6 +10,7 @@
 #include "drafters/drafters.h"
 #include "drafters/history.h"
 #include "io/model_cache.h"
+#include "model/heads.h"
 
 namespace cambium {
 namespace {
@@ -35,19 +37,22 @@ class AutoregressiveDrafter : public Drafter {
     std::span<Graft* const> grafts;
     Compute compute;
     int64_t layers;
+    Heads* exit = nullptr;  // reads the last of these layers out; null: the final norm and head do
   };
 
   // One pass over a chain, committed; logits of its last row [vocab].
-  static std::span<const float> Run(const Runner& runner, std::span<const int32_t> tokens, bool logits) {
+  std::span<const float> Run(const Runner& runner, std::span<const int32_t> tokens, bool logits) {
     Pass pass;
     pass.compute = runner.compute;
     pass.kv = &runner.kv;
     pass.layers = runner.layers;
     pass.Append(runner.sequence, runner.kv.length(runner.sequence), tokens).grafts = runner.grafts;
-    if (logits) pass.logit_rows = {static_cast<int32_t>(tokens.size()) - 1};
+    if (logits && runner.exit == nullptr) pass.logit_rows = {static_cast<int32_t>(tokens.size()) - 1};
+    if (runner.exit != nullptr) pass.capture = {runner.exit->after_layer()};
     runner.transformer.Forward(pass);
     CommitAll(pass);
     if (!logits) return {};
+    if (runner.exit != nullptr) return ReadOut(runner, pass.captured[0].Rows(pass.rows() - 1, 1));
     return {pass.logits.row(0), static_cast<size_t>(pass.logits.columns())};
   }
 
@@ -71,6 +76,24 @@ class AutoregressiveDrafter : public Drafter {
   History history_;
 
  private:
+  // Logits [vocab] of a trained exit; what its draft vocabulary lacks has none.
+  std::span<const float> ReadOut(const Runner& runner, Tensor state) {
+    ThreadPool& pool = runner.transformer.pool();
+    workspace_.Reset();
+    const PackedMatrix& readout = runner.exit->readout(0);
+    Tensor features = workspace_.New({1, state.columns()}), logits = workspace_.New({1, readout.out()});
+    const int64_t lengths[] = {1};
+    runner.exit->Forward({pool, workspace_, runner.compute, nullptr}, 0, {state, {}, lengths}, features, {});
+    const Product product[] = {{&readout, logits}};
+    MatMul(pool, workspace_, runner.compute, features, product);
+    if (runner.exit->draft_tokens().empty()) return {logits.f32(), static_cast<size_t>(readout.out())};
+    scores_.assign(static_cast<size_t>(runner.transformer.config().vocab), -std::numeric_limits<float>::infinity());
+    for (int64_t i = 0; i < readout.out(); ++i) {
+      scores_[static_cast<size_t>(runner.exit->DraftToken(static_cast<int32_t>(i)))] = logits.f32()[i];
+    }
+    return scores_;
+  }
+
   int32_t Likeliest(std::span<const float> logits, int32_t parent, int64_t budget, Draft& draft) {
     int32_t first = -1;
     for (const TopToken& choice : TopTokens(logits, static_cast<size_t>(width_))) {
@@ -104,6 +127,8 @@ class AutoregressiveDrafter : public Drafter {
   }
 
   int64_t max_depth_, width_;
+  Workspace workspace_;
+  std::vector<float> scores_;
   std::optional<Sampler> sampler_;  // where the target samples
   bool proposals_ = false;
 };
@@ -176,21 +201,31 @@ class ExitDrafter : public AutoregressiveDrafter {
   ExitDrafter(const DrafterSpec& spec, const DrafterTarget& target)
       : AutoregressiveDrafter(IntOption(spec, "max", 4, 1, 64), IntOption(spec, "width", 2, 1, 32)),
         target_(target),
-        layers_(IntOption(spec, "layer", target.transformer.config().layers / 2, 1,
-                          target.transformer.config().layers - 1)) {}
+        owned_(LoadHeads(spec, target)),
+        exit_(owned_ != nullptr ? owned_->heads() : CarriedHeads(spec, target)),
+        layers_(IntOption(spec, "layer", exit_ != nullptr ? exit_->after_layer() + 1 : target.transformer.config().layers / 2, 1,
+                          target.transformer.config().layers - 1)) {
+    if (exit_ == nullptr) return;
+    if (layers_ != exit_->after_layer() + 1) {
+      Fail(ErrorCode::kUsage, "--draft exit: layer is ", layers_, ", the trained exit reads layer ", exit_->after_layer() + 1);
+    }
+    if (target.compute == Compute::kInt8) exit_->Freeze();
+  }
 
   std::string name() const override { return "exit"; }
 
   void Propose(int64_t budget, int64_t max_depth, Draft& draft) override {
     // The first layers' slots beyond the committed ones are the verifying pass's to overwrite.
     const int64_t committed = target_.kv.length(target_.state.sequence);
-    Grow({target_.transformer, target_.kv, target_.state.sequence, target_.state.grafts, target_.compute, layers_},
+    Grow({target_.transformer, target_.kv, target_.state.sequence, target_.state.grafts, target_.compute, layers_, exit_},
          std::span(history_.tokens()).last(1), budget, max_depth, draft);
     target_.kv.sequence(target_.state.sequence).length = committed;
   }
 
  private:
   DrafterTarget target_;
+  std::unique_ptr<Graft> owned_;
+  Heads* exit_;  // null: none was trained
   int64_t layers_;
 };
 

@@ -13,7 +13,7 @@ const std::vector<DrafterEntry>& DrafterList() {
       {"recycle", "max,shared", "what the target itself thought likely after the same tokens", MakeRecycleDrafter},
       {"corpus", "index,max", "looks them up in an index that `cambium corpus build` made", MakeCorpusDrafter},
       {"model", "path,max,width", "a smaller model of the same vocabulary", MakeModelDrafter},
-      {"exit", "layer,max,width", "the target's own first layers", MakeExitDrafter},
+      {"exit", "layer,path,max,width", "the target's own first layers", MakeExitDrafter},
       {"medusa", "path,tree,max,width,nodes", "Medusa heads", MakeHeadsDrafter},
       {"mtp", "path,tree,max,width,nodes", "multi-token prediction", MakeHeadsDrafter},
   };

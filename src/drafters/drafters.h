@@ -54,6 +54,10 @@ std::unique_ptr<Drafter> MakeRecycleDrafter(const DrafterSpec& spec, const Draft
 std::unique_ptr<Drafter> MakeCorpusDrafter(const DrafterSpec& spec, const DrafterTarget& target);
 std::unique_ptr<Drafter> MakeModelDrafter(const DrafterSpec& spec, const DrafterTarget& target);
 std::unique_ptr<Drafter> MakeExitDrafter(const DrafterSpec& spec, const DrafterTarget& target);
+// Heads of the spec's kind: those at its option `path` (null: not given; kData if there are none), and those that a graft
+// of the request brings (null: none does).
+std::unique_ptr<Graft> LoadHeads(const DrafterSpec& spec, const DrafterTarget& target);
+Heads* CarriedHeads(const DrafterSpec& spec, const DrafterTarget& target);
 std::unique_ptr<Drafter> MakeHeadsDrafter(const DrafterSpec& spec, const DrafterTarget& target);  // medusa and mtp
 
 }  // namespace cambium

@@ -20,7 +20,7 @@ class HeadsDrafter : public Drafter {
       : pool_(target.transformer.pool()),
         width_(target.transformer.config().hidden),
         compute_(target.compute),
-        owned_(LoadOwn(spec, target)),
+        owned_(LoadHeads(spec, target)),
         heads_(owned_ != nullptr ? *owned_->heads() : Carried(spec, target)),
         max_depth_(IntOption(spec, "max", heads_.chained() ? 2 * heads_.depths() : heads_.depths(), 1, 64)),
         choices_(static_cast<size_t>(IntOption(spec, "width", heads_.chained() ? 2 : 8, 1, 32))),
@@ -87,19 +87,8 @@ class HeadsDrafter : public Drafter {
   }
 
  private:
-  static std::unique_ptr<Graft> LoadOwn(const DrafterSpec& spec, const DrafterTarget& target) {
-    const std::string path = TextOption(spec, "path", "");
-    if (path.empty()) return nullptr;
-    if (!std::filesystem::exists(path)) Fail(ErrorCode::kData, path, ": no such file or directory");
-    for (const GraftEntry& entry : GraftList()) {
-      if (entry.kind == spec.name && entry.recognises(path)) return entry.load(path, target.transformer, 1);
-    }
-    Fail(ErrorCode::kData, "--draft ", spec.name, ": ", path, " holds no ", spec.name, " heads");
-  }
   static Heads& Carried(const DrafterSpec& spec, const DrafterTarget& target) {
-    for (Graft* graft : target.state.grafts) {
-      if (graft->heads() != nullptr && graft->kind() == spec.name) return *graft->heads();
-    }
+    if (Heads* const heads = CarriedHeads(spec, target); heads != nullptr) return *heads;
     Fail(ErrorCode::kUsage, "--draft ", spec.name, ": path=DIR is missing, and no --graft of the request brings such heads");
   }
 
@@ -237,6 +226,23 @@ class HeadsDrafter : public Drafter {
 };
 
 }  // namespace
+
+std::unique_ptr<Graft> LoadHeads(const DrafterSpec& spec, const DrafterTarget& target) {
+  const std::string path = TextOption(spec, "path", "");
+  if (path.empty()) return nullptr;
+  if (!std::filesystem::exists(path)) Fail(ErrorCode::kData, path, ": no such file or directory");
+  for (const GraftEntry& entry : GraftList()) {
+    if (entry.kind == spec.name && entry.recognises(path)) return entry.load(path, target.transformer, 1);
+  }
+  Fail(ErrorCode::kData, "--draft ", spec.name, ": ", path, " holds no ", spec.name, " heads");
+}
+
+Heads* CarriedHeads(const DrafterSpec& spec, const DrafterTarget& target) {
+  for (Graft* graft : target.state.grafts) {
+    if (graft->heads() != nullptr && graft->kind() == spec.name) return graft->heads();
+  }
+  return nullptr;
+}
 
 std::unique_ptr<Drafter> MakeHeadsDrafter(const DrafterSpec& spec, const DrafterTarget& target) {
   return std::make_unique<HeadsDrafter>(spec, target);

@@ -9,6 +9,7 @@
 #include "grafts/adapter.h"
 #include "grafts/adapter_config.h"
 #include "grafts/delta.h"
+#include "grafts/exit.h"
 #include "grafts/full.h"
 #include "grafts/ia3.h"
 #include "grafts/lora.h"
@@ -32,6 +33,7 @@ const std::vector<GraftEntry>& GraftList() {
       {"medusa", "heads that guess further tokens (draft)", MedusaHeads::Make, MedusaHeads::Recognises, MedusaHeads::Load,
        true},
       {"mtp", "multi-token prediction (draft)", MtpHeads::Make, MtpHeads::Recognises, MtpHeads::Load, true},
+      {"exit", "a read-out of an early layer (draft)", ExitHead::Make, ExitHead::Recognises, ExitHead::Load, true},
   };
   return kList;
 }
