@@ -1,44 +1,58 @@
 #!/usr/bin/env python3
-"""Cuts CMake's reference manual (Debian package cmake-data, /usr/share/cmake-*/Help) into training and held-out documents.
+"""Cuts the kernel's C headers (Debian package linux-libc-dev) into training and held-out documents.
 
-usage: corpus.py OUT_DIR [HELP_DIR]
+usage: corpus.py OUT_DIR [TRAIN_BYTES] [FOLDER]
 
-Whole documents go to one side or the other, by a hash of their names, so nothing held out was trained on. Writes
-train.jsonl ({"text"}, about 100 thousand tokens of SmolLM2), valid.jsonl and prompts.jsonl ({"id", "prompt"}: the
-beginnings of held-out documents).
+Whole files go to one side or the other, by a hash of their names, so nothing held out was trained on. Writes
+train.jsonl ({"text"}: passages of 700 bytes, about 256 tokens of SmolLM2), valid.jsonl (the same, held out) and
+prompts.jsonl ({"id", "prompt"}: from the middles of held-out files).
 """
-import glob
 import hashlib
 import json
 import pathlib
 import sys
 
-TRAIN_BYTES, PROMPTS = 370_000, 24
+PASSAGE, PROMPTS = 700, 24
 
 out = pathlib.Path(sys.argv[1])
 out.mkdir(parents=True, exist_ok=True)
-folder = pathlib.Path(sys.argv[2] if len(sys.argv) > 2 else sorted(glob.glob("/usr/share/cmake-*/Help"))[-1])
+budget = int(sys.argv[2]) if len(sys.argv) > 2 else 400_000
+folder = pathlib.Path(sys.argv[3] if len(sys.argv) > 3 else "/usr/include/linux")
 documents = []
-for path in folder.rglob("*.rst"):
+for path in folder.rglob("*.h"):
     text = path.read_text(errors="replace").strip()
-    if len(text) > 600:
+    if len(text) > 1500:
         name = str(path.relative_to(folder))
         documents.append((hashlib.sha256(name.encode()).hexdigest(), name, text))
 documents.sort()
-held_out, train, size = [], [], 0
-for digest, name, text in documents:
-    if int(digest[-1], 16) == 0:
-        held_out.append((name, text))
-    elif size < TRAIN_BYTES:
-        train.append(text[:8000])
-        size += len(train[-1])
-with open(out / "train.jsonl", "w") as file:
-    for text in train:
-        file.write(json.dumps({"text": text}) + "\n")
-with open(out / "valid.jsonl", "w") as file:
-    for _, text in held_out:
-        file.write(json.dumps({"text": text[:2500]}) + "\n")
-with open(out / "prompts.jsonl", "w") as file:
-    for name, text in held_out[:PROMPTS]:
-        file.write(json.dumps({"id": name, "prompt": text[:300]}) + "\n")
-print(f"{len(train)} documents of {size} bytes to train on, {len(held_out)} held out")
+held_out = [(name, text) for digest, name, text in documents if digest[-1] in "01"]
+train = [text for digest, _, text in documents if digest[-1] not in "01"]
+
+
+def passages(text):
+    """Whole lines, PASSAGE bytes at a time."""
+    passage = ""
+    for line in text.splitlines(keepends=True):
+        if passage and len(passage) + len(line) > PASSAGE:
+            yield passage
+            passage = ""
+        passage += line[:PASSAGE]
+
+
+def write(name, records):
+    with open(out / name, "w") as file:
+        for record in records:
+            file.write(json.dumps(record) + "\n")
+
+
+cut, size = [], 0
+for text in train:
+    for passage in passages(text):
+        if size < budget:
+            cut.append({"text": passage})
+            size += len(passage)
+write("train.jsonl", cut)
+write("valid.jsonl", [{"text": passage} for _, text in held_out for passage in list(passages(text))[1:3]][:64])
+write("prompts.jsonl", [{"id": name, "task": "headers", "prompt": list(passages(text))[1]}
+                        for name, text in held_out if len(text) > 3 * PASSAGE][:PROMPTS])
+print(f"{len(documents)} files: {len(cut)} passages of {size} bytes to train on, {len(held_out)} files held out")
