@@ -64,6 +64,26 @@ TEST_F(DatasetTest, ChatTrainsEveryAnswerWithItsStopToken) {
   EXPECT_EQ(data.report.trained_tokens, 4);
 }
 
+TEST_F(DatasetTest, PromptsEndWhereTheAnswerBegins) {
+  DatasetOptions options;
+  options.prompts = true;
+  const std::string asked = "<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\n";
+  EXPECT_EQ(ShowFirst(R"({"messages":[{"role":"user","content":"a"},{"role":"assistant","content":"b"}]})", options), asked);
+  EXPECT_EQ(ShowFirst(R"({"conversations":[{"from":"human","value":"a"}]})", options), asked);
+  EXPECT_EQ(ShowFirst(R"({"prompt":"a","completion":"b"})", options), asked);
+  EXPECT_EQ(ShowFirst(R"({"instruction":"a"})", options), asked);
+  EXPECT_EQ(ShowFirst(R"({"text":"once"})", options), "once");
+  EXPECT_EQ(ShowFirst(R"({"input_ids":[65,66,67],"labels":[-100,-100,67]})", options), "AB");
+  EXPECT_EQ(Refusal(R"({"messages":[{"role":"assistant","content":"b"}]})", options), path_.string() + ": line 1: no message asks for an answer");
+  options.format = "plain";
+  const Dataset lines = Load("a\n\nb\n", options);
+  ASSERT_EQ(lines.examples.size(), 2u);
+  EXPECT_EQ(Shown(lines.examples[0]), asked);
+  EXPECT_EQ(lines.examples[1].line, 3);
+  options.max_tokens = 8;
+  EXPECT_NE(Refusal("abc\n", options).find(": line 1: the prompt has "), std::string::npos);
+}
+
 TEST_F(DatasetTest, UserTextCannotForgeMasksButTemplatesOwnTokensCount) {
   // Special tokens inside messages are read as such, as the templates of the field do; the answer still ends at the
   // first.

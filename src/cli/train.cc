@@ -130,9 +130,10 @@ void Train(TrainFlags& flags, const std::string& config) {
 
 // A fine-tune, and then the heads for it: one bundle.
 void TrainBundle(TrainFlags& flags, const std::string& config) {
+  TrainFlags heads = flags;
+  if (!flags.with_heads.empty()) flags.distill.clear();  // the answers are for the heads
   Train(flags, config);
   if (flags.with_heads.empty()) return;
-  TrainFlags heads = flags;
   heads.graft = flags.with_heads;
   heads.with_heads.clear();
   heads.init_from.clear();

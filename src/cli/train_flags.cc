@@ -9,6 +9,7 @@
 #include <fmt/format.h>
 
 #include "base/isa.h"
+#include "cli/distill.h"
 #include "io/model_cache.h"
 #include "train/plan.h"
 
@@ -51,6 +52,9 @@ void AddTrainOptions(CLI::App& verb, TrainFlags& f) {
   verb.add_option("--draft-vocab", f.draft_vocab, "Draft heads choose from the most frequent tokens of --data (0: all)");
   verb.add_option("--labels", f.labels, "Draft heads learn what the model says, or the text's own tokens")
       ->check(CLI::IsMember({"model", "text"}));
+  verb.add_option("--distill", f.distill, "Draft heads: prompts, as --data has them, that the model answers; heads learn its answers");
+  verb.add_option("--distill-tokens", f.distill_tokens, "Most tokens of such an answer");
+  verb.add_option("--distill-temp", f.distill_temp, "Temperature of such answers (0: greedy)");
   verb.add_option("--heads-lr", f.heads_lr, "Learning rate of draft heads");
   verb.add_option("--cache-gb", f.train.heads.cache_gb, "Draft heads: most disk for the model's hidden states (0: none)");
   verb.add_option("--with-graft", f.with_graft, "Draft heads: the fine-tune that they are for");
@@ -176,6 +180,11 @@ std::string Prepare(TrainFlags& f) {
   if (!f.with_heads.empty() && (!IsHeads(f.with_heads) || IsHeads(f.graft))) {
     Fail(ErrorCode::kUsage, "--with-heads \"", f.with_heads, "\" wants draft heads behind an adapter, --graft is ", f.graft);
   }
+  CheckRange("--distill-tokens", static_cast<double>(f.distill_tokens), 1, 1 << 24);
+  CheckRange("--distill-temp", static_cast<double>(f.distill_temp), 0, 100);
+  if (!f.distill.empty() && !IsHeads(f.graft) && f.refresh_heads.empty()) {
+    Fail(ErrorCode::kUsage, "--distill is for draft heads, --graft is ", f.graft);
+  }
   if (!f.refresh_heads.empty()) f.with_graft = f.init_from = f.refresh_heads;
   f.train.heads.teacher = f.labels == "model";
   ApplyIsaFromEnv();
@@ -216,6 +225,19 @@ void ChooseDraftTokens(TrainFlags& f, const Dataset& data, const Tokenizer& toke
   std::sort(ids.begin(), ids.end());
 }
 
+// The examples of both, and what was lost on the way to them.
+void Join(Dataset& data, Dataset more) {
+  std::move(more.examples.begin(), more.examples.end(), std::back_inserter(data.examples));
+  DatasetReport &sum = data.report, &own = more.report;
+  for (int64_t DatasetReport::*const count :
+       {&DatasetReport::examples, &DatasetReport::tokens, &DatasetReport::trained_tokens,
+        &DatasetReport::truncated_examples, &DatasetReport::truncated_tokens, &DatasetReport::without_targets}) {
+    sum.*count += own.*count;
+  }
+  // The model ends its answers where it ends them; nothing needs to teach it.
+  if (sum.answers == 0) sum.answers = sum.answers_stopped = 1;
+}
+
 // The heads of a bundle, whatever fine-tune stands beside them.
 std::unique_ptr<Graft> LoadInitial(const TrainFlags& f, Transformer& model) {
   if (!IsHeads(f.graft)) return LoadGraft(f.init_from, model);
@@ -230,14 +252,11 @@ TrainSession::TrainSession(TrainFlags& f)
     : model_path(Prepare(f)), pool(f.threads > 0 ? f.threads : DefaultThreads()), tokenizer(LoadTokenizer(model_path)) {
   f.graft_options.base = model_path;
   f.graft_options.working = PlanOf(f.train.precision).storage;
-  data = Required(f.data, "--data", [&](const std::string& path) { return LoadDataset(path, tokenizer, f.dataset); });
-  if (!f.valid.empty()) {
-    valid = LoadDataset(f.valid, tokenizer, f.dataset);
-  } else if (f.valid_split != 0) {
-    valid = SplitValidation(data, f.valid_split, f.train.seed);
+  if (!f.data.empty() || f.distill.empty()) {
+    data = Required(f.data, "--data", [&](const std::string& path) { return LoadDataset(path, tokenizer, f.dataset); });
   }
+  if (!f.valid.empty()) valid = LoadDataset(f.valid, tokenizer, f.dataset);
   if (!f.directory.empty()) lock.emplace(f.directory);
-  f.graft_options.init_ids = InitIds(f, tokenizer, data);
   model = std::make_unique<Transformer>(LoadWeights(pool, model_path), pool);
   if (!f.refresh_heads.empty() && !IsHeads(f.graft)) {
     const std::unique_ptr<Graft> heads = LoadPart(f.refresh_heads, *model, true);
@@ -246,13 +265,16 @@ TrainSession::TrainSession(TrainFlags& f)
   }
   if (IsHeads(f.graft)) {
     f.train.optimizer.lr = f.heads_lr;
-    ChooseDraftTokens(f, data, tokenizer, model->config().vocab);
     if (!f.with_graft.empty()) {
       if (auto part = LoadPart(f.with_graft, *model, false); part != nullptr) trunk.push_back(std::move(part));
     }
     f.train.heads.trunk.clear();
     for (const auto& part : trunk) f.train.heads.trunk.push_back(part.get());
+    if (!f.distill.empty()) Join(data, Distill(*this, f));
+    ChooseDraftTokens(f, data, tokenizer, model->config().vocab);
   }
+  if (f.valid.empty() && f.valid_split != 0) valid = SplitValidation(data, f.valid_split, f.train.seed);
+  f.graft_options.init_ids = InitIds(f, tokenizer, data);
   graft = f.init_from.empty() ? MakeGraft(f.graft, f.graft_options, *model) : LoadInitial(f, *model);
   if (f.sequence_length + graft->slots_before() > model->config().context) {
     Fail(ErrorCode::kUsage, "--seq-len: ", f.sequence_length, " is beyond the model's ", model->config().context,

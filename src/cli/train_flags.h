@@ -23,8 +23,9 @@ struct TrainFlags {
   GraftOptions graft_options;
   TrainOptions train;
   std::string labels = "model", with_graft, with_heads, refresh_heads, bundle;
-  int64_t draft_vocab = 0;
-  float heads_lr = 1e-3f;
+  std::string distill;            // prompts that the model answers, for draft heads to learn from
+  int64_t distill_tokens = 256, draft_vocab = 0;
+  float heads_lr = 1e-3f, distill_temp = 0;
   int64_t sequence_length = 512;
   int threads = 0;
   bool no_shuffle = false, pack = false, raw = false, yes = false, print_config = false, numerics = false;

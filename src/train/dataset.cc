@@ -32,11 +32,17 @@ class Collector {
       if (static_cast<int64_t>(line.size()) > options_.max_line_bytes) {
         Fail(ErrorCode::kData, line.size(), " bytes, more than the limit of ", options_.max_line_bytes);
       }
-      return maker_.FromRecord(ParseOrderedJson(line, "JSON"), report);
+      return Make(ParseOrderedJson(line, "JSON"), report);
     });
   }
   void AddRecord(const nlohmann::ordered_json& record, int64_t number) {
-    Guard(number, [&](DatasetReport& report) { return maker_.FromRecord(record, report); });
+    Guard(number, [&](DatasetReport& report) { return Make(record, report); });
+  }
+  // A line of plain text that is a prompt.
+  void AddPrompt(std::string_view line, int64_t number) {
+    nlohmann::ordered_json record;
+    record["prompt"] = line;
+    AddRecord(record, number);
   }
   // Plain text: pieces of max_tokens, every one trained.
   void AddText(std::string_view text) {
@@ -64,6 +70,16 @@ class Collector {
   }
 
  private:
+  Example Make(const nlohmann::ordered_json& record, DatasetReport& report) const {
+    if (!options_.prompts) return maker_.FromRecord(record, report);
+    Example prompt = maker_.PromptOf(record);
+    if (static_cast<int64_t>(prompt.ids.size()) >= options_.max_tokens) {
+      Fail(ErrorCode::kData, "the prompt has ", prompt.ids.size(), " tokens, a sequence of ", options_.max_tokens,
+           " leaves no room for an answer");
+    }
+    return prompt;
+  }
+
   template <class F>
   void Guard(int64_t number, const F& make) {
     DatasetReport counted = data_.report;
@@ -89,7 +105,7 @@ class Collector {
       example.trained.resize(limit);
     }
     const int64_t targets = example.targets();
-    if (targets == 0) {
+    if (targets == 0 && !options_.prompts) {
       ++report.without_targets;
       return;
     }
@@ -149,10 +165,11 @@ Dataset LoadDataset(const std::string& path, const Tokenizer& tokenizer, const D
 
   Collector collector(path, tokenizer, options);
   const bool json = text[first] == '{' || text[first] == '[' || path.ends_with(".jsonl") || path.ends_with(".json");
-  if (options.format == "plain" || (options.format == "auto" && !json)) {
-    CheckUtf8(path, text);
+  const bool plain = options.format == "plain" || (options.format == "auto" && !json);
+  if (plain) CheckUtf8(path, text);
+  if (plain && !options.prompts) {
     collector.AddText(text);
-  } else if (text[first] == '[') {
+  } else if (!plain && text[first] == '[') {
     const nlohmann::ordered_json list = ParseOrderedJson(text, path, {.max_bytes = text.size()});
     int64_t number = 0;
     for (const auto& record : list) collector.AddRecord(record, ++number);
@@ -164,7 +181,8 @@ Dataset LoadDataset(const std::string& path, const Tokenizer& tokenizer, const D
       text.remove_prefix(std::min(end + 1, text.size()));
       if (line.ends_with('\r')) line.remove_suffix(1);
       ++number;
-      if (!IsBlank(line)) collector.AddLine(line, number);
+      if (IsBlank(line)) continue;
+      plain ? collector.AddPrompt(line, number) : collector.AddLine(line, number);
     }
   }
   file.CheckIntact();

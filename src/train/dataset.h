@@ -25,6 +25,7 @@ struct DatasetOptions {
   int64_t max_tokens = 2048;     // longer examples lose their end
   bool train_on_prompt = false;  // not only on the answers
   bool use_template = true;      // completions and alpaca go through the model's chat template, if it has one
+  bool prompts = false;          // only what stands before the answer, which need not be there; of a text each line
   bool skip_bad = false;         // count bad lines instead of failing at the first
   int64_t max_line_bytes = int64_t{16} << 20;
 };
@@ -50,7 +51,7 @@ struct Dataset {
 std::string Fingerprint(const std::vector<Example>& examples);
 
 // Reads `path`: JSON lines, one JSON array, or plain text (see docs/training.md). kData "PATH: line L: WHY" for the
-// first bad line unless skip_bad; kData if nothing remains to train on.
+// first bad line unless skip_bad; kData if nothing remains to train on. With `prompts` a prompt of max_tokens is bad.
 Dataset LoadDataset(const std::string& path, const Tokenizer& tokenizer, const DatasetOptions& options);
 
 // Moves a share of the examples, chosen by `seed`, to a second data set; at least one stays in each. kUsage unless

@@ -145,7 +145,46 @@ Example ExampleMaker::FromRecord(const Json& record, DatasetReport& report) cons
        "\", expected auto, chat, completions, text, alpaca, sharegpt, ids or plain");
 }
 
-Example ExampleMaker::FromChat(Json messages, const Json& tools, DatasetReport& report) const {
+Example ExampleMaker::PromptOf(const Json& record) const {
+  if (!record.is_object()) Fail(ErrorCode::kData, "a record is ", record.type_name(), ", expected object");
+  const std::string format =
+      options_.format == "auto" || options_.format == "plain" ? FormatOf(record) : options_.format;
+  Builder builder{tokenizer_, false, {}};
+  if (format == "ids") {
+    DatasetReport unused;
+    Example prompt = FromIds(record, unused);
+    if (record.contains("labels")) {
+      const auto answer = std::find(prompt.trained.begin(), prompt.trained.end(), uint8_t{1});
+      prompt.ids.resize(static_cast<size_t>(answer - prompt.trained.begin()));
+    }
+    prompt.trained.assign(prompt.ids.size(), 0);
+    if (prompt.ids.empty()) Fail(ErrorCode::kData, "no token stands before the answer");
+    return prompt;
+  }
+  Json messages, tools;
+  std::string text;
+  if (format == "chat" || format == "sharegpt") {
+    messages = format == "chat" ? ListField(record, "messages") : ChatOfShareGpt(ListField(record, "conversations"));
+    tools = record.value("tools", Json());
+    CheckMessages(messages);
+    while (!messages.empty() && IsAnswer(messages.back())) messages.erase(messages.end() - 1);
+    if (messages.empty()) Fail(ErrorCode::kData, "no message asks for an answer");
+  } else {
+    text = TextField(record, format == "text" ? "text" : format == "alpaca" ? "instruction" : "prompt");
+    if (format == "alpaca" && !OptionalText(record, "input").empty()) text += "\n\n" + OptionalText(record, "input");
+    if (text.empty()) Fail(ErrorCode::kData, "the prompt is empty");
+    if (template_ && options_.use_template && format != "text") messages.push_back({{"role", "user"}, {"content", text}});
+  }
+  if (!messages.is_null()) {
+    builder.Append(Render(messages, true, tools), false, true);
+  } else {
+    builder.Begin();
+    builder.Append(format == "alpaca" ? text + "\n\n" : text, false, false);
+  }
+  return builder.Take();
+}
+
+void ExampleMaker::CheckMessages(const Json& messages) const {
   if (!template_) Fail(ErrorCode::kUsage, "the model has no chat template; give the data as text or completions");
   for (const Json& message : messages) {
     if (!message.is_object()) Fail(ErrorCode::kData, "a message is ", message.type_name(), ", expected object");
@@ -157,6 +196,10 @@ Example ExampleMaker::FromChat(Json messages, const Json& tools, DatasetReport& 
       if (!content->is_string() && !content->is_array()) TextField(message, "content");
     }
   }
+}
+
+Example ExampleMaker::FromChat(Json messages, const Json& tools, DatasetReport& report) const {
+  CheckMessages(messages);
   if (std::none_of(messages.begin(), messages.end(), IsAnswer)) {
     Fail(ErrorCode::kData, "no message has the role \"assistant\"");
   }
