@@ -76,6 +76,11 @@ uint8_t* HeadsLoss::CachePlace(const Example* example, bool reserve) {
   return cache_ + cache_used_ - bytes;
 }
 
+void HeadsLoss::Forget(const uint8_t* place, int64_t bytes) {
+  const int64_t page = sysconf(_SC_PAGESIZE), begin = (place - cache_) / page * page, end = place - cache_ + bytes;
+  madvise(cache_ + begin, static_cast<size_t>(end - begin), MADV_DONTNEED);
+}
+
 void HeadsLoss::Trunk(const std::vector<const Example*>& micro) {
   const int64_t width = model_.config().hidden;
   int64_t rows = 0;
@@ -90,6 +95,7 @@ void HeadsLoss::Trunk(const std::vector<const Example*>& micro) {
       const int64_t bytes = Rows(*example) * 2 * width;
       std::memcpy(hidden_.view.as<uint8_t>() + begin * 2 * width, place, static_cast<size_t>(bytes));
       std::memcpy(said_.data() + begin, place + bytes, example->ids.size() * sizeof(int32_t));
+      Forget(place, bytes + Rows(*example) * 4);
     } else {
       missing.push_back(example);
       begins.push_back(begin);
@@ -139,6 +145,7 @@ void HeadsLoss::RunTrunk(const std::vector<const Example*>& micro, const std::ve
     if (uint8_t* const place = CachePlace(micro[i], true); place != nullptr) {
       std::memcpy(place, into.data, static_cast<size_t>(into.bytes()));
       std::memcpy(place + into.bytes(), said, static_cast<size_t>(count) * sizeof(int32_t));
+      Forget(place, into.bytes() + count * 4);
     }
   }
 }

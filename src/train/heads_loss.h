@@ -37,7 +37,8 @@ struct HeadAccuracy {
 };
 
 // The loss of draft heads. The trunk runs without a tape, as it is served (int8), once for each text: its hidden states go
-// to a file that has no name any more, in 16 bits, up to a bound; what does not fit is computed again.
+// to a file that has no name any more, in 16 bits, up to a bound; what does not fit is computed again. Its mapped pages are
+// let go of once copied, so that they count as the system's file cache and not as this process's memory.
 class HeadsLoss {
  public:
   // `known` are the data sets whose texts may be cached; they must outlive this. directory empty: no cache.
@@ -57,6 +58,7 @@ class HeadsLoss {
   bool Known(const Example* example) const;
   void CacheFile(const std::string& directory);
   uint8_t* CachePlace(const Example* example, bool reserve);
+  void Forget(const uint8_t* place, int64_t bytes);
   // What depth d must guess at each row of the texts, as rows of the readout (-1: nothing, -2: not drafted).
   std::vector<int32_t> Targets(const std::vector<const Example*>& micro, int64_t depth) const;
   double Loss(int64_t depth, const std::vector<int32_t>& targets, float row_weight, Tensor features, Tensor dfeatures);
