@@ -347,6 +347,103 @@ TEST(HeadsFiles, WhatIsWrongIsNamed) {
   fs::remove_all(directory);
 }
 
+// L_main + W * L_heads: along each parameter's gradient, the graft's too, the sum must rise as fast as it says.
+void BesideGradientsAreDifferences(const Kind& kind, const std::string& trunk, bool teacher) {
+  SCOPED_TRACE(std::string(kind.name) + " beside " + trunk + (teacher ? ", near its teacher" : ""));
+  ThreadPool pool(2);
+  Transformer model(TinyModel(pool, 7, {.layers = 3}), pool);
+  GraftOptions graft_options = OptionsOf(kind);
+  if (trunk == "full") graft_options.draft_tokens.clear();
+  graft_options.rank = 2;
+  const auto heads = MakeGraft(kind.kind, graft_options, model);
+  const auto graft = MakeGraft(trunk, graft_options, model);
+  const auto shake = [](Graft& g) {
+    g.VisitParams([](Parameter& p) {
+      for (int64_t i = 0; i < p.value.size(); ++i) {
+        p.value.f32()[i] += static_cast<float>(0.1 * std::sin(0.9 * static_cast<double>(i)));
+      }
+    });
+  };
+  if (trunk == "lora") shake(*graft);
+  if (kind.kind != std::string("mtp")) shake(*heads);
+  const std::vector<Example> texts = Texts(3, 61);
+  TrainOptions options;
+  options.precision = Precision::kFp32;
+  options.heads.teacher = teacher;
+  options.with_heads = heads.get();
+  options.heads_weight = 0.5f;
+  if (trunk == "full") options.heads.owner = graft.get();
+  Trainer trainer(model, *graft, texts, {}, options, "");
+  const std::vector<const Example*> micro = {&texts[0], &texts[1], &texts[2]};
+  const auto loss = [&] {
+    const double before = trainer.heads_sum(), main = trainer.ForwardBackward(micro, 1, 0);
+    return main + 0.5 * (trainer.heads_sum() - before);
+  };
+  trainer.optimizer().ZeroGrad();
+  loss();
+  std::vector<std::vector<float>> grads;  // further runs add to the parameters'
+  for (const Parameter* p : trainer.optimizer().params()) grads.emplace_back(p->grad.f32(), p->grad.f32() + p->grad.size());
+  for (size_t k = 0; k < grads.size(); ++k) {
+    Parameter* const p = trainer.optimizer().params()[k];
+    const std::vector<float>& grad = grads[k];
+    const std::vector<float> values(p->value.f32(), p->value.f32() + p->value.size());
+    double square = 0;
+    for (const float g : grad) square += std::pow(static_cast<double>(g), 2);
+    const double norm = std::sqrt(square), step = 4e-3;
+    ASSERT_GT(norm, 1e-4) << p->name;
+    const auto at = [&](double t) {
+      for (size_t i = 0; i < values.size(); ++i) p->value.f32()[i] = values[i] + static_cast<float>(t * static_cast<double>(grad[i]) / norm);
+      graft->AfterUpdate();
+      heads->AfterUpdate();
+      return loss();
+    };
+    const double slope = (at(step) - at(-step)) / (2 * step);
+    at(0);
+    EXPECT_NEAR(slope / norm, 1, 0.02) << p->name;
+  }
+  EXPECT_GE(grads.size(), 10u);
+}
+
+TEST(HeadsBeside, GradientsAreDifferences) {
+  for (const Kind& kind : kKinds) BesideGradientsAreDifferences(kind, "lora", false);
+  BesideGradientsAreDifferences(kKinds[0], "lora", true);
+  BesideGradientsAreDifferences(kKinds[2], "full", false);
+}
+
+TEST(HeadsBeside, WithoutWeightTheGraftIsThePlainOne) {
+  ThreadPool pool(2);
+  Transformer model(TinyModel(pool, 7, {.layers = 3}), pool);
+  const std::vector<Example> texts = Texts(6, 61);
+  const auto train = [&](const char* kind, float weight) {
+    GraftOptions graft_options;
+    graft_options.heads = 2;
+    const auto graft = MakeGraft("lora", graft_options, model);
+    const auto heads = MakeGraft(kind == nullptr ? "mtp" : kind, graft_options, model);
+    TrainOptions options;
+    options.steps = 6;
+    options.batch = {.batch_size = 2, .seed = 1};
+    options.optimizer.lr = 1e-2f;
+    options.heads.teacher = false;
+    if (kind != nullptr) options.with_heads = heads.get();
+    options.heads_weight = weight;
+    options.heads_lr_scale = 2;
+    std::vector<double> heads_loss;
+    Trainer::Callbacks callbacks;
+    callbacks.on_step = [&](const StepMetrics& m) { heads_loss.push_back(m.heads_loss.value_or(-1)); };
+    Trainer(model, *graft, texts, {}, options, "").Run(callbacks);
+    EXPECT_EQ(heads_loss[0] > 0, kind != nullptr);
+    if (weight > 0) EXPECT_LT(heads_loss.back(), heads_loss.front()) << kind;
+    std::vector<float> values;
+    graft->VisitParams([&](Parameter& p) { values.insert(values.end(), p.value.f32(), p.value.f32() + p.value.size()); });
+    return values;
+  };
+  const std::vector<float> plain = train(nullptr, 0);
+  for (const char* kind : {"mtp", "medusa", "exit"}) {
+    EXPECT_EQ(train(kind, 0), plain) << kind;
+    EXPECT_NE(train(kind, 0.3f), plain) << kind << ": the comparison sees nothing";
+  }
+}
+
 TEST(GenerateBatch, AnswersAreThoseOfOneAtATime) {
   ThreadPool pool(2);
   Transformer model(TinyModel(pool, 5), pool);

@@ -46,7 +46,7 @@ Dataset Distill(TrainSession& session, const TrainFlags& flags) {
   DatasetOptions options = flags.dataset;
   options.prompts = true;
   const Dataset prompts = LoadDataset(flags.distill, session.tokenizer, options);
-  const std::string path = flags.directory + "/distilled.jsonl";
+  const std::string path = (flags.bundle.empty() ? flags.directory : flags.bundle) + "/distilled.jsonl";
   nlohmann::ordered_json settings = Settings(flags, prompts);
   if (Answered(path, settings)) {
     Note(flags.output, fmt::format("distilled   {}: answers of an earlier run", path));

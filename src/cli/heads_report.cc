@@ -99,23 +99,25 @@ std::string ShortAccuracy(const HeadAccuracy& accuracy) {
 }
 
 void ReportHeads(TrainSession& session, const TrainFlags& flags) {
-  Heads& heads = *session.graft->heads();
+  Heads& heads = session.heads();
   const int64_t depths = heads.depths();
-  HeadsLoss& loss = *session.trainer->heads_loss();
   const std::vector<Example>& held_out =
       session.valid.examples.empty() ? session.data.examples : session.valid.examples;
-  loss.accuracy() = HeadAccuracy(depths);
-  constexpr size_t kMostExamples = 256;
-  for (size_t i = 0; i < std::min(kMostExamples, held_out.size()); ++i) loss.Run({&held_out[i]}, 0);
-  const HeadAccuracy accuracy = loss.accuracy();
-
   session.train_grafts.clear();
   int64_t prefix = 0;
   for (const auto& part : session.trunk) {
     session.train_grafts.push_back(part.get());
     prefix += part->prefix_length();
   }
-  session.train_grafts.push_back(session.graft.get());
+  if (session.with_heads != nullptr) session.train_grafts.push_back(session.graft.get());
+  // The trunk as it is served now; a teacher's states, where heads were trained beside a graft, are of the model without.
+  HeadsOptions options = flags.train.heads;
+  options.trunk = session.train_grafts;
+  HeadsLoss loss(*session.model, heads, PlanOf(flags.train.precision).compute, options, {}, "");
+  constexpr size_t kMostExamples = 256;
+  for (size_t i = 0; i < std::min(kMostExamples, held_out.size()); ++i) loss.Run({&held_out[i]}, 0);
+  const HeadAccuracy accuracy = loss.accuracy();
+  session.train_grafts.push_back(&heads);
   KvCache kv(session.model->config(), DType::kF16, prefix + kContext + 128);
   DecodeState state;
   state.sequence = kv.NewSequence();
@@ -157,13 +159,13 @@ void ReportHeads(TrainSession& session, const TrainFlags& flags) {
   const Measured plain = Answer(session, kv, state, nullptr, held_out);
   Measured drafted;
   if (best > 0) {
-    DrafterSpec spec{session.graft->kind(), {}};
+    DrafterSpec spec{heads.kind(), {}};
     spec.options = {{"max", std::to_string(deepest)}};
     if (!heads.chained()) spec.options["tree"] = tree_file;
     const auto drafter = MakeHeadsDrafter(spec, target);
     drafted = Answer(session, kv, state, drafter.get(), held_out);
   }
-  const auto planner = MakeDrafters({session.graft->kind()}, target);
+  const auto planner = MakeDrafters({heads.kind()}, target);
   const Measured planned = Answer(session, kv, state, planner.get(), held_out);
 
   const auto line = [&](const std::string& text) { Note(flags.output, text); };
@@ -181,12 +183,12 @@ void ReportHeads(TrainSession& session, const TrainFlags& flags) {
   }
   const bool same = planned.ids == plain.ids && (best == 0 || drafted.ids == plain.ids);
   line(fmt::format("--draft {}: {:.2f} tokens a pass, {:.1f} tokens/s, {:.2f} x the {:.1f} without; ids {}",
-                   session.graft->kind(), planned.PerPass(), planned.PerSecond(), planned.PerSecond() / plain.PerSecond(),
+                   heads.kind(), planned.PerPass(), planned.PerSecond(), planned.PerSecond() / plain.PerSecond(),
                    plain.PerSecond(), same ? "identical" : "DIFFERENT"));
   const auto measured = [](const Measured& m) -> nlohmann::ordered_json {
     return {{"tokens", m.tokens}, {"passes", m.passes}, {"ms", m.ms}, {"draft_ms", m.draft_ms}};
   };
-  const nlohmann::ordered_json report = {{"kind", session.graft->kind()},
+  const nlohmann::ordered_json report = {{"kind", heads.kind()},
                                          {"held_out", !session.valid.examples.empty()},
                                          {"accuracy", by_depth},
                                          {"trees", budgets},

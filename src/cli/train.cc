@@ -39,6 +39,7 @@ class TrainProgress {
     seconds_ = static_cast<double>(m.tokens) / rate_;
     std::string text = fmt::format("step {}/{}  loss {:.4f}  {:.0f} tokens/s  {} left", m.step, steps_, m.loss, rate_,
                                    Clock(seconds_ * static_cast<double>(steps_ - m.step)));
+    if (m.heads_loss) text += fmt::format("  heads {:.4f}", *m.heads_loss);
     if (m.loss_scale != 1) text += fmt::format("  scale {:g}", m.loss_scale);
     text += more;
     if (m.skipped) text += "  overflow: step skipped";
@@ -94,7 +95,7 @@ void Train(TrainFlags& flags, const std::string& config) {
     std::string accuracy;
     if (HeadsLoss* const heads = trainer.heads_loss(); heads != nullptr) {
       accuracy = "  right first/in 5: " + ShortAccuracy(heads->accuracy());
-      if (m.step % 10 == 0) heads->accuracy() = HeadAccuracy(session.graft->heads()->depths());
+      if (m.step % 10 == 0) heads->accuracy() = HeadAccuracy(session.heads().depths());
     }
     progress.Step(m, accuracy);
     if (numerics) numerics->Step();
@@ -113,6 +114,7 @@ void Train(TrainFlags& flags, const std::string& config) {
   {
     const Optimizer::UnroundedValues values(trainer.optimizer());
     session.graft->Save(flags.bundle.empty() ? flags.directory : flags.bundle);
+    if (session.with_heads != nullptr) session.with_heads->Save(flags.directory);
     for (const auto& part : session.trunk) {
       if (flags.bundle.empty()) part->Save(flags.directory);
     }
@@ -128,18 +130,22 @@ void Train(TrainFlags& flags, const std::string& config) {
                             session.graft->kind() == "full" ? "model" : "adapter"));
 }
 
-// A fine-tune, and then the heads for it: one bundle.
+// A fine-tune with heads for it, one bundle: heads after the fine-tune, beside it, or both in this order (--joint).
 void TrainBundle(TrainFlags& flags, const std::string& config) {
+  if (flags.mtp_weight > 0) return Train(flags, config);
   TrainFlags heads = flags;
-  if (!flags.with_heads.empty()) flags.distill.clear();  // the answers are for the heads
-  Train(flags, config);
+  heads.joint = false;
+  if (!flags.with_heads.empty() && !flags.joint) flags.distill.clear();  // the answers are for the heads
+  if (!flags.joint) Train(flags, config);
   if (flags.with_heads.empty()) return;
   heads.graft = flags.with_heads;
   heads.with_heads.clear();
   heads.init_from.clear();
-  heads.with_graft = heads.bundle = flags.directory;
+  heads.bundle = flags.directory;
+  if (!flags.joint) heads.with_graft = flags.directory;
   heads.directory = flags.directory + "/" + flags.with_heads;
   Train(heads, config);
+  if (flags.joint) Train(flags, config);
 }
 
 }  // namespace

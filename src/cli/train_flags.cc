@@ -59,6 +59,9 @@ void AddTrainOptions(CLI::App& verb, TrainFlags& f) {
   verb.add_option("--cache-gb", f.train.heads.cache_gb, "Draft heads: most disk for the model's hidden states (0: none)");
   verb.add_option("--with-graft", f.with_graft, "Draft heads: the fine-tune that they are for");
   verb.add_option("--with-heads", f.with_heads, "After the adapter, train draft heads for it: medusa, mtp or exit");
+  verb.add_option("--mtp-weight", f.mtp_weight, "Train MTP beside a lora or the full model: its weight in the loss (0: not)");
+  verb.add_flag("--joint", f.joint, "--with-heads first alone, then with the lora, which stays near the model (Medusa-2)");
+  verb.add_option("--joint-weight", f.joint_weight, "Weight of the heads' loss then");
   verb.add_option("--refresh-heads", f.refresh_heads, "Train the heads of this bundle again, for its fine-tune");
   verb.add_option("--init-from", f.init_from, "Start from this adapter");
 
@@ -148,6 +151,30 @@ std::map<std::string, double> ParsePattern(const char* flag, const std::vector<s
   return pattern;
 }
 
+// Heads beside the graft: DeepSeek-V3's auxiliary loss (the mean over depths), or Medusa-2's.
+void PrepareBeside(TrainFlags& f) {
+  const char* const flag = f.joint ? "--joint" : "--mtp-weight";
+  CheckRange("--mtp-weight", static_cast<double>(f.mtp_weight), 0, 1000);
+  CheckRange("--joint-weight", static_cast<double>(f.joint_weight), 0, 1000);
+  if (f.joint && f.mtp_weight > 0) Fail(ErrorCode::kUsage, "--joint and --mtp-weight: give one of them");
+  if (!f.joint && f.with_heads.empty()) f.with_heads = "mtp";
+  if (f.joint ? f.with_heads != "medusa" && (f.with_heads != "mtp" || f.graft_options.parallel) : f.with_heads != "mtp") {
+    Fail(ErrorCode::kUsage, flag, ": --with-heads is \"", f.with_heads, "\", expected ",
+         f.joint ? "medusa or mtp, not --parallel" : "mtp");
+  }
+  if (f.graft != "lora" && (f.joint || f.graft != "full")) {
+    Fail(ErrorCode::kUsage, flag, ": --graft is ", f.graft, ", expected lora", f.joint ? "" : " or full");
+  }
+  if (f.graft == "full" && f.draft_vocab > 0) {
+    Fail(ErrorCode::kUsage, "--draft-vocab: with --graft full the head is trained, of which a draft vocabulary is a copy");
+  }
+  if (!(f.train.optimizer.lr > 0)) Fail(ErrorCode::kUsage, "--lr is 0; ", flag, " trains heads at a multiple of it");
+  f.train.heads.teacher = f.joint;
+  f.train.heads.decay = f.joint ? 0.8f : 1.0f;
+  f.train.heads_weight = f.joint ? f.joint_weight : f.mtp_weight / static_cast<float>(f.graft_options.heads);
+  f.train.heads_lr_scale = f.heads_lr / f.train.optimizer.lr;
+}
+
 // Turns flags into options and checks them; members of the session need the results before its body runs.
 std::string Prepare(TrainFlags& f) {
   CheckRange("--threads", f.threads, 0, 1024);
@@ -182,11 +209,12 @@ std::string Prepare(TrainFlags& f) {
   }
   CheckRange("--distill-tokens", static_cast<double>(f.distill_tokens), 1, 1 << 24);
   CheckRange("--distill-temp", static_cast<double>(f.distill_temp), 0, 100);
-  if (!f.distill.empty() && !IsHeads(f.graft) && f.refresh_heads.empty()) {
+  if (!f.distill.empty() && !IsHeads(f.graft) && f.refresh_heads.empty() && !f.beside()) {
     Fail(ErrorCode::kUsage, "--distill is for draft heads, --graft is ", f.graft);
   }
   if (!f.refresh_heads.empty()) f.with_graft = f.init_from = f.refresh_heads;
   f.train.heads.teacher = f.labels == "model";
+  if (f.beside()) PrepareBeside(f);
   ApplyIsaFromEnv();
   return Required(f.model, "MODEL", [](const std::string& model) { return ResolveModel(model); });
 }
@@ -263,9 +291,9 @@ TrainSession::TrainSession(TrainFlags& f)
     if (heads == nullptr) Fail(ErrorCode::kData, f.refresh_heads, ": holds no draft heads to refresh");
     f.graft = heads->kind();
   }
-  if (IsHeads(f.graft)) {
-    f.train.optimizer.lr = f.heads_lr;
-    if (!f.with_graft.empty()) {
+  if (IsHeads(f.graft)) f.train.optimizer.lr = f.heads_lr;
+  if (IsHeads(f.graft) || f.beside()) {
+    if (!f.with_graft.empty() && !f.beside()) {
       if (auto part = LoadPart(f.with_graft, *model, false); part != nullptr) trunk.push_back(std::move(part));
     }
     f.train.heads.trunk.clear();
@@ -279,6 +307,13 @@ TrainSession::TrainSession(TrainFlags& f)
   if (f.sequence_length + graft->slots_before() > model->config().context) {
     Fail(ErrorCode::kUsage, "--seq-len: ", f.sequence_length, " is beyond the model's ", model->config().context,
          " positions");
+  }
+  if (f.beside()) {
+    with_heads = f.joint && !f.directory.empty() ? LoadPart(f.directory, *model, true)
+                                                 : MakeGraft(f.with_heads, f.graft_options, *model);
+    Check(with_heads != nullptr, "the first stage of --joint leaves heads");
+    f.train.with_heads = with_heads.get();
+    if (f.graft == "full") f.train.heads.owner = graft.get();
   }
   trainer = std::make_unique<Trainer>(*model, *graft, data.examples, valid.examples, f.train, f.directory);
 }

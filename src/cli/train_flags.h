@@ -7,6 +7,7 @@
 
 #include "cli/options.h"
 #include "grafts/grafts.h"
+#include "model/heads.h"
 #include "train/dataset.h"
 #include "train/trainer.h"
 
@@ -25,7 +26,9 @@ struct TrainFlags {
   std::string labels = "model", with_graft, with_heads, refresh_heads, bundle;
   std::string distill;            // prompts that the model answers, for draft heads to learn from
   int64_t distill_tokens = 256, draft_vocab = 0;
-  float heads_lr = 1e-3f, distill_temp = 0;
+  float heads_lr = 1e-3f, distill_temp = 0, mtp_weight = 0, joint_weight = 0.2f;
+  bool joint = false;
+  bool beside() const { return joint || mtp_weight > 0; }  // heads are trained with the graft, not after it
   int64_t sequence_length = 512;
   int threads = 0;
   bool no_shuffle = false, pack = false, raw = false, yes = false, print_config = false, numerics = false;
@@ -47,6 +50,8 @@ struct TrainSession {
   std::optional<RunLock> lock;
   std::vector<std::unique_ptr<Graft>> trunk;  // the fine-tune that draft heads are for
   std::unique_ptr<Graft> graft;
+  std::unique_ptr<Graft> with_heads;  // trained beside it
+  Heads& heads() const { return *(with_heads != nullptr ? with_heads : graft)->heads(); }
   std::vector<Graft*> train_grafts;  // everything that acts when the trained graft is tried out
   std::unique_ptr<Trainer> trainer;
 };

@@ -153,6 +153,12 @@ void MtpModule::AtEmbeddingBackward(const GraftContext& c, std::span<const int32
   };
   take(0);
   RmsNormBackward(c.pool, half, joined.embedding, enorm_->param.value, joined.embedding_inv, dunused, enorm_->param.grad);
+  if (step_->dembedding) {
+    for (int64_t row = 0; row < rows; ++row) {
+      if (positions_[static_cast<size_t>(row)] == 0) std::fill_n(dunused.row(row), width, 0.0f);
+    }
+    base_.EmbedBackward(step_->tokens, {}, dunused, step_->dembedding, {});
+  }
   take(width);
   RmsNormBackward(c.pool, half, step_->input, hnorm_->param.value, joined.input_inv, dinput_ ? dinput_ : dunused,
                   hnorm_->param.grad);

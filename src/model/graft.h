@@ -28,6 +28,7 @@ struct Parameter {
   Tensor value;
   Tensor grad;            // empty until the trainer provides it
   bool decay = true;      // weight decay applies
+  float lr_scale = 1;     // its learning rate is this times the run's
   // The graft rounds the value itself where mixed precision asks for 16 bits: the value is its own fp32 master.
   bool is_master = false;
 };

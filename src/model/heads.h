@@ -14,6 +14,7 @@ struct HeadStep {
   std::span<const int64_t> lengths;  // rows of each text, one after another
   KvCache* kv = nullptr;             // serving: the one text's keys and values so far; rows go behind them, uncommitted
   int sequence = 0;
+  Tensor dembedding = {};            // [vocab, hidden]: training, the gradient of the base's embedding; empty = none wanted
 };
 
 // A graft that leaves the trunk as it is and guesses tokens further ahead from its hidden states (the AtHidden site):

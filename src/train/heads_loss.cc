@@ -175,8 +175,11 @@ double HeadsLoss::Loss(int64_t depth, const std::vector<int32_t>& targets, float
   const float share = std::pow(options_.decay, static_cast<float>(depth));
   std::vector<int32_t> ranks(targets.size(), -1);
   const LossReadout readout = {&heads_.readout(depth), ranks};
-  const double loss = LossHead(model_, compute_, features, targets, row_weight * share, dfeatures,
-                               dfeatures ? heads_.readout_gradient(depth) : Tensor(), readout);
+  Tensor dreadout;
+  if (dfeatures) dreadout = heads_.readout_gradient(depth);
+  const bool shared = &heads_.readout(depth) == &model_.weights().head();
+  if (dfeatures && shared && options_.owner != nullptr) dreadout = options_.owner->HeadGradient();
+  const double loss = LossHead(model_, compute_, features, targets, row_weight * share, dfeatures, dreadout, readout);
   for (size_t row = 0; row < targets.size(); ++row) {
     if (targets[row] == kNothing) continue;
     ++accuracy_.rows[d];
@@ -187,10 +190,21 @@ double HeadsLoss::Loss(int64_t depth, const std::vector<int32_t>& targets, float
   return static_cast<double>(share) * loss;
 }
 
-double HeadsLoss::Run(const std::vector<const Example*>& micro, float row_weight) {
+Tensor HeadsLoss::Teacher(const std::vector<const Example*>& micro) {
   Trunk(micro);
+  return Tensor(hidden_.view.data, DType::kF16, {static_cast<int64_t>(said_.size()), model_.config().hidden});
+}
+
+double HeadsLoss::Run(const std::vector<const Example*>& micro, float row_weight) {
+  const Tensor stored = Teacher(micro);
+  model_.workspace().Reset();
+  Tensor states = model_.workspace().New({stored.rows(), stored.columns()});
+  Convert(model_.pool(), stored, states);
+  return RunOn(micro, states, row_weight, {});
+}
+
+double HeadsLoss::RunOn(const std::vector<const Example*>& micro, Tensor hidden, float row_weight, Tensor dhidden) {
   Workspace& ws = model_.workspace();
-  ws.Reset();
   std::vector<int32_t> ids;
   std::vector<int64_t> lengths;
   for (const Example* example : micro) {
@@ -201,8 +215,6 @@ double HeadsLoss::Run(const std::vector<const Example*>& micro, float row_weight
   const size_t depths = static_cast<size_t>(heads_.depths());
   const bool train = row_weight > 0, chained = heads_.chained();
   const GraftContext context = {model_.pool(), ws, compute_, nullptr};
-  Tensor hidden = ws.New({rows, width});
-  Convert(model_.pool(), Tensor(hidden_.view.data, DType::kF16, {rows, width}), hidden);
 
   // The newest token known to depth d at row t of a text is t + 1 + d.
   std::vector<std::vector<int32_t>> tokens(depths);
@@ -220,11 +232,16 @@ double HeadsLoss::Run(const std::vector<const Example*>& micro, float row_weight
     const int64_t depth = static_cast<int64_t>(d);
     Tensor dfeatures = train ? ws.New({rows, width}) : Tensor();
     loss += Loss(depth, Targets(micro, depth), row_weight, features[d], dfeatures);
-    if (train) heads_.Backward(context, depth, steps[d], dfeatures, dstate, dinput);
+    if (!train) return;
+    const bool to_trunk = dhidden && (!chained || d == 0);
+    if (to_trunk) dinput = ws.New({rows, width});
+    heads_.Backward(context, depth, steps[d], dfeatures, dstate, dinput);
+    if (to_trunk) Add(model_.pool(), dinput, dhidden);
   };
   for (size_t d = 0; d < depths; ++d) {
     const Workspace::Mark mark = ws.GetMark();
     steps[d] = {chained && d > 0 ? states[d - 1] : hidden, tokens[d], lengths};
+    if (train && options_.owner != nullptr) steps[d].dembedding = options_.owner->EmbeddingGradient();
     features[d] = ws.New({rows, width});
     if (chained) states[d] = ws.New({rows, width});
     heads_.Forward(context, static_cast<int64_t>(d), steps[d], features[d], states[d]);

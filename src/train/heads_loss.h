@@ -17,6 +17,7 @@ struct HeadsOptions {
   float decay = 0.8f;         // the loss of depth d counts decay^d
   double cache_gb = 2;        // of the trunk's hidden states kept between epochs; 0 = none
   std::vector<Graft*> trunk;  // the fine-tune that the heads are for
+  Graft* owner = nullptr;     // full fine-tuning beside the heads: has the gradients of the base's head and embedding
 };
 
 // How often the target of a depth was among the first guesses: hits[d][r] at rank r, of rows[d].
@@ -48,6 +49,13 @@ class HeadsLoss {
 
   // Sum over depths d and rows of decay^d * -log p(target). With row_weight > 0 adds the gradients of row_weight times it.
   double Run(const std::vector<const Example*>& micro, float row_weight);
+
+  // The same on states of the trunk that the caller has [rows, hidden]. Adds the gradient of row_weight times the sum to
+  // dstates, unless that is empty: so heads shape the trunk beneath them (DeepSeek-V3, 2024, eq. 24-25; Medusa-2).
+  double RunOn(const std::vector<const Example*>& micro, Tensor states, float row_weight, Tensor dstates);
+  // The trunk's states of the texts [rows, hidden], f16, valid until the next call; RunOn takes the trunk's own guesses of
+  // this call as targets.
+  Tensor Teacher(const std::vector<const Example*>& micro);
 
   HeadAccuracy& accuracy() { return accuracy_; }  // of the runs since it was last set
 

@@ -1,10 +1,42 @@
 #include "train/loss_head.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
+#include <numeric>
 #include <vector>
 
 namespace cambium {
+
+namespace {
+
+// In place: logits [rows, vocab] become weight * (softmax(logits) - softmax(teacher)). Returns the rows' sum of
+// KL(softmax(teacher) || softmax(logits)).
+double Divergence(ThreadPool& pool, Tensor logits, Tensor teacher, float weight) {
+  const int64_t vocab = logits.columns();
+  const auto log_sum = [&](const float* row) {
+    const float top = *std::max_element(row, row + vocab);
+    double sum = 0;
+    for (int64_t i = 0; i < vocab; ++i) sum += static_cast<double>(std::exp(row[i] - top));
+    return top + static_cast<float>(std::log(sum));
+  };
+  std::vector<double> loss(static_cast<size_t>(logits.rows()));
+  pool.Run(logits.rows(), [&](int64_t r, int) {
+    float* const row = logits.row(r);
+    const float* const said = teacher.row(r);
+    const float own_sum = log_sum(row), said_sum = log_sum(said);
+    double sum = 0;
+    for (int64_t i = 0; i < vocab; ++i) {
+      const float own = row[i] - own_sum, wanted = said[i] - said_sum, share = std::exp(wanted);
+      sum += static_cast<double>(share * (wanted - own));
+      row[i] = weight * (std::exp(own) - share);
+    }
+    loss[static_cast<size_t>(r)] = sum;
+  });
+  return std::accumulate(loss.begin(), loss.end(), 0.0);
+}
+
+}  // namespace
 
 int64_t LossHeadChunk(int64_t vocab) { return vocab <= 65536 ? 128 : 64; }
 
@@ -51,10 +83,20 @@ double LossHead(Transformer& model, Compute compute, Tensor hidden, std::span<co
       workspace.Release(mark);
       continue;
     }
-    std::vector<float> loss(some.size());
-    const std::vector<float> weights(some.size(), row_weight);
-    CrossEntropy(pool, logits, wanted, weights, loss);
-    for (const float value : loss) sum += static_cast<double>(value);
+    if (readout.teacher) {
+      Tensor theirs = workspace.New({count, width}), soft = workspace.New({count, vocab});
+      for (int64_t i = 0; i < count; ++i) {
+        Convert(pool, readout.teacher.Rows(some[static_cast<size_t>(i)], 1), theirs.Rows(i, 1));
+      }
+      const Product teacher[] = {{&head, soft}};
+      MatMul(pool, workspace, compute, theirs, teacher);
+      sum += Divergence(pool, logits, soft, row_weight);
+    } else {
+      std::vector<float> loss(some.size());
+      const std::vector<float> weights(some.size(), row_weight);
+      CrossEntropy(pool, logits, wanted, weights, loss);
+      for (const float value : loss) sum += static_cast<double>(value);
+    }
     if (dhead) Gemm(pool, workspace, compute, true, false, 1.0f, logits, x, 1.0f, dhead);
     MatMulBackward(pool, workspace, compute, logits, head, x);
     for (int64_t i = 0; i < count; ++i) {

@@ -11,6 +11,9 @@ namespace cambium {
 struct LossReadout {
   const PackedMatrix* matrix = nullptr;  // null: the model's own head
   std::span<int32_t> ranks = {};         // [rows]: logits above the target's; empty: not wanted
+  // [rows, hidden], f16: the final norm's result in a teacher with the same head. The loss of a row is then the KL
+  // divergence of the teacher's distribution from the model's, its target only says that it counts; with dhidden only.
+  Tensor teacher = {};
 };
 
 // The output head and the cross-entropy in chunks of rows, so that a [rows, vocab] matrix never exists; only rows that

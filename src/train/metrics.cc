@@ -164,6 +164,7 @@ void MetricsLog::Add(const StepMetrics& m) {
                                  {"tokens", m.tokens},
                                  {"tokens_per_s", std::round(m.tokens_per_s * 10) / 10},
                                  {"loss_scale", m.loss_scale}};
+  if (m.heads_loss) line["heads_loss"] = Number(*m.heads_loss);
   if (m.skipped) line["skipped"] = true;
   Line(line);
   Event(m.step, {{"train/loss", m.loss},

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <span>
 #include <string>
 #include <utility>
@@ -14,6 +15,7 @@ namespace cambium {
 struct StepMetrics {
   int64_t step = 0;  // from 1
   double loss = 0;   // mean over the step's trained tokens, before the update
+  std::optional<double> heads_loss;  // of draft heads beside the graft, of which `loss` has no part
   double grad_norm = 0;
   double lr = 0;
   int64_t tokens = 0;  // rows of the step

@@ -122,7 +122,7 @@ void Optimizer::Step(double lr, float grad_scale, double grad_norm) {
   const double clip = static_cast<double>(options_.clip);
   if (clip > 0) grad_scale *= static_cast<float>(std::min(1.0, clip / (grad_norm + 1e-6)));
   for (size_t i = 0; i < slots_.size(); ++i) {
-    const AdamW hyper = {static_cast<float>(lr), options_.beta1, options_.beta2, options_.eps,
+    const AdamW hyper = {static_cast<float>(lr) * params_[i]->lr_scale, options_.beta1, options_.beta2, options_.eps,
                          params_[i]->decay ? options_.weight_decay : 0.0f};
     if (options_.eight_bit) {
       StepEightBit(hyper, grad_scale, i);

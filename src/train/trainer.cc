@@ -12,10 +12,15 @@
 namespace cambium {
 namespace {
 
-std::vector<Parameter*> Parameters(Graft& graft) {
+std::vector<Parameter*> Parameters(Graft& graft, const TrainOptions& options) {
   std::vector<Parameter*> params;
   graft.VisitParams([&](Parameter& param) { params.push_back(&param); });
   if (params.empty()) Fail(ErrorCode::kUsage, "the graft has nothing to train");
+  if (options.with_heads == nullptr) return params;
+  options.with_heads->VisitParams([&](Parameter& param) {
+    param.lr_scale = options.heads_lr_scale;
+    params.push_back(&param);
+  });
   return params;
 }
 
@@ -54,12 +59,15 @@ Trainer::Trainer(Transformer& model, Graft& graft, const std::vector<Example>& t
       scaler_(plan_.scale_loss && options.scale_loss) {
   if (train.empty()) Fail(ErrorCode::kData, "no examples to train on");
   if (!(options.epochs > 0) && options.steps <= 0) Fail(ErrorCode::kUsage, "neither steps nor epochs are positive");
-  optimizer_ = std::make_unique<Optimizer>(model.pool(), Parameters(graft), options.optimizer, plan_.storage,
+  optimizer_ = std::make_unique<Optimizer>(model.pool(), Parameters(graft, options), options.optimizer, plan_.storage,
                                            options.master_weights);
-  graft_.AfterUpdate();
-  if (Heads* const heads = graft_.heads(); heads != nullptr) {
-    heads_loss_ = std::make_unique<HeadsLoss>(
-        model, *heads, plan_.compute, options.heads, std::vector<const std::vector<Example>*>{&train, &valid}, directory_);
+  Updated();
+  if (Heads* const heads = (options.with_heads != nullptr ? *options.with_heads : graft_).heads(); heads != nullptr) {
+    Check(options.with_heads == nullptr || graft_.prompt_length() == 0, "heads read the rows of the text alone");
+    const bool trunk_runs = options.with_heads == nullptr || options.heads.teacher;
+    heads_loss_ = std::make_unique<HeadsLoss>(model, *heads, plan_.compute, options.heads,
+                                              std::vector<const std::vector<Example>*>{&train, &valid},
+                                              trunk_runs ? directory_ : "");
   }
   total_steps_ = options.steps > 0 ? options.steps : CountSteps(batches_, options.epochs);
   if (directory_.empty()) return;
@@ -68,6 +76,11 @@ Trainer::Trainer(Transformer& model, Graft& graft, const std::vector<Example>& t
 }
 
 Trainer::~Trainer() = default;
+
+void Trainer::Updated() {
+  graft_.AfterUpdate();
+  if (options_.with_heads != nullptr) options_.with_heads->AfterUpdate();
+}
 
 std::vector<int32_t> Trainer::Fill(Pass& pass, const std::vector<const Example*>& micro) {
   pass.compute = plan_.compute;
@@ -89,13 +102,17 @@ std::vector<int32_t> Trainer::Fill(Pass& pass, const std::vector<const Example*>
 }
 
 double Trainer::ForwardBackward(const std::vector<const Example*>& micro, float row_weight, uint64_t noise) {
-  if (heads_loss_ != nullptr) {
+  if (graft_.heads() != nullptr) {
     const double loss = heads_loss_->Run(micro, row_weight);
     if (!std::isfinite(loss)) Diverged(micro, loss);
     return loss;
   }
+  const bool beside = heads_loss_ != nullptr;
+  const Tensor teacher = beside && options_.heads.teacher ? heads_loss_->Teacher(micro) : Tensor();
   Pass pass;
   const std::vector<int32_t> targets = Fill(pass, micro);
+  const int64_t layer = beside ? options_.with_heads->heads()->after_layer() : -1;
+  if (layer >= 0) pass.capture = {layer};
   pass.tape = &tape_;
   pass.noise = noise;
   pass.gradient_storage = plan_.storage;
@@ -104,8 +121,21 @@ double Trainer::ForwardBackward(const std::vector<const Example*>& micro, float 
   tape_.Clear();
   model_.Forward(pass);
   Tensor dhidden = model_.workspace().New({pass.rows(), model_.config().hidden});
-  const double loss = LossHead(model_, plan_.compute, pass.hidden, targets, row_weight, dhidden, graft_.HeadGradient());
+  const double loss = LossHead(model_, plan_.compute, pass.hidden, targets, row_weight, dhidden, graft_.HeadGradient(),
+                               {.teacher = teacher});
   if (!std::isfinite(loss)) Diverged(micro, loss);
+  if (beside) {
+    Tensor dstates = dhidden;
+    if (layer >= 0) {
+      dstates = model_.workspace().New({pass.rows(), model_.config().hidden});
+      std::memset(dstates.data, 0, static_cast<size_t>(dstates.bytes()));
+      pass.dcaptured = {dstates};
+    }
+    const double heads = heads_loss_->RunOn(micro, layer >= 0 ? pass.captured[0] : pass.hidden,
+                                            row_weight * options_.heads_weight, dstates);
+    if (!std::isfinite(heads)) Diverged(micro, heads);
+    heads_sum_ += heads;
+  }
   model_.Backward(pass, dhidden);
   if (observe) observe(pass, true);
   return loss;
@@ -119,6 +149,7 @@ std::optional<StepMetrics> Trainer::Step(const std::atomic<bool>* stop) {
   const float scale = scaler_.scale();
   const float row_weight = scale / static_cast<float>(batch.targets);
   double sum = 0;
+  heads_sum_ = 0;
   for (size_t i = 0; i < batch.micro.size(); ++i) {
     if (stop != nullptr && *stop) return std::nullopt;
     sum += ForwardBackward(batch.micro[i], row_weight, NoiseKey(options_.seed, step_ + 1, static_cast<int64_t>(i)));
@@ -126,6 +157,7 @@ std::optional<StepMetrics> Trainer::Step(const std::atomic<bool>* stop) {
   StepMetrics metrics;
   metrics.step = step_ + 1;
   metrics.loss = sum / static_cast<double>(batch.targets);
+  if (options_.with_heads != nullptr) metrics.heads_loss = heads_sum_ / static_cast<double>(batch.targets);
   metrics.loss_scale = static_cast<double>(scale);
   metrics.tokens = batch.rows;
   metrics.lr = LearningRate(options_.optimizer, step_ + 1, total_steps_);
@@ -134,7 +166,7 @@ std::optional<StepMetrics> Trainer::Step(const std::atomic<bool>* stop) {
   if (metrics.skipped && !(plan_.scale_loss && options_.scale_loss)) Diverged(batch.micro.front(), metrics.loss);
   if (!metrics.skipped) {
     optimizer_->Step(metrics.lr, 1 / scale, metrics.grad_norm);
-    graft_.AfterUpdate();
+    Updated();
   }
   scaler_.Update(metrics.skipped);
   cursor_ = cursor;
@@ -187,7 +219,7 @@ double Trainer::ValidationLoss() {
   for (size_t begin = 0; begin < valid_.size(); begin += batch) {
     std::vector<const Example*> micro;
     for (size_t i = begin; i < std::min(valid_.size(), begin + batch); ++i) micro.push_back(&valid_[i]);
-    if (heads_loss_ != nullptr) {
+    if (graft_.heads() != nullptr) {
       sum += heads_loss_->Run(micro, 0);
       for (const Example* example : micro) targets += example->targets();
       continue;

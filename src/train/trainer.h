@@ -32,6 +32,10 @@ struct TrainOptions {
   int keep = 2;                         // checkpoints
   uint64_t seed = 0;
   HeadsOptions heads;                   // where the graft is draft heads
+  // Draft heads trained beside the graft: L = L_main + heads_weight * L_heads, with gradients of both in the graft. With
+  // heads.teacher L_main is the divergence from the model without the graft (Medusa-2), else the data's loss.
+  Graft* with_heads = nullptr;
+  float heads_weight = 0, heads_lr_scale = 1;
 };
 
 struct TrainResult {
@@ -72,16 +76,18 @@ class Trainer {
   double ValidationLoss();
   // Forward and backward of one micro-batch, adding gradients of row_weight * loss; returns the sum of its losses.
   double ForwardBackward(const std::vector<const Example*>& micro, float row_weight, uint64_t noise);
+  double heads_sum() const { return heads_sum_; }  // losses of heads beside the graft since the step began
   // Called with every pass before it runs and after its backward (numerics report); may be empty.
   std::function<void(Pass&, bool after)> observe;
   size_t tape_bytes() const { return tape_.peak_bytes(); }
-  HeadsLoss* heads_loss() { return heads_loss_.get(); }  // null unless the graft is draft heads
+  HeadsLoss* heads_loss() { return heads_loss_.get(); }  // null unless draft heads are trained
 
  private:
   // One step of accumulated micro-batches. Nullopt if `stop` became true: then nothing but gradients changed.
   std::optional<StepMetrics> Step(const std::atomic<bool>* stop);
   // Sets up a pass over the examples, each a sequence of its own; returns the targets of its rows.
   std::vector<int32_t> Fill(Pass& pass, const std::vector<const Example*>& micro);
+  void Updated();  // parameters changed
   const Parameter* FirstNonFinite() const;
   std::string LastCheckpoint() const;  // for messages
   [[noreturn]] void Diverged(const std::vector<const Example*>& micro, double loss);
@@ -108,6 +114,7 @@ class Trainer {
   std::optional<CheckpointStore> store_;
   std::unique_ptr<MetricsLog> log_;
   std::unique_ptr<HeadsLoss> heads_loss_;
+  double heads_sum_ = 0;  // of the step's heads beside the graft
 
   nlohmann::json settings_;  // what a resumed run must share
   int64_t total_steps_ = 0;

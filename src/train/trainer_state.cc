@@ -20,7 +20,7 @@ nlohmann::json Shortest(float value) { return nlohmann::json::parse(fmt::format(
 
 nlohmann::json Trainer::MakeSettings() const {
   const OptimizerOptions& o = options_.optimizer;
-  return {{"version", kStateVersion},
+  nlohmann::json settings = {{"version", kStateVersion},
           {"graft", graft_.kind()},
           {"parameters", optimizer_->parameters()},
           {"data", Fingerprint(train_)},
@@ -38,6 +38,13 @@ nlohmann::json Trainer::MakeSettings() const {
           {"warmup", o.warmup},
           {"8-bit moments", o.eight_bit},
           {"steps", total_steps_}};
+  if (options_.with_heads != nullptr) {
+    settings["heads"] = options_.with_heads->kind();
+    settings["heads' weight"] = Shortest(options_.heads_weight);
+    settings["heads' lr"] = Shortest(options_.heads_lr_scale);
+    settings["teacher"] = options_.heads.teacher;
+  }
+  return settings;
 }
 
 std::vector<TensorToWrite> Trainer::Tensors() const {
@@ -109,7 +116,7 @@ bool Trainer::Resume(std::vector<std::string>& notes) {
   } catch (const nlohmann::json::exception&) {
     Fail(ErrorCode::kData, loaded->path, "/state.json: not the state of a training run");
   }
-  graft_.AfterUpdate();
+  Updated();
   store_->RemoveNewerThan(step_);
   return true;
 }
@@ -135,7 +142,7 @@ void Trainer::RestoreBest() {
   }
   best.tensors->CheckIntact();
   optimizer_->Restore(optimizer_->steps());
-  graft_.AfterUpdate();
+  Updated();
 }
 
 }  // namespace cambium
