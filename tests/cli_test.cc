@@ -282,6 +282,18 @@ TEST_F(CliWithModel, TrainingRefusesWhatCannotWork) {
   refused(good + out + "--targets w_proj", 2, "it has q_proj, k_proj");
   refused(good + out + "--init-from '" CAMBIUM_TEST_DIR "/golden/peft/lora'", 3, "is the adapter for another base?");
   refused(good + "-q -o '" + directory + "/good.jsonl'", 4, "good.jsonl");
+
+  const auto prompts = [&](const std::string& name, const std::string& content) {
+    file(name, content);
+    return "--graft medusa --distill '" + directory + "/" + name + "' ";
+  };
+  refused(prompts("none.jsonl", "") + out, 3, "none.jsonl: the file is empty");
+  refused(prompts("odd.jsonl", "{\"prompt\":\"a\"}\n{\"words\":1}\n") + out, 3, "odd.jsonl: line 2: no field messages");
+  refused(prompts("long.txt", "one line of a prompt\n") + out + "--seq-len 8", 3, "long.txt: line 1: the prompt has ");
+  refused(good + out + "--distill x", 2, "--distill is for draft heads, --graft is lora");
+  refused(good + out + "--joint", 2, "--joint: --with-heads is \"\"");
+  refused(good + out + "--mtp-weight 0.3 --graft ia3", 2, "--mtp-weight: --graft is ia3, expected lora or full");
+  refused(good + out + "--mtp-weight 0.3 --graft full --draft-vocab 64", 2, "--draft-vocab: with --graft full");
   ExpectError("train " + Model() + good + out, 2, "another process is training", "flock '" + directory + "/out/.lock' ");
   std::filesystem::remove_all(directory);
 }

@@ -132,6 +132,7 @@ void Train(TrainFlags& flags, const std::string& config) {
 
 // A fine-tune with heads for it, one bundle: heads after the fine-tune, beside it, or both in this order (--joint).
 void TrainBundle(TrainFlags& flags, const std::string& config) {
+  if (flags.beside()) PrepareBeside(flags);  // before a first stage
   if (flags.mtp_weight > 0) return Train(flags, config);
   TrainFlags heads = flags;
   heads.joint = false;

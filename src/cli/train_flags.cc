@@ -127,6 +127,29 @@ bool ApplyConfig(CLI::App& verb, TrainFlags& flags) {
   return true;
 }
 
+void PrepareBeside(TrainFlags& f) {
+  const char* const flag = f.joint ? "--joint" : "--mtp-weight";
+  CheckRange("--mtp-weight", static_cast<double>(f.mtp_weight), 0, 1000);
+  CheckRange("--joint-weight", static_cast<double>(f.joint_weight), 0, 1000);
+  if (f.joint && f.mtp_weight > 0) Fail(ErrorCode::kUsage, "--joint and --mtp-weight: give one of them");
+  if (!f.joint && f.with_heads.empty()) f.with_heads = "mtp";
+  if (f.joint ? f.with_heads != "medusa" && (f.with_heads != "mtp" || f.graft_options.parallel) : f.with_heads != "mtp") {
+    Fail(ErrorCode::kUsage, flag, ": --with-heads is \"", f.with_heads, "\", expected ",
+         f.joint ? "medusa or mtp, not --parallel" : "mtp");
+  }
+  if (f.graft != "lora" && (f.joint || f.graft != "full")) {
+    Fail(ErrorCode::kUsage, flag, ": --graft is ", f.graft, ", expected lora", f.joint ? "" : " or full");
+  }
+  if (f.graft == "full" && f.draft_vocab > 0) {
+    Fail(ErrorCode::kUsage, "--draft-vocab: with --graft full the head is trained, of which a draft vocabulary is a copy");
+  }
+  if (!(f.train.optimizer.lr > 0)) Fail(ErrorCode::kUsage, "--lr is 0; ", flag, " trains heads at a multiple of it");
+  f.train.heads.teacher = f.joint;
+  f.train.heads.decay = f.joint ? 0.8f : 1.0f;
+  f.train.heads_weight = f.joint ? f.joint_weight : f.mtp_weight / static_cast<float>(f.graft_options.heads);
+  f.train.heads_lr_scale = f.heads_lr / f.train.optimizer.lr;
+}
+
 namespace {
 
 template <class F>
@@ -149,30 +172,6 @@ std::map<std::string, double> ParsePattern(const char* flag, const std::vector<s
     pattern[item.substr(0, equals)] = value;
   }
   return pattern;
-}
-
-// Heads beside the graft: DeepSeek-V3's auxiliary loss (the mean over depths), or Medusa-2's.
-void PrepareBeside(TrainFlags& f) {
-  const char* const flag = f.joint ? "--joint" : "--mtp-weight";
-  CheckRange("--mtp-weight", static_cast<double>(f.mtp_weight), 0, 1000);
-  CheckRange("--joint-weight", static_cast<double>(f.joint_weight), 0, 1000);
-  if (f.joint && f.mtp_weight > 0) Fail(ErrorCode::kUsage, "--joint and --mtp-weight: give one of them");
-  if (!f.joint && f.with_heads.empty()) f.with_heads = "mtp";
-  if (f.joint ? f.with_heads != "medusa" && (f.with_heads != "mtp" || f.graft_options.parallel) : f.with_heads != "mtp") {
-    Fail(ErrorCode::kUsage, flag, ": --with-heads is \"", f.with_heads, "\", expected ",
-         f.joint ? "medusa or mtp, not --parallel" : "mtp");
-  }
-  if (f.graft != "lora" && (f.joint || f.graft != "full")) {
-    Fail(ErrorCode::kUsage, flag, ": --graft is ", f.graft, ", expected lora", f.joint ? "" : " or full");
-  }
-  if (f.graft == "full" && f.draft_vocab > 0) {
-    Fail(ErrorCode::kUsage, "--draft-vocab: with --graft full the head is trained, of which a draft vocabulary is a copy");
-  }
-  if (!(f.train.optimizer.lr > 0)) Fail(ErrorCode::kUsage, "--lr is 0; ", flag, " trains heads at a multiple of it");
-  f.train.heads.teacher = f.joint;
-  f.train.heads.decay = f.joint ? 0.8f : 1.0f;
-  f.train.heads_weight = f.joint ? f.joint_weight : f.mtp_weight / static_cast<float>(f.graft_options.heads);
-  f.train.heads_lr_scale = f.heads_lr / f.train.optimizer.lr;
 }
 
 // Turns flags into options and checks them; members of the session need the results before its body runs.
