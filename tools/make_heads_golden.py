@@ -4,7 +4,8 @@ usage: make_heads_golden.py OUT.json     (needs torch and transformers; run in t
 
 The base is tests/golden/families/llama. Weights and inputs follow a formula that the test repeats: value i of the tensor
 NAME is 0.15 sin(sum of NAME's bytes + 0.7 i), plus 1 for norms; input value i is sin(0.3 i) + 0.5 cos(0.011 i).
-Medusa's ResBlock is x + SiLU(Linear(x)) as in github.com/FasterDecoding/Medusa (medusa_model.py); the module is
+Medusa's ResBlock is x + SiLU(Linear(x)) as in github.com/FasterDecoding/Medusa (medusa_model.py), read out by the base's head
+(version 2) or by a matrix of the head's own (version 1); the module is
 DeepSeek-V3's (section 2.2) in the order of its released code: eh_proj(cat[enorm(embedding), hnorm(hidden)]), embedding
 zero at position 0, one decoder layer, shared_head.norm, the base's head; then used again on its own state.
 """
@@ -36,13 +37,17 @@ def rounded(tensor):
 i = torch.arange(ROWS * H, dtype=torch.float64)
 hidden = (torch.sin(0.3 * i) + 0.5 * torch.cos(0.011 * i)).to(torch.float32).reshape(ROWS, H)
 
-medusa = []
+medusa, medusa1 = [], []
 for k in range(HEADS):
     linear = torch.nn.Linear(H, H)
     with torch.no_grad():
         linear.weight.copy_(formula(f"{k}.0.linear.weight", (H, H)))
         linear.bias.copy_(formula(f"{k}.0.linear.bias", (H,)))
-        medusa.append(rounded(base.lm_head(hidden + torch.nn.functional.silu(linear(hidden)))))
+        features = hidden + torch.nn.functional.silu(linear(hidden))
+        medusa.append(rounded(base.lm_head(features)))
+        own = torch.nn.Linear(H, config.vocab_size, bias=False)
+        own.weight.copy_(formula(f"{k}.1.weight", (config.vocab_size, H)))
+        medusa1.append(rounded(own(features)))
 
 prefix = f"model.layers.{config.num_hidden_layers}."
 layer = LlamaDecoderLayer(config, 0).eval()
@@ -74,4 +79,4 @@ with torch.no_grad():
     first = module(hidden[None], tokens[0])
     second = module(first, tokens[1])
     mtp = [rounded(base.lm_head(norm(state))[0]) for state in (first, second)]
-json.dump({"medusa": medusa, "mtp": mtp}, open(sys.argv[1], "w"))
+json.dump({"medusa": medusa, "medusa1": medusa1, "mtp": mtp}, open(sys.argv[1], "w"))

@@ -8,6 +8,7 @@
 #include "cli/verbs.h"
 #include "grafts/grafts.h"
 #include "grafts/lora.h"
+#include "grafts/mtp.h"
 #include "io/model_cache.h"
 #include "io/quantize_model.h"
 
@@ -24,7 +25,20 @@ std::string WhyNotLora(const std::string& kind) {
   if (kind == "prefix") return "a prefix is keys and values in the cache, and no change of a linear";
   if (kind == "prompt") return "a prompt is rows before the text, and no change of a linear";
   if (kind == "ia3") return "IA3 scales every row of a matrix, which takes a term of full rank";
+  if (IsHeads(kind)) return "draft heads change no linear";
   return "a bottleneck adapter has an activation between its matrices, and is no change of a linear";
+}
+
+// A model file with the module in it.
+void ConvertMtp(const Flags& flags, MtpHeads& mtp) {
+  if (!flags.out.ends_with(".gguf")) Fail(ErrorCode::kUsage, flags.out, ": a base with its module is a .gguf file");
+  const std::string base = ResolveModel(flags.base), made = flags.out + ".base.gguf";
+  const bool directory = std::filesystem::is_directory(base);
+  if (directory) ConvertToGguf(base, made);
+  mtp.SaveWithBase(directory ? made : base, flags.out);
+  if (directory) std::filesystem::remove(made);
+  if (flags.output.json) return WriteJson({{"path", flags.out}, {"format", "gguf"}});
+  Note(flags.output, "wrote " + flags.out);
 }
 
 // An adapter in another dialect; the base says how many heads the rows belong to.
@@ -35,10 +49,11 @@ void ConvertAdapter(const Flags& flags) {
   ThreadPool pool(DefaultThreads());
   Transformer model(LoadWeights(pool, ResolveModel(flags.base)), pool);
   const std::unique_ptr<Graft> graft = LoadGraft(flags.in, model);
+  if (auto* const mtp = dynamic_cast<MtpHeads*>(graft.get()); mtp != nullptr) return ConvertMtp(flags, *mtp);
   const auto* const lora = dynamic_cast<const LoraGraft*>(graft.get());
   const std::string own = graft->kind() == "adapter" ? "adapterhub" : "peft";
   const std::string dialect = !flags.dialect.empty() ? flags.dialect : flags.out.ends_with(".gguf") ? "gguf" : own;
-  if (dialect == "gguf" != flags.out.ends_with(".gguf")) {
+  if ((dialect == "gguf") != flags.out.ends_with(".gguf")) {
     Fail(ErrorCode::kUsage, flags.out, ": dialect ", dialect, dialect == "gguf" ? " wants a" : " is a directory, no", " .gguf file");
   }
   if (lora == nullptr && dialect != own) {

@@ -63,9 +63,11 @@ std::unique_ptr<Drafter> MakeDrafters(const std::vector<std::string>& specs, con
   for (const std::string& text : specs.empty() ? std::vector<std::string>{"auto"} : specs) {
     if (text == "auto") {
       asked.insert(asked.end(), {"ngram", "recycle"});
+      const size_t untrained = asked.size();
       for (Graft* graft : target.state.grafts) {
         if (graft->heads() != nullptr) asked.push_back(graft->kind());
       }
+      if (asked.size() == untrained && !target.transformer.weights().mtp_source.empty()) asked.push_back("mtp");
     } else {
       asked.push_back(text);
     }

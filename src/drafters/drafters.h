@@ -41,7 +41,7 @@ struct DrafterEntry {
 const std::vector<DrafterEntry>& DrafterList();
 
 // The planner over the drafters that --draft asks for; "auto" stands for what needs no options and no training: ngram and
-// recycle, and for the heads that the request's grafts bring.
+// recycle, and for the heads that the request's grafts bring, or else the model itself.
 // Null for {"none"}. kUsage for an unknown drafter or option.
 std::unique_ptr<Drafter> MakeDrafters(const std::vector<std::string>& specs, const DrafterTarget& target);
 

@@ -20,7 +20,7 @@ class HeadsDrafter : public Drafter {
       : pool_(target.transformer.pool()),
         width_(target.transformer.config().hidden),
         compute_(target.compute),
-        owned_(LoadHeads(spec, target)),
+        owned_(OwnOrNamed(spec, target)),
         heads_(owned_ != nullptr ? *owned_->heads() : Carried(spec, target)),
         max_depth_(IntOption(spec, "max", heads_.chained() ? 2 * heads_.depths() : heads_.depths(), 1, 64)),
         choices_(static_cast<size_t>(IntOption(spec, "width", heads_.chained() ? 2 : 8, 1, 32))),
@@ -87,6 +87,13 @@ class HeadsDrafter : public Drafter {
   }
 
  private:
+  // The heads at the option `path`, else the model's own where no graft of the request brings any.
+  static std::unique_ptr<Graft> OwnOrNamed(const DrafterSpec& spec, const DrafterTarget& target) {
+    std::unique_ptr<Graft> named = LoadHeads(spec, target);
+    const bool own = spec.name == "mtp" && !target.transformer.weights().mtp_source.empty();
+    if (named != nullptr || !own || CarriedHeads(spec, target) != nullptr) return named;
+    return MtpHeads::LoadOwn(target.transformer);
+  }
   static Heads& Carried(const DrafterSpec& spec, const DrafterTarget& target) {
     if (Heads* const heads = CarriedHeads(spec, target); heads != nullptr) return *heads;
     Fail(ErrorCode::kUsage, "--draft ", spec.name, ": path=DIR is missing, and no --graft of the request brings such heads");

@@ -52,7 +52,7 @@ std::unique_ptr<Graft> ExitHead::Load(const std::string& path, Transformer& mode
   const int64_t layer = field->get<int64_t>();
   auto exit = std::unique_ptr<ExitHead>(new ExitHead(model, std::move(file), layer));
   const SafetensorsFile weights(path + kWeights);
-  exit->VisitParams([&](Parameter& param) { ReadHeadTensor(model.pool(), weights, param.name, param.value); });
+  exit->VisitParams([&](Parameter& param) { ReadHeadTensor(weights, param.name, param.value); });
   weights.CheckIntact();
   exit->AfterUpdate();
   return exit;

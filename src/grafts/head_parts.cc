@@ -127,17 +127,20 @@ HeadsFile ReadHeadsFile(const std::string& directory, const Transformer& model) 
   return file;
 }
 
-void ReadHeadTensor(ThreadPool& pool, const SafetensorsFile& file, const std::string& name, Tensor into) {
-  const Tensor* const stored = file.FindTensor(name);
-  if (stored == nullptr) Fail(ErrorCode::kData, file.path(), ": tensor ", name, " is missing");
+void ReadHeadTensor(const std::string& path, const std::string& name, const Tensor* stored, Tensor into) {
+  if (stored == nullptr) Fail(ErrorCode::kData, path, ": tensor ", name, " is missing");
   if (stored->rows() != into.rows() || stored->columns() != into.columns()) {
-    Fail(ErrorCode::kData, file.path(), ": tensor ", name, " is [", stored->rows(), ", ", stored->columns(),
+    Fail(ErrorCode::kData, path, ": tensor ", name, " is [", stored->rows(), ", ", stored->columns(),
          "], this base wants [", into.rows(), ", ", into.columns(), "]; are the heads for another base?");
   }
-  Tensor from = *stored;
-  from.rank = into.rank;
-  from.shape = into.shape;
-  Convert(pool, from, into);
+  if (stored->dtype == DType::kI32 || stored->dtype == DType::kI64) {
+    Fail(ErrorCode::kData, path, ": tensor ", name, " is of type ", Info(stored->dtype).name, ", weights are floats");
+  }
+  Dequantize(stored->dtype, stored->data, into.f32(), into.size());
+}
+
+void ReadHeadTensor(const SafetensorsFile& file, const std::string& name, Tensor into) {
+  ReadHeadTensor(file.path(), name, file.FindTensor(name), into);
 }
 
 }  // namespace cambium

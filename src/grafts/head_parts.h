@@ -80,6 +80,8 @@ void WriteHeadsFile(const std::string& directory, const HeadsFile& file);
 HeadsFile ReadHeadsFile(const std::string& directory, const Transformer& model);
 
 // Copies tensor `name` of the file to `into`; kData naming it and both shapes.
-void ReadHeadTensor(ThreadPool& pool, const SafetensorsFile& file, const std::string& name, Tensor into);
+// The overload takes what a file holds under that name; null: kData.
+void ReadHeadTensor(const std::string& path, const std::string& name, const Tensor* stored, Tensor into);
+void ReadHeadTensor(const SafetensorsFile& file, const std::string& name, Tensor into);
 
 }  // namespace cambium

@@ -88,10 +88,10 @@ std::unique_ptr<Graft> MedusaHeads::Load(const std::string& path, Transformer& m
     Head& head = graft->heads_[static_cast<size_t>(k)];
     for (int64_t j = 0; j < blocks; ++j) {
       ResBlock& block = head.blocks[static_cast<size_t>(j)];
-      ReadHeadTensor(model.pool(), file, BlockName(k, j) + ".weight", block.weight.param.value);
-      ReadHeadTensor(model.pool(), file, BlockName(k, j) + ".bias", block.bias.param.value);
+      ReadHeadTensor(file, BlockName(k, j) + ".weight", block.weight.param.value);
+      ReadHeadTensor(file, BlockName(k, j) + ".bias", block.bias.param.value);
     }
-    if (own) ReadHeadTensor(model.pool(), file, OwnName(k, blocks), head.own->param.value);
+    if (own) ReadHeadTensor(file, OwnName(k, blocks), head.own->param.value);
   }
   file.CheckIntact();
   graft->Pack(false);

@@ -73,6 +73,13 @@ class MtpHeads : public Heads {
   // A directory with mtp.safetensors, under DeepSeek's or Qwen's names (chained) or extra_heads.* (parallel).
   static std::unique_ptr<Graft> Load(const std::string& path, Transformer& model, float scale);
 
+  // The module in the model's own files (ModelWeights::mtp_source): a Hugging Face directory's, under either name, or the
+  // nextn tensors of a GGUF file.
+  static std::unique_ptr<Graft> LoadOwn(Transformer& model);
+  // Writes the GGUF file `base` with the module as one more block, named as llama.cpp does (blk.N.nextn.eh_proj ...).
+  // kUsage for parallel heads, for which GGUF has no place.
+  void SaveWithBase(const std::string& base, const std::string& out);
+
   std::string kind() const override { return "mtp"; }
   int64_t depths() const override { return depths_; }
   int64_t after_layer() const override { return chained_ ? -1 : model_.config().layers - 1; }

@@ -168,7 +168,10 @@ ordered_json ConfigJson(const GgufFile& file, const std::string& family, const s
   const Tensor* embedding = file.FindTensor("token_embd.weight");
   if (embedding == nullptr) Fail(ErrorCode::kData, file.path(), ": tensor token_embd.weight is missing");
   const bool tied = file.FindTensor("output.weight") == nullptr;
-  const uint64_t heads = get("attention.head_count"), hidden = get("embedding_length"), layers = get("block_count");
+  const uint64_t heads = get("attention.head_count"), hidden = get("embedding_length"), blocks = get("block_count");
+  const uint64_t modules = get("nextn_predict_layers", 0);
+  if (modules >= blocks) Fail(ErrorCode::kData, file.path(), ": ", dot, "block_count is ", blocks, ", nextn_predict_layers ", modules);
+  const uint64_t layers = blocks - modules;
   if (heads == 0) Fail(ErrorCode::kData, file.path(), ": ", dot, "attention.head_count is 0");
   ordered_json c = {
       {"model_type", family}, {"torch_dtype", dtype}, {"tie_word_embeddings", tied}, {"vocab_size", embedding->rows()}};
@@ -206,6 +209,7 @@ ordered_json ConfigJson(const GgufFile& file, const std::string& family, const s
             {"rms_norm_eps", number("attention.layer_norm_rms_epsilon")},
             {gemma ? "hidden_activation" : "hidden_act", gemma ? "gelu_pytorch_tanh" : "silu"},
             {"rope_theta", theta}});
+  if (modules > 0) c["num_nextn_predict_layers"] = modules;
   if (family != "qwen2") c["attention_bias"] = file.FindTensor("blk.0.attn_q.bias") != nullptr;
   if (const Tensor* divisors = file.FindTensor("rope_freqs.weight")) {
     c["rope_scaling"] = Llama3Scaling(file, *divisors, theta, static_cast<int64_t>(head_dim));
@@ -250,13 +254,14 @@ void ConvertToGguf(const std::string& directory, const std::string& out, const C
     WithTokenizerJson(tokenizer, [&](const TokenizerSpec& spec) { SetTokenizer(writer, spec, config.vocab); });
   }
   std::set<std::string> written;
-  uint32_t file_type = 0;
+  uint32_t file_type = 0, modules = 0;
   const std::vector<NamedTensor> tensors = source.tensors();
   for (const NamedTensor& tensor : tensors) {
-    const TensorRename rename = RenameTensor(config.family, ConvertDirection::kToGguf, tensor.name);
+    const TensorRename rename = RenameTensor(config.family, ConvertDirection::kToGguf, MtpTensorName(tensor.name, config.layers));
     if (rename.name.empty() || (config.tied_head && rename.name == "output.weight")) continue;
     if (!written.insert(rename.name).second)
       Fail(ErrorCode::kData, directory, ": tensor ", rename.name, " is there twice");
+    if (rename.name.ends_with(".nextn.eh_proj.weight")) ++modules;
     const Tensor view = *source.FindTensor(tensor.name);
     const bool matrix = view.rank == 2 && rename.name != "position_embd.weight";
     if (view.rank > 2 || view.size() == 0) Fail(ErrorCode::kData, directory, ": tensor ", tensor.name, " is no matrix");
@@ -285,6 +290,11 @@ void ConvertToGguf(const std::string& directory, const std::string& out, const C
     });
   }
   writer.Set("general.file_type", file_type);
+  if (modules > 0) {
+    const std::string arch = Architecture(config.family);
+    writer.Set(arch + ".block_count", static_cast<uint32_t>(config.layers) + modules);
+    writer.Set(arch + ".nextn_predict_layers", modules);
+  }
   writer.Write(out, [&](uint64_t done, uint64_t total) {
     source.CheckIntact();
     if (progress) progress(done, total);

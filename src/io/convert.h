@@ -30,6 +30,10 @@ enum class ConvertDirection : uint8_t { kToGguf, kToHuggingFace };
 // `family` is HfConfig's; an empty name means that the tensor is not part of the language model's weights.
 TensorRename RenameTensor(const std::string& family, ConvertDirection direction, const std::string& name);
 
+// A tensor of the module that predicts further tokens, under Qwen3-Next's name (mtp.fc ...), as DeepSeek-V3 calls it
+// (model.layers.{layers}.eh_proj ...); another name as it is.
+std::string MtpTensorName(const std::string& name, int64_t layers);
+
 // Divisors of RoPE's frequencies under "llama3" scaling, [head_dim / 2] (transformers, modeling_rope_utils.py).
 std::vector<float> Llama3RopeDivisors(double theta, int64_t head_dim, double factor, double low, double high,
                                       int64_t original_context);

@@ -2,6 +2,7 @@
 #include <cmath>
 #include <numbers>
 #include <span>
+#include <utility>
 
 #include "cambium/error.h"
 #include "io/convert.h"
@@ -19,7 +20,12 @@ constexpr Pair kLlamaLayer[] = {{"input_layernorm", "attn_norm"},    {"post_atte
                                 {"self_attn.v_proj", "attn_v"},      {"self_attn.o_proj", "attn_output"},
                                 {"self_attn.q_norm", "attn_q_norm"}, {"self_attn.k_norm", "attn_k_norm"},
                                 {"mlp.gate_proj", "ffn_gate"},       {"mlp.up_proj", "ffn_up"},
-                                {"mlp.down_proj", "ffn_down"}};
+                                {"mlp.down_proj", "ffn_down"},
+                                // A module that predicts further tokens (DeepSeek-V3), a block behind the last.
+                                {"eh_proj", "nextn.eh_proj"},        {"enorm", "nextn.enorm"},
+                                {"hnorm", "nextn.hnorm"},            {"embed_tokens", "nextn.embed_tokens"},
+                                {"shared_head.norm", "nextn.shared_head_norm"},
+                                {"shared_head.head", "nextn.shared_head_head"}};
 // Gemma's own come first, so that they hide Llama's.
 constexpr Pair kGemmaLayer[] = {{"post_attention_layernorm", "post_attention_norm"},
                                 {"pre_feedforward_layernorm", "ffn_norm"},
@@ -46,6 +52,20 @@ std::string Unwrapped(std::string name) {
 }
 
 }  // namespace
+
+std::string MtpTensorName(const std::string& name, int64_t layers) {
+  if (!name.starts_with("mtp.")) return name;
+  const std::string block = "model.layers." + std::to_string(layers) + ".";
+  constexpr std::string_view kLayer = "mtp.layers.0.";
+  if (name.starts_with(kLayer)) return block + name.substr(kLayer.size());
+  for (const auto& [qwen, deepseek] : {std::pair{"mtp.fc.weight", "eh_proj.weight"},
+                                       {"mtp.pre_fc_norm_embedding.weight", "enorm.weight"},
+                                       {"mtp.pre_fc_norm_hidden.weight", "hnorm.weight"},
+                                       {"mtp.norm.weight", "shared_head.norm.weight"}}) {
+    if (name == qwen) return block + deepseek;
+  }
+  return name;
+}
 
 TensorRename RenameTensor(const std::string& family, ConvertDirection direction, const std::string& original) {
   const bool to_gguf = direction == ConvertDirection::kToGguf;

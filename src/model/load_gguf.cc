@@ -95,6 +95,13 @@ ModelConfig ReadConfig(const GgufFile& file, TensorNames& names) {
          "; mixtures of experts are not supported");
   }
   c.layers = count(".block_count");
+  // The last blocks are modules that predict further tokens: no part of the trunk.
+  const int64_t modules = count(".nextn_predict_layers", 0);
+  if (modules >= c.layers && modules > 0) {
+    Fail(ErrorCode::kData, file.path(), ": ", arch, ".nextn_predict_layers is ", modules, ", ", arch, ".block_count is ",
+         c.layers);
+  }
+  c.layers -= modules;
   c.hidden = count(".embedding_length");
   c.ffn = count(".feed_forward_length");
   c.context = count(".context_length");
@@ -146,7 +153,11 @@ std::unique_ptr<ModelWeights> LoadGguf(ThreadPool& pool, const std::string& path
   TensorNames names;
   ModelConfig config = ReadConfig(file, names);
   CheckMemory(path, static_cast<int64_t>(file.size()));
-  return PackWeights(pool, std::move(config), names, GgufSource(file));
+  auto weights = PackWeights(pool, std::move(config), names, GgufSource(file));
+  const std::string block = "blk." + std::to_string(weights->config.layers);
+  const auto holds = [&](const char* name) { return file.FindTensor(block + name) != nullptr; };
+  if (holds(".nextn.eh_proj.weight") && !holds(".attn_q.bias")) weights->mtp_source = path;
+  return weights;
 }
 
 }  // namespace cambium

@@ -108,7 +108,13 @@ std::unique_ptr<ModelWeights> LoadHuggingFace(ThreadPool& pool, const std::strin
   int64_t bytes = 0;
   for (const NamedTensor& tensor : file.tensors()) bytes += static_cast<int64_t>(tensor.bytes);
   CheckMemory(directory, bytes);
-  return PackWeights(pool, std::move(config), names, SafetensorsSource(directory, file));
+  auto weights = PackWeights(pool, std::move(config), names, SafetensorsSource(directory, file));
+  const std::string block = "model.layers." + std::to_string(weights->config.layers) + ".";
+  const auto holds = [&](const std::string& name) { return file.FindTensor(name) != nullptr; };
+  const bool deepseek = holds(block + "eh_proj.weight") && !holds(block + "self_attn.q_proj.bias");
+  const bool qwen = holds("mtp.fc.weight") && !holds("mtp.layers.0.self_attn.q_proj.bias");
+  if (deepseek || qwen) weights->mtp_source = directory;
+  return weights;
 }
 
 }  // namespace cambium

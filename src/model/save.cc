@@ -23,6 +23,11 @@ void SaveGguf(ThreadPool& pool, const ModelWeights& weights, const std::string& 
   GgufWriter writer;
   for (const auto& [key, value] : file.metadata()) writer.Set(key, value);
   writer.Set("general.file_type", uint32_t{0});  // all F32
+  if (const std::string arch = file.Str("general.architecture"); file.Find(arch + ".nextn_predict_layers") != nullptr) {
+    // A module that predicts further tokens was not trained along and stays behind.
+    writer.Set(arch + ".block_count", static_cast<uint32_t>(weights.config.layers));
+    writer.Set(arch + ".nextn_predict_layers", uint32_t{0});
+  }
   if (const Tensor* divisors = file.FindTensor("rope_freqs.weight"); divisors != nullptr) {
     writer.AddTensor("rope_freqs.weight", *divisors);
   }

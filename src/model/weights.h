@@ -54,6 +54,8 @@ struct ModelWeights {
   std::vector<BlockWeights> blocks;
   NormWeights final_norm;
   PackedMatrix separate_head;  // empty if tied
+  // Where the model's own multi-token-prediction module is read from: the path of the model; empty if it has none.
+  std::string mtp_source;
   const PackedMatrix& head() const { return separate_head ? separate_head : embedding; }
   int64_t bytes() const;
 };
