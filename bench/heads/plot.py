@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """plot.py ACCURACY.svg SPEED.svg NAME=heads_report.json...: how often each depth's first guess was right, and the tokens
-per second that a tree of each size promises (expected tokens over the measured time of a pass with as many rows)."""
+per second that a tree of each size promises (expected tokens over the time of a pass with as many rows, which is the first
+report's for all, so that the curves differ by the heads alone)."""
 import json
 import sys
 
@@ -39,13 +40,15 @@ def chart(path, title, x_name, y_name, curves):
                    + "\n".join(out) + "\n</svg>\n")
 
 
-accuracy, speed = {}, {}
+accuracy, speed, pass_ms = {}, {}, {}
 for argument in sys.argv[3:]:
     name, path = argument.split("=", 1)
     with open(path) as file:
         report = json.load(file)
     accuracy[name] = [(d + 1, 100 * depth["ranks"][0]) for d, depth in enumerate(report["accuracy"])]
-    speed[name] = [(0, 1000 / report["pass_ms_1"])]
-    speed[name] += [(tree["nodes"], 1000 * tree["expected"] / tree["pass_ms"]) for tree in report["trees"]]
+    if not pass_ms:
+        pass_ms = {0: report["pass_ms_1"], **{tree["nodes"]: tree["pass_ms"] for tree in report["trees"]}}
+    speed[name] = [(0, 1000 / pass_ms[0])]
+    speed[name] += [(tree["nodes"], 1000 * tree["expected"] / pass_ms[tree["nodes"]]) for tree in report["trees"]]
 chart(sys.argv[1], "Accuracy of draft heads", "depth", "% of first guesses that are right", accuracy)
 chart(sys.argv[2], "Speed of draft trees", "nodes of the tree", "tokens/s expected, drafting not counted", speed)
