@@ -2,24 +2,16 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <cstdio>
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
-#include <numeric>
 
 #include "cambium/error.h"
-#include "decode/batch.h"
 #include "drafters/drafters.h"
 #include "drafters/tree_shape.h"
 #include "grafts/grafts.h"
-#include "grafts/merge.h"
 #include "grafts/mtp.h"
-#include "io/convert.h"
-#include "io/gguf.h"
-#include "io/gguf_writer.h"
-#include "io/safetensors.h"
-#include "tensor/quantize.h"
+#include "heads_testing.h"
 #include "tiny_model.h"
 #include "tiny_tokenizer.h"
 #include "train/trainer.h"
@@ -28,46 +20,6 @@ namespace cambium {
 namespace {
 
 namespace fs = std::filesystem;
-
-void Fill(Graft& graft, double size) {
-  graft.VisitParams([&](Parameter& p) {
-    const double sum = std::accumulate(p.name.begin(), p.name.end(), 0.0, [](double s, char c) {
-      return s + static_cast<unsigned char>(c);
-    });
-    const bool norm = p.name.find("norm") != std::string::npos;
-    for (int64_t i = 0; i < p.value.size(); ++i) {
-      p.value.f32()[i] = static_cast<float>(size * std::sin(sum + 0.7 * static_cast<double>(i)) + (norm ? 1 : 0));
-    }
-  });
-  graft.AfterUpdate();
-}
-
-// Logits of one depth over a text, as training runs it.
-struct Guess {
-  OwnedTensor features, state, logits;
-};
-Guess RunHeads(Heads& heads, ThreadPool& pool, int64_t depth, Tensor input, std::span<const int32_t> tokens) {
-  Workspace workspace;
-  const int64_t lengths[] = {input.rows()};
-  Guess guess{OwnedTensor({input.rows(), input.columns()}), OwnedTensor({input.rows(), input.columns()}),
-              OwnedTensor({input.rows(), heads.readout(depth).out()})};
-  heads.Forward({pool, workspace, Compute::kF32, nullptr}, depth, {input, tokens, lengths}, guess.features.view,
-                heads.chained() ? guess.state.view : Tensor());
-  const Product product[] = {{&heads.readout(depth), guess.logits.view}};
-  MatMul(pool, workspace, Compute::kF32, guess.features.view, product);
-  return guess;
-}
-
-double Furthest(Tensor logits, const nlohmann::json& golden) {
-  double worst = 0;
-  for (int64_t row = 0; row < logits.rows(); ++row) {
-    for (int64_t i = 0; i < logits.columns(); ++i) {
-      const double want = golden[static_cast<size_t>(row)][static_cast<size_t>(i)].get<double>();
-      worst = std::max(worst, std::fabs(want - static_cast<double>(logits.row(row)[i])));
-    }
-  }
-  return worst;
-}
 
 TEST(HeadsGolden, LogitsArePyTorchs) {
   ThreadPool pool(2);
@@ -311,17 +263,6 @@ TEST_P(HeadsOfKind, DraftingLeavesEveryTokenAsItIs) {
 INSTANTIATE_TEST_SUITE_P(Kinds, HeadsOfKind, testing::ValuesIn(kKinds),
                          [](const auto& info) { return std::string(info.param.name); });
 
-template <class F>
-void Refused(const std::string& says, const F& run) {
-  try {
-    run();
-    ADD_FAILURE() << "taken, but should say: " << says;
-  } catch (const Error& error) {
-    EXPECT_NE(std::string(error.what()).find(says), std::string::npos) << error.what();
-    EXPECT_EQ(std::string(error.what()).find('\n'), std::string::npos) << "one line";
-  }
-}
-
 TEST(HeadsFiles, WhatIsWrongIsNamed) {
   ThreadPool pool(1);
   Transformer model(TinyModel(pool, 7), pool);
@@ -464,211 +405,6 @@ TEST(HeadsBeside, WithoutWeightTheGraftIsThePlainOne) {
   }
 }
 
-
-// A model whose own files hold the module: under DeepSeek's and Qwen's names, and as GGUF's nextn tensors.
-class OwnModule : public testing::Test {
- protected:
-  OwnModule() : pool_(2), model_(LoadWeights(pool_, kBase), pool_) {
-    directory_ = (fs::temp_directory_path() / ("cambium_own_" + std::to_string(getpid()))).string();
-    fs::remove_all(directory_);
-    fs::create_directories(directory_);
-    GraftOptions options;
-    options.heads = 2;
-    module_ = MakeGraft("mtp", options, model_);
-    Fill(*module_, 0.15);
-    for (int64_t i = 0; i < hidden_.view.size(); ++i) {
-      const double x = static_cast<double>(i);
-      hidden_.view.f32()[i] = static_cast<float>(std::sin(0.3 * x) + 0.5 * std::cos(0.011 * x));
-    }
-    for (int32_t t = 0; t < 6; ++t) tokens_.push_back((7 * t + 11) % static_cast<int32_t>(model_.config().vocab));
-  }
-  ~OwnModule() override { fs::remove_all(directory_); }
-
-  // The base's directory with the module in the same file.
-  std::string WithModule(bool qwen) {
-    const std::string out = directory_ + (qwen ? "/qwen" : "/deepseek"), prefix = "model.layers.3.";
-    fs::create_directories(out);
-    fs::copy_file(kBase + "/config.json", out + "/config.json");
-    const SafetensorsFile base(kBase + "/model.safetensors");
-    std::vector<TensorToWrite> tensors;
-    for (const NamedTensor& tensor : base.tensors()) tensors.push_back({.name = tensor.name, .view = tensor.view});
-    const std::map<std::string, std::string> names = {{"eh_proj.weight", "mtp.fc.weight"},
-                                                      {"enorm.weight", "mtp.pre_fc_norm_embedding.weight"},
-                                                      {"hnorm.weight", "mtp.pre_fc_norm_hidden.weight"},
-                                                      {"shared_head.norm.weight", "mtp.norm.weight"}};
-    module_->VisitParams([&](Parameter& p) {
-      const std::string part = p.name.substr(prefix.size());
-      const auto found = names.find(part);
-      const std::string name = !qwen ? p.name : found != names.end() ? found->second : "mtp.layers.0." + part;
-      tensors.push_back({.name = name, .view = p.value});
-    });
-    WriteSafetensors(out + "/model.safetensors", std::move(tensors));
-    return out;
-  }
-  OwnedTensor Logits(Transformer& model, Graft& module) {
-    return std::move(RunHeads(*module.heads(), model.pool(), 0, hidden_.view, tokens_).logits);
-  }
-
-  const std::string kBase = std::string(CAMBIUM_TEST_DIR) + "/golden/families/llama";
-  ThreadPool pool_;
-  Transformer model_;
-  std::string directory_;
-  std::unique_ptr<Graft> module_;
-  OwnedTensor hidden_{OwnedTensor({6, 64})};
-  std::vector<int32_t> tokens_;
-};
-
-TEST_F(OwnModule, InADirectoryIsPyTorchs) {
-  std::ifstream file(std::string(CAMBIUM_TEST_DIR) + "/golden/heads.json");
-  const nlohmann::json golden = nlohmann::json::parse(file);
-  EXPECT_EQ(model_.weights().mtp_source, "");
-  for (const bool qwen : {false, true}) {
-    Transformer model(LoadWeights(pool_, WithModule(qwen)), pool_);
-    ASSERT_NE(model.weights().mtp_source, "");
-    const auto own = MtpHeads::LoadOwn(model);
-    EXPECT_LT(Furthest(Logits(model, *own).view, golden["mtp"][0]), 1e-4);
-    EXPECT_GT(Furthest(Logits(model, *own).view, golden["mtp"][1]), 1e-2) << "the comparison sees nothing";
-  }
-}
-
-TEST_F(OwnModule, InAGgufFileThereAndBack) {
-  // What the file stores exactly.
-  module_->VisitParams([](Parameter& p) {
-    OwnedTensor rounded(DType::kBF16, {p.value.size()});
-    Quantize(DType::kBF16, p.value.f32(), rounded.view.data, p.value.size());
-    Dequantize(DType::kBF16, rounded.view.data, p.value.f32(), p.value.size());
-  });
-  module_->AfterUpdate();
-  const std::string base = directory_ + "/base.gguf", out = directory_ + "/out.gguf", converted = directory_ + "/dir.gguf";
-  ConvertToGguf(kBase, base);
-  dynamic_cast<MtpHeads&>(*module_).SaveWithBase(base, out);
-  ConvertToGguf(WithModule(true), converted);
-  const OwnedTensor want = Logits(model_, *module_), trunk = ExactLogits(model_, {}, tokens_);
-  for (const std::string& path : {out, converted}) {
-    const GgufFile file(path);
-    EXPECT_EQ(file.U64("llama.block_count"), 4u);
-    EXPECT_EQ(file.U64("llama.nextn_predict_layers"), 1u);
-    for (const char* name : {"eh_proj", "enorm", "hnorm", "shared_head_norm"}) {
-      EXPECT_NE(file.FindTensor(std::string("blk.3.nextn.") + name + ".weight"), nullptr) << name;
-    }
-    Transformer model(LoadWeights(pool_, path), pool_);
-    EXPECT_EQ(model.config().layers, 3);
-    EXPECT_EQ(Compare(ExactLogits(model, {}, tokens_).view, trunk.view).largest, 0) << "the trunk is as it was";
-    const auto own = MtpHeads::LoadOwn(model);
-    EXPECT_EQ(Compare(Logits(model, *own).view, want.view).largest, 0);
-  }
-  EXPECT_EQ(MtpHeads::LoadOwn(*std::make_unique<Transformer>(LoadWeights(pool_, out), pool_))->heads()->depths(), 2);
-  ConvertToHuggingFace(converted, directory_ + "/back", DType::kF32);
-  Transformer back(LoadWeights(pool_, directory_ + "/back"), pool_);
-  EXPECT_EQ(back.config().layers, 3);
-  EXPECT_EQ(Compare(Logits(back, *MtpHeads::LoadOwn(back)).view, want.view).largest, 0);
-
-  // A second module takes the first one's place.
-  dynamic_cast<MtpHeads&>(*module_).SaveWithBase(out, directory_ + "/again.gguf");
-  EXPECT_EQ(fs::file_size(directory_ + "/again.gguf"), fs::file_size(out));
-}
-
-TEST_F(OwnModule, DraftsWithoutAGraftAndChangesNoToken) {
-  Transformer model(LoadWeights(pool_, WithModule(false)), pool_);
-  const Tokenizer tokenizer = TinyTokenizer();
-  KvCache kv(model.config(), DType::kF16, 256);
-  DecodeState state{kv.NewSequence(), {}, {}};
-  const auto answer = [&](Transformer& target, Drafter* drafter) {
-    Sampler sampler(SamplingOptions{});
-    DecodeRequest request;
-    request.prompt = tokens_;
-    request.max_tokens = 40;
-    request.context = 128;
-    return Generate(target, kv, state, sampler, drafter, request);
-  };
-  const std::vector<int32_t> plain = answer(model, nullptr).tokens;
-  for (const std::vector<std::string>& asked : {std::vector<std::string>{"mtp"}, std::vector<std::string>{}}) {
-    const auto drafter = MakeDrafters(asked, {model, kv, state, tokenizer, Compute::kInt8, 128});
-    EXPECT_EQ(answer(model, drafter.get()).tokens, plain);
-  }
-  const auto entry = std::ranges::find_if(DrafterList(), [](const auto& e) { return e.name == std::string("mtp"); });
-  const DecodeResult drafted = answer(model, entry->make({"mtp", {}}, {model, kv, state, tokenizer, Compute::kInt8, 128}).get());
-  EXPECT_EQ(drafted.tokens, plain);
-  EXPECT_GT(drafted.counters.num_draft_tokens, 0);
-  Refused("--draft mtp: path=DIR is missing", [&] {
-    MakeDrafters({"mtp"}, {model_, kv, state, tokenizer, Compute::kInt8, 128});
-  });
-}
-
-TEST_F(OwnModule, WhatIsWrongIsNamed) {
-  const std::string base = directory_ + "/base.gguf", out = directory_ + "/out.gguf";
-  ConvertToGguf(kBase, base);
-  GraftOptions options;
-  options.parallel = true;
-  const auto parallel = MakeGraft("mtp", options, model_);
-  Refused("not for parallel heads", [&] { dynamic_cast<MtpHeads&>(*parallel).SaveWithBase(base, out); });
-  const GgufFile file(base);
-  GgufWriter writer;
-  for (const auto& [key, value] : file.metadata()) writer.Set(key, value);
-  writer.Set("llama.nextn_predict_layers", uint32_t{3});
-  for (const NamedTensor& tensor : file.tensors()) writer.AddTensor(tensor.name, tensor.view);
-  writer.Write(out);
-  Refused("llama.nextn_predict_layers is 3, llama.block_count is 3", [&] { LoadWeights(pool_, out); });
-  GgufWriter lacking;
-  for (const auto& [key, value] : file.metadata()) lacking.Set(key, value);
-  lacking.Set("llama.block_count", uint32_t{4});
-  lacking.Set("llama.nextn_predict_layers", uint32_t{1});
-  for (const NamedTensor& tensor : file.tensors()) lacking.AddTensor(tensor.name, tensor.view);
-  const OwnedTensor narrow({64, 64});
-  lacking.AddTensor("blk.3.nextn.eh_proj.weight", narrow.view);
-  for (const char* name : {"enorm", "hnorm"}) lacking.AddTensor(std::string("blk.3.nextn.") + name + ".weight", narrow.view.Rows(0, 1));
-  lacking.Write(out);
-  Transformer model(LoadWeights(pool_, out), pool_);
-  Refused("tensor blk.3.nextn.eh_proj.weight is [64, 64], this base wants [64, 128]", [&] { MtpHeads::LoadOwn(model); });
-}
-
-TEST(GenerateBatch, AnswersAreThoseOfOneAtATime) {
-  ThreadPool pool(2);
-  Transformer model(TinyModel(pool, 5), pool);
-  GraftOptions options;
-  options.length = 3;
-  options.init_ids = {4, 5, 6};
-  const auto prefix = MakeGraft("prefix", options, model);
-  BatchRequest request;
-  request.grafts = {prefix.get()};
-  request.max_tokens = 30;
-  request.context = 48;
-  request.width = 3;
-  request.prefill_rows = 20;
-  request.is_end = [](int32_t token) { return token % 16 == 7; };
-  for (int32_t i = 0; i < 8; ++i) {
-    std::vector<int32_t>& prompt = request.prompts.emplace_back();
-    for (int32_t j = 0; j < 2 + i * 5; ++j) prompt.push_back((i * 11 + j * 7) % 61);
-  }
-  for (const float temperature : {0.0f, 1.0f}) {
-    request.sampling.temperature = temperature;
-    request.sampling.seed = 3;
-    std::vector<std::vector<int32_t>> answers(request.prompts.size());
-    request.on_answer = [&](size_t prompt, const std::vector<int32_t>& tokens) { answers[prompt] = tokens; };
-    GenerateBatch(model, request);
-    size_t ended = 0;
-    for (size_t i = 0; i < answers.size(); ++i) {
-      KvCache kv(model.config(), DType::kF16, 256);
-      DecodeState state{kv.NewSequence(), {}, {}};
-      state.Restart(model, kv, request.grafts);
-      Sampler sampler(request.sampling);
-      DecodeRequest one;
-      one.prompt = request.prompts[i];
-      one.max_tokens = request.max_tokens;
-      one.context = request.context + state.prefix;
-      one.is_end = request.is_end;
-      const DecodeResult result = Generate(model, kv, state, sampler, nullptr, one);
-      if (result.reason == StopReason::kEnd) {
-        ASSERT_FALSE(answers[i].empty());
-        EXPECT_TRUE(request.is_end(answers[i].back()));
-        answers[i].pop_back();
-        ++ended;
-      }
-      EXPECT_EQ(answers[i], result.tokens) << "prompt " << i << ", temperature " << temperature;
-    }
-    if (temperature > 0) EXPECT_GT(ended, 0u) << "no answer ends";
-  }
-}
 
 TEST(BestTree, TakesTheLikeliestNodesFirst) {
   const std::vector<std::vector<double>> accuracy = {{0.6, 0.2}, {0.5, 0.1}};

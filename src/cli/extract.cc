@@ -95,9 +95,7 @@ void RunExtract(const Flags& flags) {
   }
   Transformer base(LoadWeights(pool, base_path), pool), tuned(LoadWeights(pool, tuned_path), pool);
   const WeightDelta delta(base, tuned.weights(), flags.rank, flags.energy);
-  std::error_code error;
-  fs::create_directories(flags.out, error);
-  if (error) Fail(ErrorCode::kResource, flags.out, ": cannot make the directory: ", error.message());
+  MakeDirectories(flags.out);
   std::vector<TensorToWrite> whole = delta.Whole();
   if (whole.empty() && delta.spectra().empty())
     Fail(ErrorCode::kData, flags.tuned, ": the same weights as ", flags.base);

@@ -73,7 +73,7 @@ std::unique_ptr<Drafter> MakeDrafters(const std::vector<std::string>& specs, con
     }
   }
   for (const std::string& text : asked) {
-    DrafterSpec spec = ParseDrafterSpec(text);
+    const DrafterSpec spec = ParseDrafterSpec(text);
     if (spec.name == "none") {
       if (specs.size() > 1) Fail(ErrorCode::kUsage, "--draft none stands alone");
       return nullptr;

@@ -95,9 +95,7 @@ void AdapterConfig::Refuse(const std::string& field, const std::string& why) con
 }
 
 void WriteAdapterConfig(const std::string& directory, const nlohmann::json& config) {
-  std::error_code error;
-  std::filesystem::create_directories(directory, error);
-  if (error) Fail(ErrorCode::kResource, directory, ": cannot make the directory: ", error.message());
+  MakeDirectories(directory);
   AtomicFile file(directory + "/adapter_config.json");
   file.Write(config.dump(2) + "\n");
   file.Commit();

@@ -59,13 +59,7 @@ std::unique_ptr<Graft> ExitHead::Load(const std::string& path, Transformer& mode
 }
 
 void ExitHead::Save(const std::string& path) {
-  std::error_code error;
-  std::filesystem::create_directories(path, error);
-  if (error) Fail(ErrorCode::kResource, path, ": cannot make the directory: ", error.message());
-  std::vector<TensorToWrite> tensors;
-  VisitParams([&](Parameter& param) { tensors.push_back({.name = param.name, .view = param.value}); });
-  WriteSafetensors(path + kWeights, std::move(tensors), {{"format", "pt"}});
-  WriteHeadsFile(path, file_);
+  SaveHeads(*this, path, kWeights, file_);
 }
 
 void ExitHead::Forward(const GraftContext& c, int64_t, const HeadStep& step, Tensor features, Tensor) {

@@ -90,7 +90,11 @@ void ResBlock::Backward(const GraftContext& c, Tensor x, Tensor dy) {
   c.workspace.Release(mark);
 }
 
-void WriteHeadsFile(const std::string& directory, const HeadsFile& file) {
+void SaveHeads(Graft& heads, const std::string& directory, const char* weights, const HeadsFile& file) {
+  MakeDirectories(directory);
+  std::vector<TensorToWrite> tensors;
+  heads.VisitParams([&](Parameter& param) { tensors.push_back({.name = param.name, .view = param.value}); });
+  WriteSafetensors(directory + weights, std::move(tensors), {{"format", "pt"}});
   nlohmann::ordered_json json = {{"kind", file.kind},
                                  {"base_model_name_or_path", file.base},
                                  {"hidden_size", file.hidden},

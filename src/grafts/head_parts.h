@@ -75,7 +75,8 @@ struct HeadsFile {
   std::vector<int32_t> end_tokens;      // of the base's tokenizer
   nlohmann::json more = nlohmann::json::object();
 };
-void WriteHeadsFile(const std::string& directory, const HeadsFile& file);
+// Writes the parameters to directory + weights (a safetensors file) and heads.json; kResource.
+void SaveHeads(Graft& heads, const std::string& directory, const char* weights, const HeadsFile& file);
 // kData naming file, field and both values where it is not for this model. An absent file gives defaults.
 HeadsFile ReadHeadsFile(const std::string& directory, const Transformer& model);
 

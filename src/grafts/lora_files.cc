@@ -43,9 +43,7 @@ bool IsUnset(const nlohmann::json& value) {
 }  // namespace
 
 void LoraGraft::SavePeft(const std::string& path) const {
-  std::error_code error;
-  std::filesystem::create_directories(path, error);
-  if (error) Fail(ErrorCode::kResource, path, ": cannot make the directory: ", error.message());
+  MakeDirectories(path);
   std::vector<TensorToWrite> tensors;
   std::vector<Factors> factors;
   std::set<std::string> names;

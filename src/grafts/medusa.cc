@@ -99,12 +99,7 @@ std::unique_ptr<Graft> MedusaHeads::Load(const std::string& path, Transformer& m
 }
 
 void MedusaHeads::Save(const std::string& path) {
-  std::error_code error;
-  std::filesystem::create_directories(path, error);
-  if (error) Fail(ErrorCode::kResource, path, ": cannot make the directory: ", error.message());
-  std::vector<TensorToWrite> tensors;
-  VisitParams([&](Parameter& param) { tensors.push_back({.name = param.name, .view = param.value}); });
-  WriteSafetensors(path + kWeights, std::move(tensors), {{"format", "pt"}});
+  SaveHeads(*this, path, kWeights, file_);
   const nlohmann::ordered_json config = {{"base_model_name_or_path", file_.base},
                                          {"medusa_num_heads", depths()},
                                          {"medusa_num_layers", heads_.front().blocks.size()},
@@ -112,7 +107,6 @@ void MedusaHeads::Save(const std::string& path) {
   AtomicFile out(path + "/config.json");
   out.Write(config.dump(2) + "\n");
   out.Commit();
-  WriteHeadsFile(path, file_);
 }
 
 void MedusaHeads::Forward(const GraftContext& c, int64_t depth, const HeadStep& step, Tensor features, Tensor) {

@@ -200,13 +200,7 @@ void MtpHeads::SaveWithBase(const std::string& base, const std::string& out) {
 }
 
 void MtpHeads::Save(const std::string& path) {
-  std::error_code error;
-  std::filesystem::create_directories(path, error);
-  if (error) Fail(ErrorCode::kResource, path, ": cannot make the directory: ", error.message());
-  std::vector<TensorToWrite> tensors;
-  VisitParams([&](Parameter& param) { tensors.push_back({.name = param.name, .view = param.value}); });
-  WriteSafetensors(path + kWeights, std::move(tensors), {{"format", "pt"}});
-  WriteHeadsFile(path, file_);
+  SaveHeads(*this, path, kWeights, file_);
 }
 
 void MtpHeads::VisitParams(const std::function<void(Parameter&)>& visit) {

@@ -15,6 +15,12 @@
 
 namespace cambium {
 
+void MakeDirectories(const std::string& path) {
+  std::error_code error;
+  std::filesystem::create_directories(path, error);
+  if (error) Fail(ErrorCode::kResource, path, ": cannot make the directory: ", error.message());
+}
+
 AtomicFile::AtomicFile(std::string path) : path_(std::move(path)), temporary_(path_ + ".tmp-XXXXXX") {
   descriptor_ = mkostemp(temporary_.data(), O_CLOEXEC);
   if (descriptor_ < 0) Fail(ErrorCode::kResource, path_, ": cannot create: ", std::strerror(errno));

@@ -7,6 +7,9 @@
 
 namespace cambium {
 
+// Makes the directory and those above it, where they are missing; kResource.
+void MakeDirectories(const std::string& path);
+
 // Writes `path` whole or not at all: the bytes go to a temporary file beside it, which Commit() syncs and renames over
 // it. Without Commit the temporary file is removed, and an older `path` (which may be mapped) stays as it was.
 // Failures are kResource.

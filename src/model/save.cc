@@ -83,9 +83,7 @@ void SaveHuggingFace(ThreadPool& pool, const ModelWeights& weights, const std::s
 
 std::string SaveWeights(ThreadPool& pool, const ModelWeights& weights, const std::string& base,
                         const std::string& directory) {
-  std::error_code error;
-  fs::create_directories(directory, error);
-  if (error) Fail(ErrorCode::kResource, directory, ": cannot make the directory: ", error.message());
+  MakeDirectories(directory);
   if (fs::is_directory(base)) {
     SaveHuggingFace(pool, weights, base, directory);
     return directory;

@@ -24,12 +24,6 @@ constexpr const char* kTensors = "tensors.safetensors";
 constexpr const char* kState = "state.json";
 constexpr const char* kManifest = "manifest.json";
 
-void MakeDirectories(const std::string& path) {
-  std::error_code error;
-  fs::create_directories(path, error);
-  if (error) Fail(ErrorCode::kResource, path, ": cannot make the directory: ", error.message());
-}
-
 void SyncDirectory(const std::string& path) {
   const int descriptor = open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   if (descriptor < 0 || fsync(descriptor) != 0) {
