@@ -9,11 +9,8 @@
 #include <numeric>
 #include <vector>
 
-#include "base/isa.h"
 #include "base/random.h"
-#include "base/simd_targets.h"
-#include "hwy/highway.h"
-#include "hwy/targets.h"
+#include "isa_testing.h"
 #include "ops/panel.h"
 #include "tensor/half.h"
 #include "tensor/quantize.h"
@@ -26,21 +23,7 @@ constexpr DType kQuantized[] = {DType::kQ8_0, DType::kQ4_0, DType::kQ4_1, DType:
 constexpr DType kAll[] = {DType::kF32,  DType::kF16,  DType::kBF16, DType::kQ8_0, DType::kQ4_0, DType::kQ4_1,
                           DType::kQ5_0, DType::kQ5_1, DType::kQ4_K, DType::kQ5_K, DType::kQ6_K};
 
-// Runs f once for each instruction set of this machine.
-template <class F>
-void ForEachIsa(const F& f) {
-  hwy::SetSupportedTargetsForTest(0);
-  const int64_t supported = hwy::SupportedTargets() | HWY_EMU128;
-  for (const int64_t target : {HWY_AVX3_DL, HWY_AVX2, HWY_EMU128}) {
-    if ((supported & target) == 0) continue;
-    hwy::SetSupportedTargetsForTest(target);
-    hwy::GetChosenTarget().DeInit();
-    SCOPED_TRACE(IsaName());
-    f();
-  }
-  hwy::SetSupportedTargetsForTest(0);
-  hwy::GetChosenTarget().DeInit();
-}
+using testing::ForEachIsa;
 
 // A weight matrix as a file stores it, of random bits with scales of ordinary size, and its values.
 struct Weights {
@@ -365,6 +348,7 @@ TEST(Isa, TakesTheNamesItKnows) {
   apply("");
   unsetenv("CAMBIUM_ISA");
   hwy::SetSupportedTargetsForTest(0);
+  AllowAmx(true);
   hwy::GetChosenTarget().DeInit();
 }
 

@@ -5,29 +5,14 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <functional>
 #include <string>
 #include <vector>
 
 #include "base/random.h"
-#include "base/simd_targets.h"
-#include "hwy/highway.h"
+#include "isa_testing.h"
 #include "tensor/buffer.h"
 
 namespace cambium::testing {
-
-// Calls f once for every SIMD target that this machine can run and the library was built for.
-inline void ForEachIsa(const std::function<void()>& f) {
-  for (const int64_t target : {HWY_AVX3_DL, HWY_AVX2, HWY_EMU128, HWY_SCALAR}) {
-    if ((hwy::SupportedTargets() & HWY_TARGETS & target) == 0) continue;
-    SCOPED_TRACE(hwy::TargetName(target));
-    hwy::SetSupportedTargetsForTest(target);
-    hwy::GetChosenTarget().Update(hwy::SupportedTargets());
-    f();
-    hwy::SetSupportedTargetsForTest(0);
-    hwy::GetChosenTarget().Update(hwy::SupportedTargets());
-  }
-}
 
 // Normal numbers; `stream` picks a sequence.
 inline std::vector<float> RandomFloats(int64_t count, uint64_t stream, double scale = 1.0) {

@@ -1,5 +1,11 @@
 #include "base/isa.h"
 
+#if defined(__linux__) && defined(__x86_64__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
+#include <atomic>
 #include <cstdlib>
 #include <string_view>
 
@@ -15,29 +21,52 @@ struct Isa {
   const char* name;
   int64_t target;
 };
-constexpr Isa kIsas[] = {{"avx3_dl", HWY_AVX3_DL}, {"avx2", HWY_AVX2}, {"emu128", HWY_EMU128}};
+constexpr Isa kIsas[] = {{"amx", HWY_AVX3_DL}, {"avx3_dl", HWY_AVX3_DL}, {"avx2", HWY_AVX2}, {"emu128", HWY_EMU128}};
+
+std::atomic<bool> amx_allowed = true;
+
+// Tiles are a state of 8 KiB that Linux saves only for processes that ask (Documentation/arch/x86/xstate.rst).
+bool RequestTiles() {
+#if defined(SYS_arch_prctl) && defined(__x86_64__)
+  constexpr int kRequestPermission = 0x1023, kTileData = 18;
+  return __builtin_cpu_supports("amx-int8") && __builtin_cpu_supports("amx-bf16") &&
+         __builtin_cpu_supports("avx512bf16") && syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+#else
+  return false;
+#endif
+}
 
 }  // namespace
+
+bool HasAmx() {
+  static const bool granted = RequestTiles();
+  return granted && amx_allowed && (hwy::SupportedTargets() & HWY_AVX3_DL) != 0;
+}
+
+void AllowAmx(bool allow) { amx_allowed = allow; }
 
 void ApplyIsaFromEnv() {
   const char* value = std::getenv("CAMBIUM_ISA");
   if (value == nullptr || *value == '\0') return;
   for (const Isa& isa : kIsas) {
     if (std::string_view(value) != isa.name) continue;
+    const bool tiles = &isa == kIsas;
     hwy::SetSupportedTargetsForTest(0);
-    if ((hwy::SupportedTargets() & isa.target) == 0) {
+    AllowAmx(tiles);
+    if ((hwy::SupportedTargets() & isa.target) == 0 || (tiles && !HasAmx())) {
       Fail(ErrorCode::kUsage, "CAMBIUM_ISA: this CPU cannot run ", value);
     }
     hwy::SetSupportedTargetsForTest(isa.target);
     hwy::GetChosenTarget().DeInit();  // tables already chosen are chosen again
     return;
   }
-  Fail(ErrorCode::kUsage, "CAMBIUM_ISA: '", value, "' is not one of avx3_dl, avx2, emu128");
+  Fail(ErrorCode::kUsage, "CAMBIUM_ISA: '", value, "' is not one of amx, avx3_dl, avx2, emu128");
 }
 
 const char* IsaName() {
   const int64_t supported = hwy::SupportedTargets();
   for (const Isa& isa : kIsas) {
+    if (&isa == kIsas && !HasAmx()) continue;
     if ((supported & isa.target) != 0) return isa.name;
   }
   return "emu128";
