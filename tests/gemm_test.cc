@@ -12,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "base/isa.h"
 #include "base/random.h"
 #include "ops/gemm_isa.h"
 #include "tensor/quantize.h"
@@ -87,14 +88,32 @@ OwnedTensor Filled(int64_t rows, int64_t columns, float value) {
   return tensor;
 }
 
-// Every instruction set that this build and machine have.
-class EveryIsa : public testing::TestWithParam<int64_t> {
- protected:
-  void SetUp() override { hwy::SetSupportedTargetsForTest(GetParam()); }
-  void TearDown() override { hwy::SetSupportedTargetsForTest(0); }
+// Every instruction set that this build and machine have; AMX is beside AVX3_DL.
+struct Set {
+  int64_t target;
+  bool amx;
 };
-INSTANTIATE_TEST_SUITE_P(Gemm, EveryIsa, testing::ValuesIn(hwy::SupportedAndGeneratedTargets()),
-                         [](const auto& info) { return std::string(hwy::TargetName(info.param)); });
+class EveryIsa : public testing::TestWithParam<Set> {
+ protected:
+  void SetUp() override { Use(GetParam().target, GetParam().amx); }
+  void TearDown() override { Use(0, true); }
+
+ private:
+  static void Use(int64_t target, bool amx) {
+    hwy::SetSupportedTargetsForTest(target);
+    hwy::GetChosenTarget().DeInit();
+    AllowAmx(amx);
+  }
+};
+std::vector<Set> Sets() {
+  std::vector<Set> sets;
+  for (const int64_t target : hwy::SupportedAndGeneratedTargets()) sets.push_back({target, false});
+  if (HasAmx()) sets.push_back({HWY_AVX3_DL, true});
+  return sets;
+}
+INSTANTIATE_TEST_SUITE_P(Gemm, EveryIsa, testing::ValuesIn(Sets()), [](const auto& info) {
+  return std::string(info.param.amx ? "AMX" : hwy::TargetName(info.param.target));
+});
 
 struct Shape {
   int64_t m, n, k;
@@ -161,7 +180,8 @@ TEST_P(EveryIsa, GemmMatchesTheDefinition) {
 
 // A chain of fused multiply-adds, which few rows, streaming the weights, compute as well.
 TEST_P(EveryIsa, MatMulUnderF32IsOneChainOfMultiplyAdds) {
-  if (GetParam() != HWY_AVX2 && GetParam() != HWY_AVX3_DL) GTEST_SKIP() << "no fused multiply-add on this target";
+  if (GetParam().target != HWY_AVX2 && GetParam().target != HWY_AVX3_DL)
+    GTEST_SKIP() << "no fused multiply-add on this target";
   ThreadPool pool(2);
   Workspace workspace;
   for (const Shape& shape : kShapes) {
@@ -181,7 +201,8 @@ TEST_P(EveryIsa, MatMulUnderF32IsOneChainOfMultiplyAdds) {
   }
 }
 
-// The head's gradient sums over the vocabulary: thousands of small terms beside a large one, which one fp32 chain loses.
+// The head's gradient sums over the vocabulary: thousands of small terms beside a large one, which one fp32 chain
+// loses.
 TEST_P(EveryIsa, LongSumsOfABackwardKeepTheirSmallTerms) {
   ThreadPool pool(2);
   Workspace workspace;

@@ -13,6 +13,7 @@ template <class F>
 void ForEachIsa(const F& f) {
   const auto reset = [] {
     hwy::SetSupportedTargetsForTest(0);
+    hwy::GetChosenTarget().DeInit();
     AllowAmx(true);
   };
   const auto try_set = [&](int64_t target, bool amx) {
@@ -27,7 +28,6 @@ void ForEachIsa(const F& f) {
   try_set(HWY_AVX3_DL, true);
   for (const int64_t target : {HWY_AVX3_DL, HWY_AVX2, HWY_EMU128}) try_set(target, false);
   reset();
-  hwy::GetChosenTarget().DeInit();
 }
 
 }  // namespace cambium::testing

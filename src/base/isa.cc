@@ -40,7 +40,11 @@ bool RequestTiles() {
 
 bool HasAmx() {
   static const bool granted = RequestTiles();
-  return granted && amx_allowed && (hwy::SupportedTargets() & HWY_AVX3_DL) != 0;
+  if (!granted || !amx_allowed) return false;
+  // Highway remembers the choice; asking the CPU anew costs microseconds under a hypervisor.
+  hwy::ChosenTarget& chosen = hwy::GetChosenTarget();
+  if (!chosen.IsInitialized()) chosen.Update(hwy::SupportedTargets());
+  return int64_t{1} << chosen.GetIndex() == HWY_CHOSEN_TARGET_SHIFT(HWY_AVX3_DL);
 }
 
 void AllowAmx(bool allow) { amx_allowed = allow; }
@@ -52,6 +56,7 @@ void ApplyIsaFromEnv() {
     if (std::string_view(value) != isa.name) continue;
     const bool tiles = &isa == kIsas;
     hwy::SetSupportedTargetsForTest(0);
+    hwy::GetChosenTarget().DeInit();
     AllowAmx(tiles);
     if ((hwy::SupportedTargets() & isa.target) == 0 || (tiles && !HasAmx())) {
       Fail(ErrorCode::kUsage, "CAMBIUM_ISA: this CPU cannot run ", value);

@@ -11,18 +11,16 @@ namespace cambium {
 namespace {
 
 using gemm::Isa;
+using gemm::kMaxMr;
+using gemm::kMaxNr;
 using gemm::kPanelColumns;
 using gemm::Source;
 using gemm::Tile;
 
 // A k block of an a panel fits L1, a tile of b (kTileColumns wide) a good part of L2. Blocks start at multiples of 32:
 // of quantised blocks, of bf16 pairs, of two weight panels.
-constexpr int64_t kBlockWords = 512;
 constexpr int64_t kTileColumns = 96;
 constexpr int64_t kKUnit = 32;
-// A tile of b is packed once for a row block, so a row block has hundreds of rows where there are that many.
-constexpr int64_t kRowBlock = 768;
-constexpr int64_t kMinRowBlock = 256;
 constexpr int64_t kEnoughTasks = 16;
 // Floats of decoded weights that wait to be packed.
 constexpr int64_t kScratch = 2 * kTileColumns * gemm::kPanelColumns;
@@ -51,8 +49,8 @@ struct Job {
 
 // Packs lines [line, line + lines) by k into panels of `width` lines, `panel_words` apart. Where k runs across the
 // lines of memory, it advances in steps over all panels, so that each stretch of memory is read once, while it is near.
-void PackDense(const Isa& isa, const Operand& operand, int64_t line, int64_t lines, int64_t k0, int64_t k, int width,
-               int stride, int64_t panel_words, uint32_t* panels) {
+void PackDense(const Isa& isa, const gemm::Packing& packing, const Operand& operand, int64_t line, int64_t lines,
+               int64_t k0, int64_t k, int width, int stride, int64_t panel_words, uint32_t* panels) {
   const Tensor& t = operand.dense;
   const int64_t line_stride = t.columns(), element = Info(t.dtype).bytes;
   const int64_t step = operand.k_minor ? k : kKUnit;
@@ -61,7 +59,7 @@ void PackDense(const Isa& isa, const Operand& operand, int64_t line, int64_t lin
       const int64_t first = line + done;
       const int64_t offset = operand.k_minor ? first * line_stride + k0 : (k0 + i) * line_stride + first;
       const Source source{t.as<uint8_t>() + offset * element, t.dtype, line_stride, t.size() - offset};
-      (operand.k_minor ? isa.pack_k_minor : isa.pack_k_major)(
+      (operand.k_minor ? packing.k_minor : packing.k_major)(
           source, static_cast<int>(std::min<int64_t>(width, lines - done)), std::min(step, k - i), stride,
           panels + done / width * panel_words + i / isa.k_per_word * stride);
     }
@@ -83,8 +81,8 @@ void PackWeights(const Isa& isa, const Operand& operand, int64_t column, int64_t
       const uint8_t* from = panel(column / kPanelColumns + p);
       uint32_t* to = panels + p * panel_words;
       if (element != 0) {
-        isa.pack_k_major({from + k0 * kPanelColumns * element, dtype, kPanelColumns, k * kPanelColumns}, kPanelColumns,
-                         k, kPanelColumns, to);
+        isa.b.k_major({from + k0 * kPanelColumns * element, dtype, kPanelColumns, k * kPanelColumns}, kPanelColumns, k,
+                      kPanelColumns, to);
         continue;
       }
       if (isa.exact) {
@@ -95,8 +93,8 @@ void PackWeights(const Isa& isa, const Operand& operand, int64_t column, int64_t
       for (int64_t i = 0; i < k; i += kStep) {
         const int64_t count = std::min(kStep, k - i);
         DecodePanel(dtype, w.in(), from, k0 + i, count, scratch);
-        isa.pack_k_major({scratch, DType::kF32, kPanelColumns, count * kPanelColumns}, kPanelColumns, count,
-                         kPanelColumns, to + i / isa.k_per_word * kPanelColumns);
+        isa.b.k_major({scratch, DType::kF32, kPanelColumns, count * kPanelColumns}, kPanelColumns, count, kPanelColumns,
+                      to + i / isa.k_per_word * kPanelColumns);
       }
     }
     return;
@@ -115,8 +113,7 @@ void PackWeights(const Isa& isa, const Operand& operand, int64_t column, int64_t
     }
     for (int64_t p = 0; p < end_panel; ++p) {
       const int lines = static_cast<int>(std::min<int64_t>(kPanelColumns, columns - p * kPanelColumns));
-      isa.pack_k_minor(source, lines, count, kPanelColumns,
-                       panels + p * panel_words + i / isa.k_per_word * kPanelColumns);
+      isa.b.k_minor(source, lines, count, kPanelColumns, panels + p * panel_words + i / isa.k_per_word * kPanelColumns);
       source.data = static_cast<const uint8_t*>(source.data) +
                     kPanelColumns * kPanelColumns * (element != 0 ? element : int64_t{sizeof(float)});
     }
@@ -128,7 +125,7 @@ void PackColumns(const Isa& isa, const Operand& operand, int64_t column, int64_t
   if (operand.kind != Operand::kDense) {
     return PackWeights(isa, operand, column, columns, k0, k, panel_words, panels, scratch);
   }
-  PackDense(isa, operand, column, columns, k0, k, kPanelColumns, kPanelColumns, panel_words, panels);
+  PackDense(isa, isa.b, operand, column, columns, k0, k, kPanelColumns, kPanelColumns, panel_words, panels);
 }
 
 struct Plan {
@@ -196,7 +193,6 @@ class Destination {
   }
 
  private:
-  static constexpr int kMaxMr = 16, kMaxNr = 32;
   int64_t Offset(int64_t stride, int64_t row, int64_t column) const {
     return job_.transposed ? column * stride + row : row * stride + column;
   }
@@ -211,7 +207,7 @@ class Destination {
 // The k blocks of a product: equal multiples of kKUnit, the last one shorter.
 struct KBlocks {
   KBlocks(const Isa& isa, int64_t k) {
-    const int64_t most = kBlockWords * isa.k_per_word;
+    const int64_t most = isa.block_words * isa.k_per_word;
     count = std::max<int64_t>(1, Ceil(k, most));
     size = std::max<int64_t>(1, Ceil(Ceil(k, count), kKUnit)) * kKUnit;
     count = std::max<int64_t>(1, Ceil(k, size));
@@ -230,7 +226,7 @@ void Run(ThreadPool& pool, Workspace& workspace, const Plan& plan, std::span<con
 
   // Panels of a by chunks of k blocks and of rows, [block][panel][words][a_stride].
   const int64_t chunk_blocks =
-      std::clamp<int64_t>(kPackedWords / (std::min(all_panels, kRowBlock / isa.mr) * a_panel), 1, blocks.count);
+      std::clamp<int64_t>(kPackedWords / (std::min(all_panels, isa.row_block / isa.mr) * a_panel), 1, blocks.count);
   const int64_t chunk_panels = std::clamp<int64_t>(kPackedWords / (chunk_blocks * a_panel), 1, all_panels);
   uint32_t* packed_a = workspace.Array<uint32_t>(chunk_blocks * chunk_panels * a_panel);
 
@@ -243,10 +239,10 @@ void Run(ThreadPool& pool, Workspace& workspace, const Plan& plan, std::span<con
   for (int64_t panel0 = 0; panel0 < all_panels; panel0 += chunk_panels) {
     const int64_t panels = std::min(chunk_panels, all_panels - panel0);
     const int64_t chunk_rows = std::min(panels * isa.mr, plan.rows - panel0 * isa.mr);
-    const int64_t most_blocks = std::max<int64_t>(1, chunk_rows / kMinRowBlock);
+    const int64_t most_blocks = std::max<int64_t>(1, 3 * chunk_rows / isa.row_block);
     const int64_t row_blocks =
-        std::clamp<int64_t>(Ceil(kEnoughTasks, column_tiles), Ceil(chunk_rows, kRowBlock + isa.mr),
-                            std::max(most_blocks, Ceil(chunk_rows, kRowBlock + isa.mr)));
+        std::clamp<int64_t>(Ceil(kEnoughTasks, column_tiles), Ceil(chunk_rows, isa.row_block + isa.mr),
+                            std::max(most_blocks, Ceil(chunk_rows, isa.row_block + isa.mr)));
     const int64_t block_panels = Ceil(panels, row_blocks);
 
     for (int64_t block0 = 0; block0 < blocks.count; block0 += chunk_blocks) {
@@ -257,8 +253,8 @@ void Run(ThreadPool& pool, Workspace& workspace, const Plan& plan, std::span<con
         const int64_t lines = std::min(std::min(kPackPanels, panels - p) * isa.mr, plan.rows - row);
         for (int64_t b = block0; b < block_end; ++b) {
           const int64_t k0 = b * blocks.size;
-          PackDense(isa, plan.a, row, lines, k0, std::min(blocks.size, plan.k - k0), isa.mr, isa.a_stride, a_panel,
-                    packed_a + ((b - block0) * panels + p) * a_panel);
+          PackDense(isa, isa.a, plan.a, row, lines, k0, std::min(blocks.size, plan.k - k0), isa.mr, isa.a_stride,
+                    a_panel, packed_a + ((b - block0) * panels + p) * a_panel);
         }
       });
       pool.Run(column_tiles * row_blocks, [&](int64_t task, int thread) {
@@ -272,7 +268,7 @@ void Run(ThreadPool& pool, Workspace& workspace, const Plan& plan, std::span<con
         uint32_t* tile_b = thread_words + thread * (tile_words + kScratch);
         float* scratch = reinterpret_cast<float*>(tile_b + tile_words);
         if (first_panel >= end_panel) return;
-
+        if (isa.begin != nullptr) isa.begin();
         for (int64_t b = block0; b < block_end; ++b) {
           const int64_t k0 = b * blocks.size;
           const int64_t k = std::min(blocks.size, plan.k - k0);
@@ -293,6 +289,7 @@ void Run(ThreadPool& pool, Workspace& workspace, const Plan& plan, std::span<con
             }
           }
         }
+        if (isa.end != nullptr) isa.end();
       });
     }
   }
@@ -351,7 +348,7 @@ void Gemm(ThreadPool& pool, Workspace& workspace, Compute compute, bool transpos
   const Isa& isa = IsaFor(compute);
   Operand left{.dense = a, .k_minor = !transpose_a}, right{.dense = b, .k_minor = transpose_b};
   // A thin result is computed as its transpose, so that its long side fills the vector lanes; the chains are the same.
-  const bool swap = n < kPanelColumns && m > n;
+  const bool swap = n < kPanelColumns && m > n && (transpose_a || !isa.across_rows);
   if (swap) std::swap(left, right);
   const Plan plan{.isa = isa, .a = left, .rows = swap ? n : m, .k = k, .alpha = alpha, .beta = beta};
   Job job{.b = right, .columns = swap ? m : n, .c = c.f32(), .c_stride = n, .transposed = swap};

@@ -1,3 +1,4 @@
+#include "base/isa.h"
 #include "base/simd_targets.h"
 #include "ops/gemm_isa.h"
 
@@ -276,10 +277,19 @@ void PackKMajor(const Source& source, int lines, int64_t k, int stride, uint32_t
 }
 
 const Isa* FindIsa(bool round) {
-  static constexpr Isa kExact{
-      kMr, kNr, kAStride, 1, true, &RunTile, &RunFinish, &PackKMinor<false>, &PackKMajor<false>};
-  static constexpr Isa kRounded{
-      kMr, kNr, kAStride, 1, false, &RunTile, &RunFinish, &PackKMinor<true>, &PackKMajor<true>};
+  static constexpr auto kTable = [](bool exact, Packing packing) {
+    return Isa{.mr = kMr,
+               .nr = kNr,
+               .a_stride = kAStride,
+               .k_per_word = 1,
+               .exact = exact,
+               .tile = &RunTile,
+               .finish = &RunFinish,
+               .a = packing,
+               .b = packing};
+  };
+  static constexpr Isa kExact = kTable(true, {&PackKMinor<false>, &PackKMajor<false>});
+  static constexpr Isa kRounded = kTable(false, {&PackKMinor<true>, &PackKMajor<true>});
   return round ? &kRounded : &kExact;
 }
 
@@ -296,7 +306,7 @@ const Isa& F32Isa() { return *HWY_DYNAMIC_DISPATCH(FindIsa)(false); }
 
 const Isa& BF16Isa() {
   const Isa& rounded = *HWY_DYNAMIC_DISPATCH(FindIsa)(true);
-  const Isa* native = NativeBF16Isa(rounded);
+  const Isa* native = HasAmx() ? AmxBF16Isa(rounded) : NativeBF16Isa(rounded);
   return native != nullptr ? *native : rounded;
 }
 

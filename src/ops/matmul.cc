@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/isa.h"
 #include "base/simd_targets.h"
 #include "hwy/targets.h"
 #include "ops/gemm.h"
@@ -128,7 +129,7 @@ std::vector<PanelRange> CutPanels(int64_t panels, int threads) {
 // y rows [row_begin, row_end) of the given panels.
 void MultiplyPanels(const KernelTable& kernels, std::span<const Product> products, const Activations& activations,
                     int64_t in, int64_t rows, int64_t row_begin, int64_t row_end, PanelRange range) {
-  const int64_t group = kernels.max_rows;
+  const int64_t group = activations.pairs != nullptr ? kernels.max_pair_rows : kernels.max_rows;
   int64_t first = 0;  // of this product, in the count through all products
   for (const Product& product : products) {
     const PackedMatrix& w = *product.w;
@@ -174,7 +175,8 @@ void MultiplyAll(ThreadPool& pool, const KernelTable& kernels, std::span<const P
   int64_t panels = 0;
   for (const Product& product : products) panels += Panels(product.w->out());
   const std::vector<PanelRange> ranges = CutPanels(panels, pool.threads());
-  const int64_t group = kernels.max_rows, count = static_cast<int64_t>(ranges.size());
+  const int64_t group = activations.pairs != nullptr ? kernels.max_pair_rows : kernels.max_rows;
+  const int64_t count = static_cast<int64_t>(ranges.size());
   const int64_t row_bytes = activations.x8 != nullptr ? in / kBlock * static_cast<int64_t>(sizeof(ActBlock)) : in * 4;
   const int64_t chunk = std::max<int64_t>(1, kChunkBytes / std::max<int64_t>(1, group * row_bytes)) * group;
   pool.Run((rows + chunk - 1) / chunk * count, [&](int64_t task, int) {
@@ -191,7 +193,13 @@ const KernelTable& Kernels() {
   hwy::ChosenTarget& chosen = hwy::GetChosenTarget();
   if (!chosen.IsInitialized()) chosen.Update(hwy::SupportedTargets());
   const int64_t best = int64_t{1} << chosen.GetIndex();
-  if (best == HWY_CHOSEN_TARGET_SHIFT(HWY_AVX3_DL)) return kAvx512Kernels;
+  static const KernelTable tiles = [] {
+    KernelTable table = kAvx512Kernels;
+    table.bf16 = BF16Tiles;
+    table.max_pair_rows = kBF16TileRows;
+    return table;
+  }();
+  if (best == HWY_CHOSEN_TARGET_SHIFT(HWY_AVX3_DL)) return HasAmx() ? tiles : kAvx512Kernels;
   if (best == HWY_CHOSEN_TARGET_SHIFT(HWY_AVX2)) return kAvx2Kernels;
 #endif
   return kPortableKernels;

@@ -259,7 +259,7 @@ void ToBF16Pairs(const float* x, int64_t in, uint32_t* to) noexcept {
   for (int64_t k = 0; k < in; k += 32) {
     const __m512 low = _mm512_maskz_loadu_ps(FirstLanes(in - k), x + k);
     const __m512 high = _mm512_maskz_loadu_ps(FirstLanes(in - k - 16), x + k + 16);
-    _mm512_mask_storeu_epi32(to + k / 2, FirstLanes(BF16Words(in - k)), (__m512i)_mm512_cvtne2ps_pbh(high, low));
+    _mm512_storeu_si512(to + k / 2, (__m512i)_mm512_cvtne2ps_pbh(high, low));
   }
 }
 
@@ -269,7 +269,7 @@ void BF16Rows(const PanelCall& call) noexcept {
                                                            21, 6,  22, 7,  23, 8,  24, 9,  25, 10, 26,
                                                            11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
   const __m512i interleave = _mm512_load_si512(kInterleave);
-  const int64_t words = BF16Words(call.in);
+  const int64_t words = (call.in + 1) / 2, stride = BF16Words(call.in);
   __m512 y[kRows];
 #pragma GCC unroll 8
   for (int r = 0; r < kRows; ++r) y[r] = _mm512_setzero_ps();
@@ -281,7 +281,7 @@ void BF16Rows(const PanelCall& call) noexcept {
     const __m512bh w = (__m512bh)_mm512_permutexvar_epi16(interleave, halves);
 #pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r) {
-      const __m512bh x = (__m512bh)_mm512_set1_epi32(static_cast<int>(call.pairs[r * words + k]));
+      const __m512bh x = (__m512bh)_mm512_set1_epi32(static_cast<int>(call.pairs[r * stride + k]));
       y[r] = _mm512_dpbf16_ps(y[r], x, w);
     }
   }
@@ -321,7 +321,7 @@ void Quantize(const float* x, int64_t blocks, ActBlock* to, int64_t stride) noex
 
 }  // namespace
 
-const KernelTable kAvx512Kernels = {kMaxRows, Quantize, Int8, F32, Decode, ToBF16Pairs, BF16};
+const KernelTable kAvx512Kernels = {kMaxRows, Quantize, Int8, F32, Decode, ToBF16Pairs, BF16, kMaxRows};
 
 }  // namespace cambium
 HWY_POP_ATTRIBUTES

@@ -17,13 +17,13 @@ struct ActBlock {
 };
 static_assert(sizeof(ActBlock) == 48);
 
-// Words of a row in bf16 pairs: two inputs a word, the earlier one in the low half, zero behind an odd last one.
-constexpr int64_t BF16Words(int64_t in) { return (in + 1) / 2; }
+// Words of a row in bf16 pairs: two inputs a word, the earlier one in the low half, zeros up to a multiple of 16 words.
+constexpr int64_t BF16Words(int64_t in) { return (in + 31) / 32 * 16; }
 
 // One panel times a group of rows: y[row][output] = sum over inputs in one fixed order, then + bias.
 struct PanelCall {
   DType dtype;
-  int rows;  // of this group, at most KernelTable::max_rows
+  int rows;  // of this group, at most KernelTable::max_rows, for bf16 kernels max_pair_rows
   const uint8_t* panel;
   const PanelLayout* layout;
   int64_t in;
@@ -39,7 +39,7 @@ struct PanelCall {
 
 // The kernels of one instruction set. Whatever `rows` is, an output's sum has the same order: for int8 kernels blocks
 // of 32 inputs ascending, for f32 kernels one multiply-add chain over the inputs ascending, from zero, for bf16 kernels
-// one such chain over the pairs.
+// one such chain over the pairs, the dense product's (gemm_isa.h).
 struct KernelTable {
   int max_rows;
   void (*quantize)(const float* x, int64_t blocks, ActBlock* to, int64_t stride) noexcept;  // stride in ActBlocks
@@ -50,7 +50,10 @@ struct KernelTable {
   // bf16 panels, if the set multiplies bf16 pairs, else null; to be called only where the CPU has avx512_bf16.
   void (*to_pairs)(const float* x, int64_t in, uint32_t* to) noexcept;
   void (*bf16)(const PanelCall& call) noexcept;
+  int max_pair_rows = 0;
 };
+void BF16Tiles(const PanelCall& call) noexcept;  // bf16 of up to kBF16TileRows rows on AMX, where HasAmx()
+inline constexpr int kBF16TileRows = 32;
 extern const KernelTable kAvx512Kernels, kAvx2Kernels, kPortableKernels;
 
 // The best that the machine has and CAMBIUM_ISA allows.
