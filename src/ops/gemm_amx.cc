@@ -9,6 +9,7 @@
 
 #include <immintrin.h>
 
+#include <algorithm>
 #include <cstring>
 
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // g++ 12 on its own AVX-512 header (GCC bug 105593)
@@ -127,33 +128,78 @@ void PackRowsKMajor(const Source& source, int lines, int64_t k, int /*stride*/, 
   }
 }
 
-// The sums of a panel [in][16 outputs] of bf16 and the row pairs of a call: RunTile's, word for word.
+// The word at `at` of 16 columns of a panel [in][16 outputs] of bf16, zero behind its end.
+__m512i PanelWord(const PanelCall& call, int64_t at) {
+  const int64_t left = call.in - 2 * at;  // inputs
+  const __mmask8 mask = left >= 2 ? 0xFF : left == 1 ? 0x0F : 0;
+  return _mm512_permutexvar_epi16(Interleave(), _mm512_maskz_loadu_epi64(mask, call.panel + 64 * at));
+}
+
+__m512i PanelWord(const uint8_t* line, bool prefetch) {
+  if (prefetch) _mm_prefetch(line + 12288, _MM_HINT_T0);
+  return _mm512_permutexvar_epi16(Interleave(), _mm512_load_si512(line));
+}
+
+void PairPanel(const PanelCall& call, int64_t word, uint32_t* to) {
+  if (word * 2 + 32 <= call.in) {
+    const uint8_t* from = call.panel + word * 64;
+#pragma GCC unroll 16
+    for (int i = 0; i < kEdge; ++i) _mm512_store_si512(to + i * kEdge, PanelWord(from + 64 * i, call.prefetch));
+    return;
+  }
+  for (int i = 0; i < kEdge; ++i) _mm512_store_si512(to + i * kEdge, PanelWord(call, word + i));
+}
+
+// TDPBF16PS in fp32, bit for bit: products of bf16 are exact, so each chain is one of fused multiply-adds. For one or
+// two rows, whose tiles would wait for their own sums longer than for the weights.
+template <int kRows>
+void SumPanelByFma(const PanelCall& call, float* sums) {
+  const unsigned control = _mm_getcsr();
+  _mm_setcsr(control | 0x8040);  // denormals are zero, as they are for tiles
+  const int64_t stride = BF16Words(call.in);
+  const __m512i upper = _mm512_set1_epi32(static_cast<int>(0xffff0000u));
+  __m512 y[kRows];
+  for (__m512& sum : y) sum = _mm512_setzero_ps();
+  for (int64_t word = 0; word < stride; word += kEdge) {
+    __m512 even[kRows], odd[kRows];
+    for (int r = 0; r < kRows; ++r) even[r] = odd[r] = _mm512_setzero_ps();
+    const auto step = [&](int64_t at, __m512i w) __attribute__((always_inline)) {
+      const __m512 low = _mm512_castsi512_ps(_mm512_slli_epi32(w, 16));
+      const __m512 high = _mm512_castsi512_ps(_mm512_and_si512(w, upper));
+      for (int r = 0; r < kRows; ++r) {
+        const __m512i x = _mm512_set1_epi32(static_cast<int>(call.pairs[r * stride + at]));
+        even[r] = _mm512_fmadd_ps(_mm512_castsi512_ps(_mm512_slli_epi32(x, 16)), low, even[r]);
+        odd[r] = _mm512_fmadd_ps(_mm512_castsi512_ps(_mm512_and_si512(x, upper)), high, odd[r]);
+      }
+    };
+    if (word * 2 + 32 <= call.in) {
+      const uint8_t* from = call.panel + word * 64;
+#pragma GCC unroll 16
+      for (int i = 0; i < kEdge; ++i) step(word + i, PanelWord(from + 64 * i, call.prefetch));
+    } else {
+      for (int i = 0; i < kEdge; ++i) step(word + i, PanelWord(call, word + i));
+    }
+    for (int r = 0; r < kRows; ++r) y[r] = _mm512_add_ps(y[r], _mm512_add_ps(even[r], odd[r]));
+  }
+  for (int r = 0; r < kRows; ++r) _mm512_store_ps(sums + r * kPanel, y[r]);
+  _mm_setcsr(control);
+}
+
+// The sums of a panel and the row pairs of a call: RunTile's, word for word.
 template <bool kLower>
 void SumPanel(const PanelCall& call, float* sums) {
-  alignas(64) uint32_t words[4][kEdge * kEdge];  // in turn, so that a tile's stores are done when it is loaded
-  const __m512i interleave = Interleave();
-  const int64_t stride = BF16Words(call.in), lines = (call.in + 1) / 2;
+  // Words are paired two steps before their tile is loaded, so that its stores are done.
+  constexpr int kSlots = 4, kEarly = 2;
+  alignas(64) uint32_t words[kSlots][kEdge * kEdge];
+  const int64_t stride = BF16Words(call.in), steps = stride / kEdge;
   _tile_zero(0);
   if constexpr (kLower) _tile_zero(2);
-  for (int64_t word = 0; word < lines; word += kEdge) {
-    uint32_t* b = words[word / kEdge % 4];
-    const uint8_t* from = call.panel + word * 64;
-    if (word * 2 + 32 <= call.in) {
-#pragma GCC unroll 16
-      for (int i = 0; i < kEdge; ++i) {
-        if (call.prefetch) _mm_prefetch(from + 64 * i + 12288, _MM_HINT_T0);
-        _mm512_store_si512(b + i * kEdge, _mm512_permutexvar_epi16(interleave, _mm512_load_si512(from + 64 * i)));
-      }
-    } else {
-      for (int i = 0; i < kEdge; ++i) {
-        const int64_t left = call.in - 2 * (word + i);  // inputs
-        const __m512i halves = _mm512_maskz_loadu_epi64(left >= 2 ? 0xFF : left == 1 ? 0x0F : 0, from + 64 * i);
-        _mm512_store_si512(b + i * kEdge, _mm512_permutexvar_epi16(interleave, halves));
-      }
-    }
-    _tile_loadd(4, call.pairs + word, stride * 4);
-    if constexpr (kLower) _tile_loadd(5, call.pairs + kEdge * stride + word, stride * 4);
-    _tile_loadd(6, b, kRowBytes);
+  for (int64_t i = 0; i < std::min<int64_t>(kEarly, steps); ++i) PairPanel(call, i * kEdge, words[i]);
+  for (int64_t i = 0; i < steps; ++i) {
+    if (i + kEarly < steps) PairPanel(call, (i + kEarly) * kEdge, words[(i + kEarly) % kSlots]);
+    _tile_loadd(4, call.pairs + i * kEdge, stride * 4);
+    if constexpr (kLower) _tile_loadd(5, call.pairs + kEdge * stride + i * kEdge, stride * 4);
+    _tile_loadd(6, words[i % kSlots], kRowBytes);
     _tile_dpbf16ps(0, 4, 6);
     if constexpr (kLower) _tile_dpbf16ps(2, 5, 6);
   }
@@ -167,11 +213,15 @@ void SumPanel(const PanelCall& call, float* sums) {
 namespace cambium {
 
 void BF16Tiles(const PanelCall& call) noexcept {
-  const gemm::TileConfig config(call.rows);
-  _tile_loadconfig(&config);
   alignas(64) float sums[kBF16TileRows * kPanel];
-  call.rows > gemm::kEdge ? gemm::SumPanel<true>(call, sums) : gemm::SumPanel<false>(call, sums);
-  _tile_release();
+  if (call.rows <= 2) {
+    call.rows == 1 ? gemm::SumPanelByFma<1>(call, sums) : gemm::SumPanelByFma<2>(call, sums);
+  } else {
+    const gemm::TileConfig config(call.rows);
+    _tile_loadconfig(&config);
+    call.rows > gemm::kEdge ? gemm::SumPanel<true>(call, sums) : gemm::SumPanel<false>(call, sums);
+    _tile_release();
+  }
   const __mmask16 mask = gemm::FirstLanes(call.outputs);
   const __m512 bias = call.bias != nullptr ? _mm512_maskz_loadu_ps(mask, call.bias) : _mm512_setzero_ps();
   for (int r = 0; r < call.rows; ++r) {
