@@ -150,27 +150,22 @@ void PairPanel(const PanelCall& call, int64_t word, uint32_t* to) {
   for (int i = 0; i < kEdge; ++i) _mm512_store_si512(to + i * kEdge, PanelWord(call, word + i));
 }
 
-// TDPBF16PS in fp32, bit for bit: products of bf16 are exact, so each chain is one of fused multiply-adds. For one or
-// two rows, whose tiles would wait for their own sums longer than for the weights.
-template <int kRows>
-void SumPanelByFma(const PanelCall& call, float* sums) {
+// TDPBF16PS in fp32, bit for bit: products of bf16 are exact, so each chain is one of fused multiply-adds. For one row,
+// whose tile would wait for its own sums longer than for the weights.
+__m512 SumRowByFma(const PanelCall& call) {
   const unsigned control = _mm_getcsr();
   _mm_setcsr(control | 0x8040);  // denormals are zero, as they are for tiles
-  const int64_t stride = BF16Words(call.in);
+  const int64_t words = BF16Words(call.in);
   const __m512i upper = _mm512_set1_epi32(static_cast<int>(0xffff0000u));
-  __m512 y[kRows];
-  for (__m512& sum : y) sum = _mm512_setzero_ps();
-  for (int64_t word = 0; word < stride; word += kEdge) {
-    __m512 even[kRows], odd[kRows];
-    for (int r = 0; r < kRows; ++r) even[r] = odd[r] = _mm512_setzero_ps();
+  __m512 y = _mm512_setzero_ps();
+  for (int64_t word = 0; word < words; word += kEdge) {
+    __m512 even = _mm512_setzero_ps(), odd = _mm512_setzero_ps();
     const auto step = [&](int64_t at, __m512i w) __attribute__((always_inline)) {
-      const __m512 low = _mm512_castsi512_ps(_mm512_slli_epi32(w, 16));
-      const __m512 high = _mm512_castsi512_ps(_mm512_and_si512(w, upper));
-      for (int r = 0; r < kRows; ++r) {
-        const __m512i x = _mm512_set1_epi32(static_cast<int>(call.pairs[r * stride + at]));
-        even[r] = _mm512_fmadd_ps(_mm512_castsi512_ps(_mm512_slli_epi32(x, 16)), low, even[r]);
-        odd[r] = _mm512_fmadd_ps(_mm512_castsi512_ps(_mm512_and_si512(x, upper)), high, odd[r]);
-      }
+      const __m512i x = _mm512_set1_epi32(static_cast<int>(call.pairs[at]));
+      even = _mm512_fmadd_ps(_mm512_castsi512_ps(_mm512_slli_epi32(x, 16)),
+                             _mm512_castsi512_ps(_mm512_slli_epi32(w, 16)), even);
+      odd = _mm512_fmadd_ps(_mm512_castsi512_ps(_mm512_and_si512(x, upper)),
+                            _mm512_castsi512_ps(_mm512_and_si512(w, upper)), odd);
     };
     if (word * 2 + 32 <= call.in) {
       const uint8_t* from = call.panel + word * 64;
@@ -179,10 +174,10 @@ void SumPanelByFma(const PanelCall& call, float* sums) {
     } else {
       for (int i = 0; i < kEdge; ++i) step(word + i, PanelWord(call, word + i));
     }
-    for (int r = 0; r < kRows; ++r) y[r] = _mm512_add_ps(y[r], _mm512_add_ps(even[r], odd[r]));
+    y = _mm512_add_ps(y, _mm512_add_ps(even, odd));
   }
-  for (int r = 0; r < kRows; ++r) _mm512_store_ps(sums + r * kPanel, y[r]);
   _mm_setcsr(control);
+  return y;
 }
 
 // The sums of a panel and the row pairs of a call: RunTile's, word for word.
@@ -214,8 +209,8 @@ namespace cambium {
 
 void BF16Tiles(const PanelCall& call) noexcept {
   alignas(64) float sums[kBF16TileRows * kPanel];
-  if (call.rows <= 2) {
-    call.rows == 1 ? gemm::SumPanelByFma<1>(call, sums) : gemm::SumPanelByFma<2>(call, sums);
+  if (call.rows == 1) {
+    _mm512_store_ps(sums, gemm::SumRowByFma(call));
   } else {
     const gemm::TileConfig config(call.rows);
     _tile_loadconfig(&config);
