@@ -153,7 +153,8 @@ class Destination {
     sums_stride_ = job.sums == nullptr ? job.c_stride : job.transposed ? plan.rows : job.columns;
   }
 
-  void Run(Tile tile, int64_t row, int64_t column) const {
+  // Completes `tile`; a copy would wait until the stores of the tile before are done.
+  void Run(Tile& tile, int64_t row, int64_t column) const {
     float* sums = sums_ + Offset(sums_stride_, row, column);
     float* c = job_.c + Offset(job_.c_stride, row, column);
     const bool whole = !job_.transposed && (tile.columns == isa_.nr || 2 * tile.columns == isa_.nr);
@@ -279,13 +280,13 @@ void Run(ThreadPool& pool, Workspace& workspace, const Plan& plan, std::span<con
             const uint32_t* panel_a = packed_a + ((b - block0) * panels + p) * a_panel;
             const int rows = static_cast<int>(std::min<int64_t>(isa.mr, plan.rows - row));
             for (int64_t j = 0; j < columns; j += isa.nr) {
-              to.Run({.words = Ceil(k, isa.k_per_word),
-                      .a = panel_a,
-                      .b = tile_b + j / kPanelColumns * b_panel,
-                      .b_panel = b_panel,
-                      .rows = rows,
-                      .columns = static_cast<int>(std::min<int64_t>(isa.nr, columns - j))},
-                     row, column0 + j);
+              Tile tile{.words = Ceil(k, isa.k_per_word),
+                        .a = panel_a,
+                        .b = tile_b + j / kPanelColumns * b_panel,
+                        .b_panel = b_panel,
+                        .rows = rows,
+                        .columns = static_cast<int>(std::min<int64_t>(isa.nr, columns - j))};
+              to.Run(tile, row, column0 + j);
             }
           }
         }
