@@ -328,6 +328,49 @@ TEST_P(EveryIsa, ProductsWithWeightsMatchTheDefinition) {
   }
 }
 
+// Every count of rows, through each edge of a tile and of a register block; the sums carried over three k blocks.
+TEST_P(EveryIsa, AnyNumberOfRowsHasTheSameBits) {
+  constexpr int64_t kRows = 70, kOut = 53, kIn = 1312;
+  ThreadPool one(1), two(2), three(3);
+  Workspace workspace;
+  const Weights w(one, DType::kQ4_1, kOut, kIn, 21);
+  const Matrix x(DType::kF32, kRows, kIn, 22), b(DType::kBF16, kIn, kOut, 24);
+  OwnedTensor y({kRows, kOut}), c = Filled(kRows, kOut, 0.5f);
+  const Product whole{&w.packed, y.view};
+  DenseMatMul(one, workspace, Compute::kBF16, x.view(), {&whole, 1});
+  Gemm(one, workspace, Compute::kBF16, false, false, 0.5f, x.view(), b.view(), -1.0f, c.view);
+  for (int64_t rows = 1; rows <= kRows; ++rows) {
+    const int64_t first = rows * 7 % (kRows + 1 - rows);
+    ThreadPool& pool = rows % 3 == 0 ? three : rows % 3 == 1 ? one : two;
+    OwnedTensor part_y({rows, kOut}), part_c = Filled(rows, kOut, 0.5f);
+    const Product part{&w.packed, part_y.view};
+    DenseMatMul(pool, workspace, Compute::kBF16, x.view().Rows(first, rows), {&part, 1});
+    Gemm(pool, workspace, Compute::kBF16, false, false, 0.5f, x.view().Rows(first, rows), b.view(), -1.0f, part_c.view);
+    ASSERT_TRUE(SameBits(part_y.view, y.view.Rows(first, rows))) << rows << " rows";
+    ASSERT_TRUE(SameBits(part_c.view, c.view.Rows(first, rows))) << rows << " rows";
+  }
+}
+
+// What packing leaves behind the end of a panel is in no sum, whatever the memory held.
+TEST_P(EveryIsa, WhatWasInTheWorkspaceIsInNoSum) {
+  ThreadPool pool(2);
+  for (const int64_t k : {int64_t{1}, int64_t{7}, int64_t{33}, int64_t{830}}) {
+    for (const bool transposed : {false, true}) {
+      const Matrix a(DType::kF32, transposed ? k : 19, transposed ? 19 : k, 1);
+      const Matrix b(DType::kF32, transposed ? 37 : k, transposed ? k : 37, 2);
+      OwnedTensor c({19, 37}), again({19, 37});
+      for (OwnedTensor* to : {&c, &again}) {
+        Workspace workspace;
+        const Workspace::Mark mark = workspace.GetMark();
+        std::memset(workspace.Array<uint8_t>(4 << 20), to == &c ? 0 : 0xff, 4 << 20);  // zeros, then NaNs
+        workspace.Release(mark);
+        Gemm(pool, workspace, Compute::kBF16, transposed, transposed, 1.0f, a.view(), b.view(), 0.0f, to->view);
+      }
+      EXPECT_TRUE(SameBits(c.view, again.view)) << k << (transposed ? " transposed" : "");
+    }
+  }
+}
+
 TEST_P(EveryIsa, ProductsWithWeightsKeepRowsApart) {
   constexpr int64_t kRows = 61, kOut = 208, kIn = 1024;
   for (const DType dtype : {DType::kBF16, DType::kQ4_1}) {

@@ -349,7 +349,7 @@ void Gemm(ThreadPool& pool, Workspace& workspace, Compute compute, bool transpos
   const Isa& isa = IsaFor(compute);
   Operand left{.dense = a, .k_minor = !transpose_a}, right{.dense = b, .k_minor = transpose_b};
   // A thin result is computed as its transpose, so that its long side fills the vector lanes; the chains are the same.
-  const bool swap = n < kPanelColumns && m > n && (transpose_a || !isa.across_rows);
+  const bool swap = n < kPanelColumns && m > n;
   if (swap) std::swap(left, right);
   const Plan plan{.isa = isa, .a = left, .rows = swap ? n : m, .k = k, .alpha = alpha, .beta = beta};
   Job job{.b = right, .columns = swap ? m : n, .c = c.f32(), .c_stride = n, .transposed = swap};

@@ -244,7 +244,6 @@ const Isa* AmxBF16Isa(const Isa& base) {
                         .b = {&PackKMinor, &PackKMajor},
                         .block_words = 320,
                         .row_block = 1024,
-                        .across_rows = true,
                         .begin = &Begin,
                         .end = &End};
   return &kIsa;

@@ -70,7 +70,6 @@ struct Isa {
   Packing a, b;
   int64_t block_words = 512;  // of a k block: a panel of a fits the first-level cache
   int64_t row_block = 768;    // rows that a tile of b is packed for where there are that many, at least a third
-  bool across_rows = false;   // a panel of a whose k runs along memory is packed without a transpose
   void (*begin)() = nullptr;  // before and after a thread's calls of `tile`
   void (*end)() = nullptr;
 };
