@@ -22,6 +22,7 @@ using gemm::Tile;
 constexpr int64_t kTileColumns = 96;
 constexpr int64_t kKUnit = 32;
 constexpr int64_t kEnoughTasks = 16;
+constexpr int64_t kPackRows = 112;  // of a, in a task
 // Floats of decoded weights that wait to be packed.
 constexpr int64_t kScratch = 2 * kTileColumns * gemm::kPanelColumns;
 // Bound on the packed part of a, in words.
@@ -248,10 +249,10 @@ void Run(ThreadPool& pool, Workspace& workspace, const Plan& plan, std::span<con
 
     for (int64_t block0 = 0; block0 < blocks.count; block0 += chunk_blocks) {
       const int64_t block_end = std::min(blocks.count, block0 + chunk_blocks);
-      constexpr int64_t kPackPanels = 8;
-      pool.Run(Ceil(panels, kPackPanels), [&](int64_t task, int) {
-        const int64_t p = task * kPackPanels, row = (panel0 + p) * isa.mr;
-        const int64_t lines = std::min(std::min(kPackPanels, panels - p) * isa.mr, plan.rows - row);
+      const int64_t pack_panels = std::max<int64_t>(1, kPackRows / isa.mr);
+      pool.Run(Ceil(panels, pack_panels), [&](int64_t task, int) {
+        const int64_t p = task * pack_panels, row = (panel0 + p) * isa.mr;
+        const int64_t lines = std::min(std::min(pack_panels, panels - p) * isa.mr, plan.rows - row);
         for (int64_t b = block0; b < block_end; ++b) {
           const int64_t k0 = b * blocks.size;
           PackDense(isa, isa.a, plan.a, row, lines, k0, std::min(blocks.size, plan.k - k0), isa.mr, isa.a_stride,
