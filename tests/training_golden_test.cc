@@ -85,12 +85,22 @@ TEST_F(TrainingGolden, EachLossOfFullFineTuningInFp32) {
   ExpectSteps(RunFull(*model_, Precision::kFp32), Golden()["full_steps"]);
 }
 
-TEST_F(TrainingGolden, MixedPrecisionEndsWithinOnePercent) {
-  const double last = Golden()["steps"].back()["loss"];
+// One step's loss says little in bf16: another order of the same fp32 sums, by cutting k elsewhere, moves the last one
+// between 1.2 % below PEFT's and 2.1 % above. So the last ten steps are compared by their mean.
+TEST_F(TrainingGolden, MixedPrecisionEndsWithinHalfAPercent) {
+  const nlohmann::json golden = Golden()["steps"];
+  constexpr size_t kLast = 10;
   for (const Precision precision : {Precision::kBf16, Precision::kFp16}) {
-    const double loss = RunLora(*model_, precision).back().loss;
-    std::printf("%s: final loss %.4f, PEFT fp32 %.4f\n", std::string(PrecisionName(precision)).c_str(), loss, last);
-    EXPECT_NEAR(loss, last, 0.01 * last) << PrecisionName(precision);
+    const std::vector<StepMetrics> steps = RunLora(*model_, precision);
+    ASSERT_EQ(steps.size(), golden.size());
+    double loss = 0, want = 0;
+    for (size_t i = steps.size() - kLast; i < steps.size(); ++i) {
+      loss += steps[i].loss / double{kLast};
+      want += golden[i]["loss"].get<double>() / double{kLast};
+    }
+    std::printf("%s: last ten losses %.4f, PEFT fp32 %.4f\n", std::string(PrecisionName(precision)).c_str(), loss,
+                want);
+    EXPECT_NEAR(loss, want, 0.005 * want) << PrecisionName(precision);
   }
 }
 
@@ -130,7 +140,8 @@ class NormProbe : public Graft {
 };
 
 // Against float64. The residual stream holds values of 24 000 beside ones of order 1, and the gradients of the upper
-// layers' gains are small differences of large sums: PyTorch's own fp32 gradients are off by up to 7e-4 of their length.
+// layers' gains are small differences of large sums: PyTorch's own fp32 gradients are off by up to 7e-4 of their
+// length.
 TEST_F(TrainingGolden, NormGradientsOfAFullBackward) {
   const nlohmann::json golden = Golden();
   const std::vector<int32_t> ids =
