@@ -108,20 +108,24 @@ class HeadsOfKind : public testing::TestWithParam<Kind> {
   std::string directory_;
 };
 
+// Away from where some gradients are zero.
+void Shake(Graft& graft, double size) {
+  graft.VisitParams([&](Parameter& p) {
+    for (int64_t i = 0; i < p.value.size(); ++i) {
+      p.value.f32()[i] += static_cast<float>(size * std::sin(0.9 * static_cast<double>(i)));
+    }
+  });
+}
+
 // Along each parameter's own gradient the loss must rise as fast as the gradient says.
 TEST_P(HeadsOfKind, GradientsAreDifferences) {
   const auto graft = MakeGraft(GetParam().kind, OptionsOf(GetParam()), model_);
-  if (GetParam().kind != std::string("mtp")) {
-    graft->VisitParams([](Parameter& p) {
-      for (int64_t i = 0; i < p.value.size(); ++i) {
-        p.value.f32()[i] += static_cast<float>(0.1 * std::sin(0.9 * static_cast<double>(i)));
-      }
-    });
-  }
+  Shake(*graft, GetParam().kind == std::string("mtp") ? 0.02 : 0.1);
   const std::vector<Example> texts = Texts(3, 61);
   TrainOptions options;
   options.precision = Precision::kFp32;
   options.heads.cache_gb = 0;
+  options.heads.feature_weight = 3;
   Trainer trainer(model_, *graft, texts, {}, options, "");
   const std::vector<const Example*> micro = {&texts[0], &texts[1], &texts[2]};
   HeadsLoss& loss = *trainer.heads_loss();
@@ -160,6 +164,7 @@ TEST_P(HeadsOfKind, TheCacheOfHiddenStatesChangesNothing) {
     options.save_every = 0;
     options.optimizer.lr = 1e-3f;
     options.heads.cache_gb = cached * 1e-5;  // ten kilobytes: not all of it
+    options.heads.feature_weight = 1;
     const std::string directory = directory_ + "/" + std::to_string(cached);
     fs::create_directories(directory);
     Trainer trainer(model_, *graft, texts, {}, options, directory);
@@ -318,15 +323,8 @@ void BesideGradientsAreDifferences(const Kind& kind, const std::string& trunk, b
   graft_options.rank = 2;
   const auto heads = MakeGraft(kind.kind, graft_options, model);
   const auto graft = MakeGraft(trunk, graft_options, model);
-  const auto shake = [](Graft& g) {
-    g.VisitParams([](Parameter& p) {
-      for (int64_t i = 0; i < p.value.size(); ++i) {
-        p.value.f32()[i] += static_cast<float>(0.1 * std::sin(0.9 * static_cast<double>(i)));
-      }
-    });
-  };
-  if (trunk == "lora") shake(*graft);
-  if (kind.kind != std::string("mtp")) shake(*heads);
+  if (trunk == "lora") Shake(*graft, 0.1);
+  Shake(*heads, kind.kind == std::string("mtp") ? 0.02 : 0.1);
   const std::vector<Example> texts = Texts(3, 61);
   TrainOptions options;
   options.precision = Precision::kFp32;

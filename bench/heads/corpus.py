@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Cuts the kernel's C headers (Debian package linux-libc-dev) into training and held-out documents.
+"""Cuts the kernel's C headers (Debian package linux-libc-dev), or other text files, into training and held-out documents.
 
-usage: corpus.py OUT_DIR [TRAIN_BYTES] [FOLDER]
+usage: corpus.py OUT_DIR [TRAIN_BYTES] [FOLDER] [PATTERN]
 
 Whole files go to one side or the other, by a hash of their names, so nothing held out was trained on. Writes
 train.jsonl ({"text"}: passages of 700 bytes, about 256 tokens of SmolLM2), valid.jsonl (the same, held out) and
@@ -18,8 +18,9 @@ out = pathlib.Path(sys.argv[1])
 out.mkdir(parents=True, exist_ok=True)
 budget = int(sys.argv[2]) if len(sys.argv) > 2 else 400_000
 folder = pathlib.Path(sys.argv[3] if len(sys.argv) > 3 else "/usr/include/linux")
+pattern = sys.argv[4] if len(sys.argv) > 4 else "*.h"
 documents = []
-for path in folder.rglob("*.h"):
+for path in sorted(folder.rglob(pattern)):
     text = path.read_text(errors="replace").strip()
     if len(text) > 1500:
         name = str(path.relative_to(folder))
@@ -52,7 +53,8 @@ for text in train:
             cut.append({"text": passage})
             size += len(passage)
 write("train.jsonl", cut)
-write("valid.jsonl", [{"text": passage} for _, text in held_out for passage in list(passages(text))[1:3]][:64])
-write("prompts.jsonl", [{"id": name, "task": "headers", "prompt": list(passages(text))[1]}
-                        for name, text in held_out if len(text) > 3 * PASSAGE][:PROMPTS])
+middles = [(name, list(passages(text))) for name, text in held_out if len(text) > 3 * PASSAGE]
+middles = [(name, cuts[len(cuts) // 2 - 1:]) for name, cuts in middles]
+write("valid.jsonl", [{"text": passage} for _, cuts in middles for passage in cuts[1:3]][:64])
+write("prompts.jsonl", [{"id": name, "task": folder.name, "prompt": cuts[0]} for name, cuts in middles][:PROMPTS])
 print(f"{len(documents)} files: {len(cut)} passages of {size} bytes to train on, {len(held_out)} files held out")

@@ -52,6 +52,8 @@ void AddTrainOptions(CLI::App& verb, TrainFlags& f) {
   verb.add_option("--draft-vocab", f.draft_vocab, "Draft heads choose from the most frequent tokens of --data (0: all)");
   verb.add_option("--labels", f.labels, "Draft heads learn what the model says, or the text's own tokens")
       ->check(CLI::IsMember({"model", "text"}));
+  verb.add_option("--feature-weight", f.feature_weight,
+                  "With labels of the model: how much its hidden states count beside its tokens (default: mtp 10, others 0)");
   verb.add_option("--distill", f.distill, "Draft heads: prompts, as --data has them, that the model answers; heads learn its answers");
   verb.add_option("--distill-tokens", f.distill_tokens, "Most tokens of such an answer");
   verb.add_option("--distill-temp", f.distill_temp, "Temperature of such answers (0: greedy)");
@@ -202,6 +204,7 @@ std::string Prepare(TrainFlags& f) {
   }
   CheckRange("--draft-vocab", static_cast<double>(f.draft_vocab), 0, 1 << 30);
   CheckRange("--cache-gb", f.train.heads.cache_gb, 0, 1e6);
+  CheckRange("--feature-weight", static_cast<double>(f.feature_weight.value_or(0)), 0, 1e6);
   CheckRange("--heads-lr", static_cast<double>(f.heads_lr), 0, 100);
   if (!f.with_heads.empty() && (!IsHeads(f.with_heads) || IsHeads(f.graft))) {
     Fail(ErrorCode::kUsage, "--with-heads \"", f.with_heads, "\" wants draft heads behind an adapter, --graft is ", f.graft);
@@ -314,6 +317,8 @@ TrainSession::TrainSession(TrainFlags& f)
     f.train.with_heads = with_heads.get();
     if (f.graft == "full") f.train.heads.owner = graft.get();
   }
+  const bool mtp = (with_heads != nullptr ? *with_heads : *graft).kind() == "mtp";
+  f.train.heads.feature_weight = f.feature_weight.value_or(mtp ? 10.0f : 0.0f);
   trainer = std::make_unique<Trainer>(*model, *graft, data.examples, valid.examples, f.train, f.directory);
 }
 

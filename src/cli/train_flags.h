@@ -27,6 +27,7 @@ struct TrainFlags {
   std::string distill;            // prompts that the model answers, for draft heads to learn from
   int64_t distill_tokens = 256, draft_vocab = 0;
   float heads_lr = 1e-3f, distill_temp = 0, mtp_weight = 0, joint_weight = 0.2f;
+  std::optional<float> feature_weight;  // 10 for mtp, whose module has room for it; else 0
   bool joint = false;
   bool beside() const { return joint || mtp_weight > 0; }  // heads are trained with the graft, not after it
   int64_t sequence_length = 512;

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <numeric>
 
 #include "cambium/error.h"
 #include "train/loss_head.h"
@@ -47,7 +48,7 @@ void HeadsLoss::CacheFile(const std::string& directory) {
     for (const Example& example : *data) rows += Rows(example);
   }
   const int64_t bound = static_cast<int64_t>(options_.cache_gb * 1e9);
-  cache_bytes_ = std::min(bound, rows * (2 * model_.config().hidden + 4));
+  cache_bytes_ = std::min(bound, rows * RowBytes());
   std::string path = directory + "/hidden.XXXXXX";
   descriptor_ = mkstemp(path.data());
   if (descriptor_ < 0) Fail(ErrorCode::kResource, path, ": cannot write: ", std::strerror(errno));
@@ -69,7 +70,7 @@ bool HeadsLoss::Known(const Example* example) const {
 
 uint8_t* HeadsLoss::CachePlace(const Example* example, bool reserve) {
   if (const auto found = places_.find(example); found != places_.end()) return cache_ + found->second;
-  const int64_t bytes = Rows(*example) * (2 * model_.config().hidden + 4);
+  const int64_t bytes = Rows(*example) * RowBytes();
   if (!reserve || cache_ == nullptr || !Known(example) || cache_used_ + bytes > cache_bytes_) return nullptr;
   places_[example] = cache_used_;
   cache_used_ += bytes;
@@ -81,21 +82,42 @@ void HeadsLoss::Forget(const uint8_t* place, int64_t bytes) {
   madvise(cache_ + begin, static_cast<size_t>(end - begin), MADV_DONTNEED);
 }
 
+int64_t HeadsLoss::RowBytes() const {
+  const int64_t states = heads_.after_layer() >= 0 && LearnsFeatures() ? 2 : 1;
+  return states * 2 * model_.config().hidden + static_cast<int64_t>(sizeof(int32_t));
+}
+
+std::vector<std::span<uint8_t>> HeadsLoss::Parts(int64_t begin, int64_t count) {
+  std::vector<std::span<uint8_t>> parts;
+  for (const Tensor& part : {hidden_.view, final_.view}) {
+    if (!part) continue;
+    const Tensor rows = part.Rows(begin, count);
+    parts.emplace_back(rows.as<uint8_t>(), static_cast<size_t>(rows.bytes()));
+  }
+  parts.emplace_back(reinterpret_cast<uint8_t*>(said_.data() + begin), static_cast<size_t>(count) * sizeof(int32_t));
+  return parts;
+}
+
 void HeadsLoss::Trunk(const std::vector<const Example*>& micro) {
   const int64_t width = model_.config().hidden;
   int64_t rows = 0;
   for (const Example* example : micro) rows += Rows(*example);
-  if (!hidden_.view || hidden_.view.rows() < rows) hidden_ = OwnedTensor(DType::kF16, {rows, width});
+  if (!hidden_.view || hidden_.view.rows() < rows) {
+    hidden_ = OwnedTensor(DType::kF16, {rows, width});
+    if (heads_.after_layer() >= 0 && LearnsFeatures()) final_ = OwnedTensor(DType::kF16, {rows, width});
+  }
   said_.resize(static_cast<size_t>(rows));
   std::vector<const Example*> missing;
   std::vector<int64_t> begins;
   int64_t begin = 0;
   for (const Example* example : micro) {
     if (const uint8_t* place = CachePlace(example, false); place != nullptr) {
-      const int64_t bytes = Rows(*example) * 2 * width;
-      std::memcpy(hidden_.view.as<uint8_t>() + begin * 2 * width, place, static_cast<size_t>(bytes));
-      std::memcpy(said_.data() + begin, place + bytes, example->ids.size() * sizeof(int32_t));
-      Forget(place, bytes + Rows(*example) * 4);
+      const uint8_t* from = place;
+      for (const std::span<uint8_t> part : Parts(begin, Rows(*example))) {
+        std::memcpy(part.data(), from, part.size());
+        from += part.size();
+      }
+      Forget(place, from - place);
     } else {
       missing.push_back(example);
       begins.push_back(begin);
@@ -106,7 +128,7 @@ void HeadsLoss::Trunk(const std::vector<const Example*>& micro) {
 }
 
 void HeadsLoss::RunTrunk(const std::vector<const Example*>& micro, const std::vector<int64_t>& begins) {
-  const int64_t width = model_.config().hidden, layer = heads_.after_layer();
+  const int64_t layer = heads_.after_layer();
   int64_t prefix = 0;
   std::vector<int32_t> prompt;
   for (const Graft* graft : options_.trunk) {
@@ -127,8 +149,8 @@ void HeadsLoss::RunTrunk(const std::vector<const Example*>& micro, const std::ve
   const Tensor states = layer >= 0 ? pass.captured[0] : pass.hidden;
   for (size_t i = 0; i < micro.size(); ++i) {
     const int64_t begin = pass.segments[i].begin + before, count = Rows(*micro[i]);
-    Tensor into(hidden_.view.as<uint8_t>() + begins[i] * 2 * width, DType::kF16, {count, width});
-    Convert(model_.pool(), states.Rows(begin, count), into);
+    Convert(model_.pool(), states.Rows(begin, count), hidden_.view.Rows(begins[i], count));
+    if (final_.view) Convert(model_.pool(), pass.hidden.Rows(begin, count), final_.view.Rows(begins[i], count));
     int32_t* const said = said_.data() + begins[i];
     constexpr int64_t kChunk = 128;
     for (int64_t at = 0; at < count && options_.teacher; at += kChunk) {
@@ -143,9 +165,12 @@ void HeadsLoss::RunTrunk(const std::vector<const Example*>& micro, const std::ve
       model_.workspace().Release(mark);
     }
     if (uint8_t* const place = CachePlace(micro[i], true); place != nullptr) {
-      std::memcpy(place, into.data, static_cast<size_t>(into.bytes()));
-      std::memcpy(place + into.bytes(), said, static_cast<size_t>(count) * sizeof(int32_t));
-      Forget(place, into.bytes() + count * 4);
+      uint8_t* to = place;
+      for (const std::span<uint8_t> part : Parts(begins[i], count)) {
+        std::memcpy(to, part.data(), part.size());
+        to += part.size();
+      }
+      Forget(place, to - place);
     }
   }
 }
@@ -179,7 +204,8 @@ double HeadsLoss::Loss(int64_t depth, const std::vector<int32_t>& targets, float
   if (dfeatures) dreadout = heads_.readout_gradient(depth);
   const bool shared = &heads_.readout(depth) == &model_.weights().head();
   if (dfeatures && shared && options_.owner != nullptr) dreadout = options_.owner->HeadGradient();
-  const double loss = LossHead(model_, compute_, features, targets, row_weight * share, dfeatures, dreadout, readout);
+  double loss = LossHead(model_, compute_, features, targets, row_weight * share, dfeatures, dreadout, readout);
+  if (LearnsFeatures()) loss += FeatureLoss(depth, targets, row_weight * share, features, dfeatures);
   for (size_t row = 0; row < targets.size(); ++row) {
     if (targets[row] == kNothing) continue;
     ++accuracy_.rows[d];
@@ -188,6 +214,32 @@ double HeadsLoss::Loss(int64_t depth, const std::vector<int32_t>& targets, float
     }
   }
   return static_cast<double>(share) * loss;
+}
+
+double HeadsLoss::FeatureLoss(int64_t depth, const std::vector<int32_t>& targets, float row_weight, Tensor features,
+                              Tensor dfeatures) {
+  const int64_t rows = features.rows(), width = features.columns();
+  const Workspace::Mark mark = model_.workspace().GetMark();
+  Tensor wanted = model_.workspace().New({rows, width});
+  Convert(model_.pool(), (final_.view ? final_ : hidden_).view.Rows(0, rows), wanted);
+  std::vector<double> loss(targets.size());
+  model_.pool().Run(rows, [&](int64_t row, int) {
+    if (targets[static_cast<size_t>(row)] == kNothing) return;
+    const float* const f = features.row(row);
+    const float* const h = wanted.row(row + heads_.first() + depth - 1);
+    double power = 0, distance = 0;
+    for (int64_t i = 0; i < width; ++i) {
+      power += static_cast<double>(h[i] * h[i]);
+      distance += static_cast<double>((f[i] - h[i]) * (f[i] - h[i]));
+    }
+    const double weight = static_cast<double>(options_.feature_weight) / std::max(power, 1e-12);
+    loss[static_cast<size_t>(row)] = weight * distance;
+    if (!dfeatures) return;
+    const float slope = row_weight * 2 * static_cast<float>(weight);
+    for (int64_t i = 0; i < width; ++i) dfeatures.row(row)[i] += slope * (f[i] - h[i]);
+  });
+  model_.workspace().Release(mark);
+  return std::accumulate(loss.begin(), loss.end(), 0.0);
 }
 
 Tensor HeadsLoss::Teacher(const std::vector<const Example*>& micro) {

@@ -2,6 +2,7 @@
 
 #include <array>
 #include <memory>
+#include <span>
 #include <string>
 #include <unordered_map>
 #include <vector>
@@ -15,6 +16,9 @@ namespace cambium {
 struct HeadsOptions {
   bool teacher = true;        // targets: what the trunk itself says at each place; else the data's tokens
   float decay = 0.8f;         // the loss of depth d counts decay^d
+  // With teacher: the features of a guess are drawn to h, the final norm's result where the trunk itself makes that guess;
+  // adds weight * |features - h|^2 / |h|^2 (EAGLE, Li et al. 2024, has such a term). 0: the guess alone counts.
+  float feature_weight = 0;
   double cache_gb = 2;        // of the trunk's hidden states kept between epochs; 0 = none
   std::vector<Graft*> trunk;  // the fine-tune that the heads are for
   Graft* owner = nullptr;     // full fine-tuning beside the heads: has the gradients of the base's head and embedding
@@ -47,7 +51,8 @@ class HeadsLoss {
             std::vector<const std::vector<Example>*> known, const std::string& directory);
   ~HeadsLoss();
 
-  // Sum over depths d and rows of decay^d * -log p(target). With row_weight > 0 adds the gradients of row_weight times it.
+  // Sum over depths d and rows of decay^d * (-log p(target) + the features' term). With row_weight > 0 adds the gradients
+  // of row_weight times it.
   double Run(const std::vector<const Example*>& micro, float row_weight);
 
   // The same on states of the trunk that the caller has [rows, hidden]. Adds the gradient of row_weight times the sum to
@@ -66,10 +71,15 @@ class HeadsLoss {
   bool Known(const Example* example) const;
   void CacheFile(const std::string& directory);
   uint8_t* CachePlace(const Example* example, bool reserve);
+  bool LearnsFeatures() const { return options_.teacher && options_.feature_weight > 0; }
+  // Rows [begin, begin + count) of the trunk's results, a stretch of bytes for each of hidden_, final_ and said_.
+  std::vector<std::span<uint8_t>> Parts(int64_t begin, int64_t count);
+  int64_t RowBytes() const;  // of all parts
   void Forget(const uint8_t* place, int64_t bytes);
   // What depth d must guess at each row of the texts, as rows of the readout (-1: nothing, -2: not drafted).
   std::vector<int32_t> Targets(const std::vector<const Example*>& micro, int64_t depth) const;
   double Loss(int64_t depth, const std::vector<int32_t>& targets, float row_weight, Tensor features, Tensor dfeatures);
+  double FeatureLoss(int64_t depth, const std::vector<int32_t>& targets, float row_weight, Tensor features, Tensor dfeatures);
 
   Transformer& model_;
   Heads& heads_;
@@ -78,7 +88,8 @@ class HeadsLoss {
   std::vector<const std::vector<Example>*> known_;
   std::vector<int32_t> draft_row_;  // by token; -1 where it is not drafted
   HeadAccuracy accuracy_;
-  OwnedTensor hidden_;  // [most rows, hidden] f16
+  OwnedTensor hidden_;  // [most rows, hidden] f16: what the heads read
+  OwnedTensor final_;   // the same of the final norm, where the heads read another layer and LearnsFeatures()
   std::vector<int32_t> said_;
   std::unordered_map<const Example*, int64_t> places_;
   uint8_t* cache_ = nullptr;

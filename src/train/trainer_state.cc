@@ -42,7 +42,10 @@ nlohmann::json Trainer::MakeSettings() const {
     settings["heads"] = options_.with_heads->kind();
     settings["heads' weight"] = Shortest(options_.heads_weight);
     settings["heads' lr"] = Shortest(options_.heads_lr_scale);
+  }
+  if (heads_loss_ != nullptr) {
     settings["teacher"] = options_.heads.teacher;
+    settings["feature weight"] = Shortest(options_.heads.feature_weight);
   }
   return settings;
 }
