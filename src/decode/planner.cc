@@ -15,7 +15,9 @@ constexpr double kMargin = 1.03;
 constexpr double kPriorWeight = 4;       // observations that a drafter's own belief is worth
 constexpr int64_t kFirstCalls = 4;       // a neural drafter's first calls are for learning, the next as many for judging
 constexpr int64_t kFirstNodes = 8;       // of the first calls, whatever the drafter believes
-constexpr int64_t kLongestWait = 512;    // steps between tries of one that does not pay
+constexpr double kTrialShare = 0.01;     // of the time, for tries of one that does not pay
+constexpr double kMostBalance = 4;       // passes that one may lose when it stops paying
+constexpr int64_t kColdPasses = 2;       // of a request: slower than the next ones, whatever their rows
 
 double MillisSince(Clock::time_point start) {
   return std::chrono::duration<double, std::milli>(Clock::now() - start).count();
@@ -90,7 +92,11 @@ void Planner::Sampling(const SamplingOptions& sampling, bool proposals) {
 void Planner::Begin(std::span<const int32_t> prompt) {
   pool_.nodes.clear();
   asked_.clear();
-  for (Payoff& payoff : payoffs_) payoff.first = true;
+  passes_ = 0;
+  for (Payoff& payoff : payoffs_) {
+    payoff.first = true;
+    payoff.balance = std::max(payoff.balance, 0.0);  // another text, another try
+  }
   for (const auto& member : members_) member->Begin(prompt);
 }
 
@@ -223,17 +229,11 @@ Planner::Plan Planner::Choose(int64_t budget) const {
   return plan;
 }
 
-bool Planner::Payoff::Due(double plain, double without) {
+bool Planner::Payoff::Due(double plain) const {
   if (calls < 2 * kFirstCalls) return true;
-  const double rate = tokens.sum() / std::max(ms.sum(), 1e-9);
-  if (rate > kMargin * plain) {
-    wait = wait_length = Payoff().wait_length;
-    return rate > kMargin * without;
-  }
-  if (wait-- > 0) return false;
-  wait_length = std::min(2 * wait_length, kLongestWait);
-  wait = wait_length;
-  return true;
+  // Where others promise more than plain decoding, it must have brought more than they promise.
+  const bool alone = without <= kMargin * plain;
+  return balance >= 0 && (alone || tokens.sum() > kMargin * without * ms.sum());
 }
 
 void Planner::Propose(int64_t budget, int64_t max_depth, Draft& draft) {
@@ -247,7 +247,9 @@ void Planner::Propose(int64_t budget, int64_t max_depth, Draft& draft) {
   }
   Plan plan = Choose(budget);
   for (size_t i = 0; i < members_.size(); ++i) {
-    if (members_[i]->cheap() || !payoffs_[i].Due(1 / curve_.Ms(1), plan.tokens_per_ms)) continue;
+    if (members_[i]->cheap()) continue;
+    payoffs_[i].without = plan.tokens_per_ms;
+    if (!payoffs_[i].Due(1 / curve_.Ms(1))) continue;
     asked_.push_back(i);
     ++payoffs_[i].calls;
     Ask(i, budget, max_depth);
@@ -267,11 +269,17 @@ void Planner::Propose(int64_t budget, int64_t max_depth, Draft& draft) {
 }
 
 void Planner::Measure(int64_t rows, double pass_ms) {
-  curve_.Measure(rows, pass_ms);
+  if (++passes_ > kColdPasses) curve_.Measure(rows, pass_ms);
+  for (Payoff& payoff : payoffs_) {
+    if (payoff.balance < 0) payoff.balance = std::min(0.0, payoff.balance + kTrialShare * pass_ms);
+  }
   for (const size_t member : asked_) {
-    if (std::exchange(payoffs_[member].first, false) || payoffs_[member].calls <= kFirstCalls) continue;
-    payoffs_[member].tokens.Push(static_cast<double>(observed_));
-    payoffs_[member].ms.Push(pass_ms + draft_ms_);
+    Payoff& payoff = payoffs_[member];
+    if (std::exchange(payoff.first, false) || payoff.calls <= kFirstCalls) continue;
+    const double tokens = static_cast<double>(observed_), ms = pass_ms + draft_ms_;
+    payoff.tokens.Push(tokens);
+    payoff.ms.Push(ms);
+    payoff.balance = std::min(payoff.balance + tokens / payoff.without - ms, kMostBalance * curve_.Ms(1));
   }
 }
 

@@ -50,15 +50,17 @@ class Planner : public Drafter {
   struct Calibration {
     SlidingMean outcome{kWindow}, predicted{kWindow};
   };
-  // What the steps that a neural drafter took part in have brought lately.
+  // What the steps that a neural drafter took part in have brought. It is asked while its balance is not below zero: such
+  // a step adds the time it saved, or subtracts what it lost, against what was promised without it, and every step without
+  // it adds a hundredth of the step's time. So trying costs a hundredth at most, and one good try starts it again.
   struct Payoff {
     SlidingMean tokens{16}, ms{16};
     SlidingMean agreement{64};  // share of its levels at which the target drew one of its tokens
     int64_t calls = 0;
     bool first = true;  // of a request: it may have the whole prompt to run, which says nothing about the next steps
-    int64_t wait = 4, wait_length = 4;  // steps before one that does not pay is tried again
-    // Whether to ask it in a step that promises `without` tokens per ms without it; plain decoding brings `plain`.
-    bool Due(double plain, double without);
+    double balance = 0;  // ms
+    double without = 0;  // tokens per ms promised for this step without it
+    bool Due(double plain) const;  // plain: tokens per ms of plain decoding
   };
   static size_t Slot(int depth, float probability);
   float Calibrated(size_t member, int depth, float probability) const;
@@ -80,6 +82,7 @@ class Planner : public Drafter {
   Draft drawn_;                     // a draft that was drawn: choosing among its nodes would bias the rejection rule
   std::vector<size_t> asked_;       // neural members of this step
   int64_t observed_ = 0;            // tokens that this step brought
+  int64_t passes_ = 0;              // of this request
   double draft_ms_ = 0;             // spent proposing in this step
 };
 

@@ -134,7 +134,8 @@ class HeadsDrafter : public Drafter {
     Row row;
     float chance = 1;
     for (int64_t depth = 0; depth < max_depth; ++depth) {
-      if (static_cast<int64_t>(draft.nodes.size()) >= budget || chance < kLeastChain) break;
+      const bool pays = pays_ ? pays_(draft) : chance >= kLeastChain;
+      if (static_cast<int64_t>(draft.nodes.size()) >= budget || !pays) break;
       row = depth == 0 ? Run(0, tokens_.size()) : Run(0, row.state, token);
       if (depth == 0) {
         pending_.clear();
@@ -216,7 +217,7 @@ class HeadsDrafter : public Drafter {
   }
 
   static constexpr float kLeastChance = 0.01f;
-  static constexpr float kLeastChain = 0.15f;  // below it another step does not pay
+  static constexpr float kLeastChain = 0.15f;  // below it another step hardly pays, where nobody knows the times
   ThreadPool& pool_;
   int64_t width_;
   Compute compute_;
