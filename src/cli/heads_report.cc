@@ -28,7 +28,8 @@ std::vector<std::vector<int32_t>> Beginnings(const std::vector<Example>& example
 }
 
 // How right the heads are on what the model says itself, which is what drafts meet: on greedy answers to `prompts`.
-HeadAccuracy OnAnswers(TrainSession& session, const HeadsOptions& options, Compute compute,
+// First over all rows, then along chains (HeadsLoss::along).
+std::pair<HeadAccuracy, HeadAccuracy> OnAnswers(TrainSession& session, const HeadsOptions& options, Compute compute,
                        const std::vector<std::vector<int32_t>>& prompts) {
   std::vector<Example> answered(prompts.size());
   BatchRequest request;
@@ -48,7 +49,7 @@ HeadAccuracy OnAnswers(TrainSession& session, const HeadsOptions& options, Compu
   GenerateBatch(*session.model, request);
   HeadsLoss loss(*session.model, session.heads(), compute, options, {}, "");
   for (const Example& example : answered) loss.Run({&example}, 0);
-  return loss.accuracy();
+  return {loss.accuracy(), loss.along()};
 }
 
 // Milliseconds of passes over 1, 2, ... kMostNodes + 1 rows behind a short text; the fastest of several, straight lines
@@ -148,7 +149,7 @@ void ReportHeads(TrainSession& session, const TrainFlags& flags) {
   HeadsOptions options = flags.train.heads;
   options.trunk = session.train_grafts;
   const std::vector<std::vector<int32_t>> answered = Beginnings(held_out, 0, kAnswers), prompts = Beginnings(held_out, 1, kPrompts);
-  const HeadAccuracy accuracy = OnAnswers(session, options, PlanOf(flags.train.precision).compute, answered);
+  const auto [accuracy, along] = OnAnswers(session, options, PlanOf(flags.train.precision).compute, answered);
   session.train_grafts.push_back(&heads);
   KvCache kv(session.model->config(), DType::kF16, prefix + kContext + 128);
   DecodeState state;
@@ -159,7 +160,7 @@ void ReportHeads(TrainSession& session, const TrainFlags& flags) {
   std::vector<std::vector<double>> rates;
   for (size_t d = 0; d < static_cast<size_t>(depths); ++d) {
     std::vector<double>& ranks = rates.emplace_back();
-    for (size_t rank = 0; rank < HeadAccuracy::kRanks; ++rank) ranks.push_back(accuracy.At(d, rank));
+    for (size_t rank = 0; rank < HeadAccuracy::kRanks; ++rank) ranks.push_back((heads.chained() ? along : accuracy).At(d, rank));
   }
   const std::vector<ShapeNode> tree = BestTree(rates, kMostNodes, heads.chained());
   nlohmann::ordered_json budgets = nlohmann::ordered_json::array();
@@ -205,10 +206,12 @@ void ReportHeads(TrainSession& session, const TrainFlags& flags) {
   line(fmt::format("on the model's own answers to {} {} texts' beginnings:", answered.size(),
                    session.valid.examples.empty() ? "training" : "validation"));
   line("depth   right at once   in 5   in 10");
-  for (size_t d = 0; d < rates.size(); ++d) {
+  for (size_t d = 0; d < accuracy.rows.size(); ++d) {
     line(fmt::format("{:5}   {:12.1f} %  {:5.1f}  {:6.1f}", d + 1, 100 * accuracy.Top(d, 1), 100 * accuracy.Top(d, 5),
                      100 * accuracy.Top(d, 10)));
-    by_depth.push_back({{"rows", accuracy.rows[d]}, {"ranks", rates[d]}});
+    std::vector<double> ranks;
+    for (size_t rank = 0; rank < HeadAccuracy::kRanks; ++rank) ranks.push_back(accuracy.At(d, rank));
+    by_depth.push_back({{"rows", accuracy.rows[d]}, {"ranks", ranks}, {"in_the_tree", rates[d]}});
   }
   if (heads.first() > 1) line(fmt::format("best tree on this machine: {} nodes, {} deep ({})", best, best == 0 ? 0 : deepest, tree_file));
   if (best > 0) {

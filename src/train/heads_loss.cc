@@ -21,6 +21,14 @@ int64_t Rows(const Example& example) { return static_cast<int64_t>(example.ids.s
 
 }  // namespace
 
+void HeadAccuracy::Count(size_t depth, std::span<const int32_t> ranks) {
+  for (const int32_t rank : ranks) {
+    if (rank < -1) continue;
+    ++rows[depth];
+    if (rank >= 0 && rank < static_cast<int32_t>(kRanks)) ++hits[depth][static_cast<size_t>(rank)];
+  }
+}
+
 HeadsLoss::HeadsLoss(Transformer& model, Heads& heads, Compute compute, const HeadsOptions& options,
                      std::vector<const std::vector<Example>*> known, const std::string& directory)
     : model_(model),
@@ -28,7 +36,8 @@ HeadsLoss::HeadsLoss(Transformer& model, Heads& heads, Compute compute, const He
       compute_(compute),
       options_(options),
       known_(std::move(known)),
-      accuracy_(heads.depths()) {
+      accuracy_(heads.depths()),
+      along_(heads.depths()) {
   const std::span<const int32_t> ids = heads.draft_tokens();
   draft_row_.assign(static_cast<size_t>(model.config().vocab), ids.empty() ? 0 : kNotDrafted);
   for (size_t i = 0; i < (ids.empty() ? draft_row_.size() : ids.size()); ++i) {
@@ -195,10 +204,9 @@ std::vector<int32_t> HeadsLoss::Targets(const std::vector<const Example*>& micro
 }
 
 double HeadsLoss::Loss(int64_t depth, const std::vector<int32_t>& targets, float row_weight, Tensor features,
-                       Tensor dfeatures) {
-  const size_t d = static_cast<size_t>(depth);
+                       Tensor dfeatures, std::span<int32_t> ranks) {
   const float share = std::pow(options_.decay, static_cast<float>(depth));
-  std::vector<int32_t> ranks(targets.size(), -1);
+  std::ranges::transform(targets, ranks.begin(), [](int32_t target) { return target == kNothing ? -2 : -1; });
   const LossReadout readout = {&heads_.readout(depth), ranks};
   Tensor dreadout;
   if (dfeatures) dreadout = heads_.readout_gradient(depth);
@@ -206,13 +214,6 @@ double HeadsLoss::Loss(int64_t depth, const std::vector<int32_t>& targets, float
   if (dfeatures && shared && options_.owner != nullptr) dreadout = options_.owner->HeadGradient();
   double loss = LossHead(model_, compute_, features, targets, row_weight * share, dfeatures, dreadout, readout);
   if (LearnsFeatures()) loss += FeatureLoss(depth, targets, row_weight * share, features, dfeatures);
-  for (size_t row = 0; row < targets.size(); ++row) {
-    if (targets[row] == kNothing) continue;
-    ++accuracy_.rows[d];
-    if (ranks[row] >= 0 && ranks[row] < static_cast<int32_t>(HeadAccuracy::kRanks)) {
-      ++accuracy_.hits[d][static_cast<size_t>(ranks[row])];
-    }
-  }
   return static_cast<double>(share) * loss;
 }
 
@@ -279,11 +280,12 @@ double HeadsLoss::RunOn(const std::vector<const Example*>& micro, Tensor hidden,
   }
   std::vector<HeadStep> steps(depths);
   std::vector<Tensor> features(depths), states(depths);
+  std::vector<std::vector<int32_t>> ranks(depths, std::vector<int32_t>(ids.size()));
   double loss = 0;
   const auto lose = [&](size_t d, Tensor dstate, Tensor dinput) {
     const int64_t depth = static_cast<int64_t>(d);
     Tensor dfeatures = train ? ws.New({rows, width}) : Tensor();
-    loss += Loss(depth, Targets(micro, depth), row_weight, features[d], dfeatures);
+    loss += Loss(depth, Targets(micro, depth), row_weight, features[d], dfeatures, ranks[d]);
     if (!train) return;
     const bool to_trunk = dhidden && (!chained || d == 0);
     if (to_trunk) dinput = ws.New({rows, width});
@@ -306,6 +308,13 @@ double HeadsLoss::RunOn(const std::vector<const Example*>& micro, Tensor hidden,
     Tensor dinput = train && d > 0 ? ws.New({rows, width}) : Tensor();
     lose(d, dstate, dinput);
     dstate = dinput;
+  }
+  for (size_t d = 0; d < depths; ++d) {
+    accuracy_.Count(d, ranks[d]);
+    for (size_t row = 0; row < ids.size() && d > 0; ++row) {
+      if (ranks[d - 1][row] != 0) ranks[d][row] = -2;
+    }
+    along_.Count(d, ranks[d]);
   }
   return loss;
 }

@@ -30,6 +30,9 @@ struct HeadAccuracy {
   std::vector<std::array<int64_t, kRanks>> hits;
   std::vector<int64_t> rows;
 
+  // Counts the rows' ranks at depth d; -1: not drafted, -2: no target.
+  void Count(size_t depth, std::span<const int32_t> ranks);
+
   explicit HeadAccuracy(int64_t depths = 0) : hits(static_cast<size_t>(depths)), rows(static_cast<size_t>(depths)) {}
   double At(size_t depth, size_t rank) const {
     return rows[depth] == 0 ? 0 : static_cast<double>(hits[depth][rank]) / static_cast<double>(rows[depth]);
@@ -63,6 +66,8 @@ class HeadsLoss {
   Tensor Teacher(const std::vector<const Example*>& micro);
 
   HeadAccuracy& accuracy() { return accuracy_; }  // of the runs since it was last set
+  // The same of the rows where every depth before was right at once: what a chain meets that follows its own guesses.
+  const HeadAccuracy& along() const { return along_; }
 
  private:
   // The trunk's states and guesses of the texts, into hidden_ and said_.
@@ -78,7 +83,9 @@ class HeadsLoss {
   void Forget(const uint8_t* place, int64_t bytes);
   // What depth d must guess at each row of the texts, as rows of the readout (-1: nothing, -2: not drafted).
   std::vector<int32_t> Targets(const std::vector<const Example*>& micro, int64_t depth) const;
-  double Loss(int64_t depth, const std::vector<int32_t>& targets, float row_weight, Tensor features, Tensor dfeatures);
+  // ranks [rows] as HeadAccuracy::Count takes them.
+  double Loss(int64_t depth, const std::vector<int32_t>& targets, float row_weight, Tensor features, Tensor dfeatures,
+              std::span<int32_t> ranks);
   double FeatureLoss(int64_t depth, const std::vector<int32_t>& targets, float row_weight, Tensor features, Tensor dfeatures);
 
   Transformer& model_;
@@ -87,7 +94,7 @@ class HeadsLoss {
   HeadsOptions options_;
   std::vector<const std::vector<Example>*> known_;
   std::vector<int32_t> draft_row_;  // by token; -1 where it is not drafted
-  HeadAccuracy accuracy_;
+  HeadAccuracy accuracy_, along_;
   OwnedTensor hidden_;  // [most rows, hidden] f16: what the heads read
   OwnedTensor final_;   // the same of the final norm, where the heads read another layer and LearnsFeatures()
   std::vector<int32_t> said_;
