@@ -1,6 +1,7 @@
 #include "base/isa.h"
 
 #if defined(__linux__) && defined(__x86_64__)
+#include <cpuid.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 #endif
@@ -29,7 +30,9 @@ std::atomic<bool> amx_allowed = true;
 bool RequestTiles() {
 #if defined(SYS_arch_prctl) && defined(__x86_64__)
   constexpr int kRequestPermission = 0x1023, kTileData = 18;
-  return __builtin_cpu_supports("amx-int8") && __builtin_cpu_supports("amx-bf16") &&
+  constexpr unsigned kBF16 = 1u << 22, kTile = 1u << 24;  // leaf 7, EDX
+  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+  return __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) != 0 && (edx & kBF16) != 0 && (edx & kTile) != 0 &&
          __builtin_cpu_supports("avx512bf16") && syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
 #else
   return false;

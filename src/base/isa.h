@@ -9,8 +9,8 @@ void ApplyIsaFromEnv();
 // The name of the set in use, one of the four above.
 const char* IsaName();
 
-// Whether AMX's tiles of bytes and of bf16 pairs may be used beside avx3_dl: the CPU has them, the system grants this
-// process their state, and neither CAMBIUM_ISA nor AllowAmx(false) says otherwise.
+// Whether AMX's tiles of bf16 pairs may be used beside avx3_dl: the CPU has them, the system grants this process their
+// state, and neither CAMBIUM_ISA nor AllowAmx(false) says otherwise.
 bool HasAmx();
 void AllowAmx(bool allow);
 
