@@ -41,13 +41,16 @@ bool RequestTiles() {
 
 }  // namespace
 
-bool HasAmx() {
-  static const bool granted = RequestTiles();
-  if (!granted || !amx_allowed) return false;
+int64_t ChosenTarget() {
   // Highway remembers the choice; asking the CPU anew costs microseconds under a hypervisor.
   hwy::ChosenTarget& chosen = hwy::GetChosenTarget();
   if (!chosen.IsInitialized()) chosen.Update(hwy::SupportedTargets());
-  return int64_t{1} << chosen.GetIndex() == HWY_CHOSEN_TARGET_SHIFT(HWY_AVX3_DL);
+  return int64_t{1} << chosen.GetIndex();
+}
+
+bool HasAmx() {
+  static const bool granted = RequestTiles();
+  return granted && amx_allowed && ChosenTarget() == HWY_CHOSEN_TARGET_SHIFT(HWY_AVX3_DL);
 }
 
 void AllowAmx(bool allow) { amx_allowed = allow; }

@@ -30,7 +30,7 @@ std::vector<std::vector<int32_t>> Beginnings(const std::vector<Example>& example
 // How right the heads are on what the model says itself, which is what drafts meet: on greedy answers to `prompts`.
 // First over all rows, then along chains (HeadsLoss::along).
 std::pair<HeadAccuracy, HeadAccuracy> OnAnswers(TrainSession& session, const HeadsOptions& options, Compute compute,
-                       const std::vector<std::vector<int32_t>>& prompts) {
+                                                const std::vector<std::vector<int32_t>>& prompts) {
   std::vector<Example> answered(prompts.size());
   BatchRequest request;
   request.prompts = prompts;
@@ -148,6 +148,7 @@ void ReportHeads(TrainSession& session, const TrainFlags& flags) {
   // The trunk as it is served now; a teacher's states, where heads were trained beside a graft, are of the model without.
   HeadsOptions options = flags.train.heads;
   options.trunk = session.train_grafts;
+  options.feature_weight = 0;  // only ranks are asked for
   const std::vector<std::vector<int32_t>> answered = Beginnings(held_out, 0, kAnswers), prompts = Beginnings(held_out, 1, kPrompts);
   const auto [accuracy, along] = OnAnswers(session, options, PlanOf(flags.train.precision).compute, answered);
   session.train_grafts.push_back(&heads);

@@ -189,10 +189,7 @@ void MultiplyAll(ThreadPool& pool, const KernelTable& kernels, std::span<const P
 
 const KernelTable& Kernels() {
 #if HWY_ARCH_X86
-  // Highway remembers the choice; asking the CPU anew costs microseconds under a hypervisor.
-  hwy::ChosenTarget& chosen = hwy::GetChosenTarget();
-  if (!chosen.IsInitialized()) chosen.Update(hwy::SupportedTargets());
-  const int64_t best = int64_t{1} << chosen.GetIndex();
+  const int64_t best = ChosenTarget();
   static const KernelTable tiles = [] {
     KernelTable table = kAvx512Kernels;
     table.bf16 = BF16Tiles;
