@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 #include <string>
 
+#include "temp_folder.h"
 #include "test_model.h"
 
 namespace cambium {
@@ -28,11 +29,10 @@ std::string ReadAll(const std::filesystem::path& path) {
 
 // Runs `cambium ARGUMENTS` in a shell, whose redirections and pipes may follow the arguments.
 Outcome Cambium(const std::string& arguments, const std::string& before = "") {
-  const auto directory = std::filesystem::path(testing::TempDir());
-  const std::string id = std::to_string(getpid());
-  const auto out = directory / ("cli_out_" + id), err = directory / ("cli_err_" + id);
-  const std::string command = "{ " + before + "'" CAMBIUM_CLI "' " + arguments + "; } > '" + out.string() + "' 2> '" +
-                              err.string() + "' < /dev/null";
+  const TempFolder folder;
+  const std::string out = folder / "out", err = folder / "err";
+  const std::string command =
+      "{ " + before + "'" CAMBIUM_CLI "' " + arguments + "; } > '" + out + "' 2> '" + err + "' < /dev/null";
   const int status = std::system(command.c_str());
   return {WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status), ReadAll(out), ReadAll(err)};
 }
@@ -50,25 +50,22 @@ void ExpectError(const std::string& arguments, int code, const std::string& part
 
 TEST(Cli, AdaptersAreConvertedWhereTheyCanBe) {
   const std::string golden = std::string(CAMBIUM_TEST_DIR) + "/golden/", base = " --base " + golden + "families/llama";
-  const auto out = std::filesystem::path(testing::TempDir()) / ("cli_convert_" + std::to_string(getpid()));
-  std::filesystem::remove_all(out);
-  std::filesystem::create_directories(out);
+  const TempFolder out;
   const auto convert = [&](const std::string& from, const std::string& to, const std::string& flags) {
-    return "convert " + from + " " + (out / to).string() + base + flags;
+    return "convert " + from + " " + (out / to) + base + flags;
   };
   EXPECT_EQ(Cambium(convert(golden + "peft/lora", "mlx", " --dialect mlx")).code, 0);
-  EXPECT_EQ(Cambium(convert((out / "mlx").string(), "a.gguf", "")).code, 0);
-  EXPECT_EQ(Cambium(convert((out / "a.gguf").string(), "peft", "")).code, 0);
-  const json about = json::parse(Cambium("inspect --json " + (out / "mlx").string()).out)["adapter"];
+  EXPECT_EQ(Cambium(convert((out / "mlx"), "a.gguf", "")).code, 0);
+  EXPECT_EQ(Cambium(convert((out / "a.gguf"), "peft", "")).code, 0);
+  const json about = json::parse(Cambium("inspect --json " + (out / "mlx")).out)["adapter"];
   EXPECT_EQ(about["dialect"], "MLX");
   EXPECT_EQ(about["linears"]["v_proj"], json({64, 32}));
-  EXPECT_NE(Cambium("inspect " + (out / "a.gguf").string()).out.find("GGUF"), std::string::npos);
+  EXPECT_NE(Cambium("inspect " + (out / "a.gguf")).out.find("GGUF"), std::string::npos);
   ExpectError(convert(golden + "grafts/prefix", "x.gguf", ""), 2, "keys and values in the cache");
   ExpectError(convert(golden + "grafts/ia3", "x", " --dialect mlx"), 2, "full rank");
   ExpectError(convert(golden + "grafts/houlsby", "x", " --dialect peft"), 2, "only adapterhub's files hold one");
   ExpectError(convert(golden + "peft/dora", "x.gguf", ""), 2, "DoRA");
   ExpectError(convert(golden + "peft/lora", "x", " --dialect gguf"), 2, ".gguf");
-  std::filesystem::remove_all(out);
 }
 
 TEST(Cli, UsageErrorsAreOneLineAndCodeTwo) {
@@ -104,12 +101,12 @@ TEST(Cli, UsageErrorsAreOneLineAndCodeTwo) {
 }
 
 TEST(Cli, DataErrorsAreOneLineAndCodeThree) {
-  const std::string directory = testing::TempDir();
+  const TempFolder folder;
   ExpectError("generate /nonexistent.gguf -p x", 3, "/nonexistent.gguf");
   ExpectError("generate m -f /nonexistent.txt", 3, "/nonexistent.txt");
   ExpectError("generate '" CAMBIUM_TEST_DIR "/golden' -p x", 3, "golden");
-  std::ofstream(directory + "/cli_bad.gguf") << "this is no model";
-  ExpectError("generate '" + directory + "/cli_bad.gguf' -p x", 3, "magic");
+  std::ofstream(folder / "bad.gguf") << "this is no model";
+  ExpectError("generate '" + folder / "bad.gguf" + "' -p x", 3, "magic");
 }
 
 TEST(Cli, AFullDiskIsCodeFour) {
@@ -186,7 +183,8 @@ TEST_F(CliWithModel, GenerateStreamsTextAndPrintsRates) {
 TEST_F(CliWithModel, AllSourcesOfThePromptAgree) {
   const std::string tail = " -n 4 --temp 0 --json -q";
   const json text = json::parse(Cambium("generate " + Model() + "-p 'Once upon a time'" + tail).out);
-  const std::string file = testing::TempDir() + "/cli_prompt.txt";
+  const TempFolder folder;
+  const std::string file = folder / "prompt.txt";
   std::ofstream(file) << "Once upon a time\n";
   EXPECT_EQ(json::parse(Cambium("generate " + Model() + "-f " + file + tail).out)["ids"], text["ids"]);
   EXPECT_EQ(json::parse(Cambium("generate " + Model() + "-" + tail, "printf 'Once upon a time' | ").out)["ids"],
@@ -244,7 +242,8 @@ TEST_F(CliWithModel, ScoreAndEval) {
   EXPECT_NEAR(score["loss"].get<double>(), sum / static_cast<double>(score["logprobs"].size()), 1e-9);
   EXPECT_NEAR(score["perplexity"].get<double>(), std::exp(score["loss"].get<double>()), 1e-9);
 
-  const std::string jsonl = testing::TempDir() + "/cli.jsonl";
+  const TempFolder folder;
+  const std::string jsonl = folder / "data.jsonl";
   std::ofstream(jsonl) << "{\"text\": \"The capital of France is Paris.\"}\n\n";
   const json eval = json::parse(Cambium("eval " + Model() + "--jsonl " + jsonl + " --json -q").out);
   EXPECT_NEAR(eval["loss"].get<double>(), score["loss"].get<double>(), 1e-9);
@@ -263,8 +262,8 @@ TEST_F(CliWithModel, BadInputToALoadedModel) {
 }
 
 TEST_F(CliWithModel, TrainingRefusesWhatCannotWork) {
-  const std::string directory = testing::TempDir() + "/cli_train_" + std::to_string(getpid());
-  std::filesystem::create_directories(directory);
+  const TempFolder folder;
+  const std::string directory = folder.path();
   const auto file = [&](const std::string& name, const std::string& content) {
     std::ofstream(directory + "/" + name, std::ios::binary) << content;
     return " --data '" + directory + "/" + name + "' ";
@@ -295,11 +294,11 @@ TEST_F(CliWithModel, TrainingRefusesWhatCannotWork) {
   refused(good + out + "--mtp-weight 0.3 --graft ia3", 2, "--mtp-weight: --graft is ia3, expected lora or full");
   refused(good + out + "--mtp-weight 0.3 --graft full --draft-vocab 64", 2, "--draft-vocab: with --graft full");
   ExpectError("train " + Model() + good + out, 2, "another process is training", "flock '" + directory + "/out/.lock' ");
-  std::filesystem::remove_all(directory);
 }
 
 TEST_F(CliWithModel, ChatReadsLinesAndCommands) {
-  const std::string saved = testing::TempDir() + "/cli_chat.json";
+  const TempFolder folder;
+  const std::string saved = folder / "chat.json";
   const Outcome run = Cambium("run " + Model() + "--temp 0 -n 8 --json -q",
                           "printf 'Hello.\\n/set predict 4\\nAnd again?\\n/save " + saved + "\\n/exit\\nlost\\n' | ");
   ASSERT_EQ(run.code, 0) << run.err;

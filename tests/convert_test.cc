@@ -18,7 +18,6 @@
 namespace cambium {
 namespace {
 
-using testing::TempFolder;
 
 std::vector<float> Values(const Tensor& tensor) {
   std::vector<float> values(static_cast<size_t>(tensor.size()));

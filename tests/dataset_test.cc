@@ -1,13 +1,12 @@
 #include "train/dataset.h"
 
 #include <gtest/gtest.h>
-#include <unistd.h>
 
-#include <filesystem>
 #include <fstream>
 #include <set>
 
 #include "cambium/error.h"
+#include "temp_folder.h"
 #include "tiny_tokenizer.h"
 #include "train/batches.h"
 
@@ -16,14 +15,9 @@ namespace {
 
 class DatasetTest : public ::testing::Test {
  protected:
-  void SetUp() override {
-    path_ = std::filesystem::temp_directory_path() / ("cambium_dataset_" + std::to_string(getpid()) + ".jsonl");
-  }
-  void TearDown() override { std::filesystem::remove(path_); }
-
   Dataset Load(std::string_view content, DatasetOptions options = {}) {
     std::ofstream(path_, std::ios::binary) << content;
-    return LoadDataset(path_.string(), tokenizer_, options);
+    return LoadDataset(path_, tokenizer_, options);
   }
   std::string Refusal(std::string_view content, DatasetOptions options = {}) {
     try {
@@ -51,7 +45,8 @@ class DatasetTest : public ::testing::Test {
   }
 
   Tokenizer tokenizer_ = TinyTokenizer();
-  std::filesystem::path path_;
+  const TempFolder folder_;
+  const std::string path_ = folder_ / "data.jsonl";
 };
 
 TEST_F(DatasetTest, ChatTrainsEveryAnswerWithItsStopToken) {
@@ -74,7 +69,7 @@ TEST_F(DatasetTest, PromptsEndWhereTheAnswerBegins) {
   EXPECT_EQ(ShowFirst(R"({"instruction":"a"})", options), asked);
   EXPECT_EQ(ShowFirst(R"({"text":"once"})", options), "once");
   EXPECT_EQ(ShowFirst(R"({"input_ids":[65,66,67],"labels":[-100,-100,67]})", options), "AB");
-  EXPECT_EQ(Refusal(R"({"messages":[{"role":"assistant","content":"b"}]})", options), path_.string() + ": line 1: no message asks for an answer");
+  EXPECT_EQ(Refusal(R"({"messages":[{"role":"assistant","content":"b"}]})", options), path_ + ": line 1: no message asks for an answer");
   options.format = "plain";
   const Dataset lines = Load("a\n\nb\n", options);
   ASSERT_EQ(lines.examples.size(), 2u);

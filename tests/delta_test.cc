@@ -11,6 +11,7 @@
 #include "grafts/merge.h"
 #include "io/convert.h"
 #include "model/save.h"
+#include "temp_folder.h"
 #include "tiny_model.h"
 
 namespace cambium {
@@ -20,12 +21,6 @@ namespace fs = std::filesystem;
 
 class DeltaTest : public ::testing::Test {
  protected:
-  void SetUp() override {
-    directory_ = testing::TempDir() + "/delta_test";
-    fs::remove_all(directory_);
-    fs::create_directories(directory_);
-  }
-  void TearDown() override { fs::remove_all(directory_); }
   std::string Write(const WeightDelta& delta, const std::string& name) {
     const std::string path = directory_ + "/" + name;
     fs::create_directories(path);
@@ -34,7 +29,8 @@ class DeltaTest : public ::testing::Test {
     return path;
   }
   ThreadPool pool_{2};
-  std::string directory_;
+  const TempFolder folder_;
+  const std::string directory_ = folder_.path();
 };
 
 const std::vector<int32_t> kIds = {3, 14, 15, 9, 2, 6, 5};

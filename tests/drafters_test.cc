@@ -10,6 +10,7 @@
 #include "drafters/drafters.h"
 #include "grafts/grafts.h"
 #include "io/token_index.h"
+#include "temp_folder.h"
 #include "test_model.h"
 #include "tiny_model.h"
 #include "tiny_tokenizer.h"
@@ -98,7 +99,8 @@ class Drafters : public testing::Test {
 };
 
 TEST_F(Drafters, EveryOneOfTheListLeavesEveryTokenAsItIs) {
-  const std::string index = testing::TempDir() + "/drafters_test.index", heads = testing::TempDir() + "/drafters_heads";
+  const TempFolder folder;
+  const std::string index = folder / "index", heads = folder / "heads";
   std::vector<std::vector<int32_t>> documents;
   for (uint64_t seed = 0; seed < 3; ++seed) documents.push_back(Plain(1, seed));  // text like what is generated
   WriteTokenIndex(index, tokenizer_, documents);
@@ -123,8 +125,6 @@ TEST_F(Drafters, EveryOneOfTheListLeavesEveryTokenAsItIs) {
     }
     if (entry.name == std::string("corpus")) EXPECT_GT(accepted, 0) << "its index holds these very texts";
   }
-  std::filesystem::remove(index);
-  std::filesystem::remove_all(heads);
 }
 
 TEST_F(Drafters, NonsenseIsRefusedWithoutATrace) {
@@ -193,7 +193,8 @@ TEST_F(Drafters, OtherRequestsTextServesOnlyWhereAllowed) {
 }
 
 TEST_F(Drafters, OtherRulesEndGreedilyInTheSameText) {
-  const std::string index = testing::TempDir() + "/rules.index";
+  const TempFolder folder;
+  const std::string index = folder / "rules.index";
   WriteTokenIndex(index, tokenizer_, {Plain(0, 2)});
   for (const char* rule : {"match", "rejection", "typical", "typical:epsilon=0.2,delta=0.5"}) {
     for (const std::string spec : {"corpus:index=" + index, std::string("exit:layer=2")}) {
@@ -209,7 +210,6 @@ TEST_F(Drafters, OtherRulesEndGreedilyInTheSameText) {
       EXPECT_EQ(sampled.decode_tokens, 59);
     }
   }
-  std::filesystem::remove(index);
 }
 
 TEST_F(Drafters, BadOptionsAreNamed) {
@@ -237,7 +237,8 @@ TEST_F(Drafters, BadOptionsAreNamed) {
 }
 
 TEST_F(Drafters, CorruptAndForeignIndexesAreRefused) {
-  const std::string path = testing::TempDir() + "/corrupt.index";
+  const TempFolder folder;
+  const std::string path = folder / "corrupt.index";
   WriteTokenIndex(path, tokenizer_, {{1, 2, 3, 1, 2, 4}});
   EXPECT_EQ(TokenIndex(path).size(), 7);
   const TokenIndex index(path);
@@ -246,7 +247,7 @@ TEST_F(Drafters, CorruptAndForeignIndexesAreRefused) {
   EXPECT_EQ(match.length, 2);
   EXPECT_EQ(match.end - match.begin, 2);
   // Merging gives what building at once gives.
-  const std::string whole = testing::TempDir() + "/whole.index";
+  const std::string whole = folder / "whole.index";
   WriteTokenIndex(whole, tokenizer_, {{1, 2, 3, 1, 2, 4}, {1, 2, 4}});
   WriteTokenIndex(path, tokenizer_, {{1, 2, 4}}, path);
   const TokenIndex merged(path), at_once(whole);

@@ -1,7 +1,6 @@
 #pragma once
 
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #include <cstdint>
 #include <filesystem>
@@ -12,6 +11,7 @@
 #include <string_view>
 
 #include "cambium/error.h"
+#include "temp_folder.h"
 
 // What tests of file formats share.
 namespace cambium::testing {
@@ -38,23 +38,6 @@ class Bytes {
 
  private:
   std::string text_;
-};
-
-// A folder that is removed with its contents.
-class TempFolder {
- public:
-  TempFolder() : path_(std::filesystem::temp_directory_path() / "cambium-test-XXXXXX") {
-    EXPECT_NE(mkdtemp(path_.data()), nullptr);
-  }
-  ~TempFolder() {
-    std::error_code ignored;
-    std::filesystem::remove_all(path_, ignored);
-  }
-  std::string operator/(std::string_view name) const { return path_ + "/" + std::string(name); }
-  const std::string& path() const { return path_; }
-
- private:
-  std::string path_;
 };
 
 inline void WriteFile(const std::string& path, std::string_view text) {

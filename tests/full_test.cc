@@ -2,7 +2,6 @@
 #include "grafts/full.h"
 
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #include <atomic>
 #include <cmath>
@@ -10,6 +9,7 @@
 
 #include "io/convert.h"
 #include "model/save.h"
+#include "temp_folder.h"
 #include "test_model.h"
 #include "tiny_model.h"
 #include "train/trainer.h"
@@ -67,12 +67,8 @@ struct Lab {
 
 class FullTest : public ::testing::Test {
  protected:
-  void SetUp() override {
-    directory_ = (fs::temp_directory_path() / ("cambium_full_" + std::to_string(getpid()))).string();
-    fs::remove_all(directory_);
-  }
-  void TearDown() override { fs::remove_all(directory_); }
-  std::string directory_;
+  const TempFolder folder_;
+  const std::string directory_ = folder_.path();
 };
 
 TEST_F(FullTest, LearnsInEveryPrecisionOnEveryStorage) {

@@ -18,7 +18,6 @@ namespace cambium {
 namespace {
 
 using testing::Bytes;
-using testing::TempFolder;
 
 // A header up to the metadata.
 Bytes Head(uint64_t tensors, uint64_t keys, uint32_t version = 3) {

@@ -2,17 +2,16 @@
 // (tools/make_graft_golden.py).
 #include <gtest/gtest.h>
 
-#include <unistd.h>
 
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
-#include <filesystem>
 
 #include "grafts/grafts.h"
 #include "io/json.h"
 #include "io/safetensors.h"
 #include "model/transformer.h"
+#include "temp_folder.h"
 #include "test_model.h"
 #include "train/trainer.h"
 
@@ -134,7 +133,8 @@ TEST_P(PeftGolden, LossesOfFiveSteps) {
 
 // What Save writes is what was read, byte for byte where the numbers are.
 TEST_P(GraftGolden, FilesComeBack) {
-  const std::string out = (std::filesystem::temp_directory_path() / ("cambium_graft_" + std::string(GetParam()) + std::to_string(getpid()))).string();
+  const TempFolder folder;
+  const std::string out = folder.path();
   const std::unique_ptr<Graft> graft = LoadGraft(Directory(), model_);
   graft->Save(out);
   const std::string name = graft->kind() == "adapter" ? "/adapter.safetensors" : "/adapter_model.safetensors";
@@ -148,7 +148,6 @@ TEST_P(GraftGolden, FilesComeBack) {
         << tensor.name;
   }
   EXPECT_EQ(LoadGraft(out, model_)->kind(), graft->kind());
-  std::filesystem::remove_all(out);
 }
 
 INSTANTIATE_TEST_SUITE_P(Libraries, GraftGolden,

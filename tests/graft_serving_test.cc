@@ -2,13 +2,13 @@
 #include <gtest/gtest.h>
 
 #include <cstdio>
-#include <filesystem>
 #include <fstream>
 
 #include "cambium/cambium.h"
 #include "decode/generate.h"
 #include "drafters/drafters.h"
 #include "grafts/grafts.h"
+#include "temp_folder.h"
 #include "test_graft.h"
 #include "test_model.h"
 #include "tiny_model.h"
@@ -144,7 +144,8 @@ TEST_P(GraftServing, RowsWithDifferentGraftsDoNotMeet) {
 
 TEST_P(GraftServing, AScaleMultipliesAndZeroIsTheBase) {
   if (GetParam() == TinyFamily::kGpt2) GTEST_SKIP() << "no PEFT files for gpt2";
-  const std::string path = testing::TempDir() + "/graft_serving_" + std::to_string(static_cast<int>(GetParam()));
+  const TempFolder folder;
+  const std::string path = folder.path();
   const auto graft = RandomLora(model_, 1);
   graft->Save(path);
   const std::vector<int32_t> ids = Prompt(20);
@@ -155,7 +156,6 @@ TEST_P(GraftServing, AScaleMultipliesAndZeroIsTheBase) {
   EXPECT_EQ(logits(1), Serve(model_, Compute::kF32, ids, {graft.get()}, 64));
   EXPECT_EQ(logits(0), Serve(model_, Compute::kF32, ids, {}, 64));
   EXPECT_NE(logits(0.5f), logits(1));
-  std::filesystem::remove_all(path);
 }
 
 INSTANTIATE_TEST_SUITE_P(Families, GraftServing, testing::ValuesIn(kTinyFamilies));
@@ -208,8 +208,8 @@ TEST(GraftSpecs, AreParsedAndRefused) {
 TEST(GraftFiles, WhatIsNoGraftIsNamed) {
   ThreadPool pool(1);
   Transformer model(TinyModel(pool, 1), pool);
-  const std::string path = testing::TempDir() + "/graft_serving_bad";
-  std::filesystem::create_directories(path);
+  const TempFolder folder;
+  const std::string path = folder.path();
   const auto says = [&](const std::string& where) -> std::string {
     try {
       LoadGraft(where, model);
@@ -231,14 +231,14 @@ TEST(GraftFiles, WhatIsNoGraftIsNamed) {
   const std::string both = says(path);
   EXPECT_NE(both.find("[4, 48]"), std::string::npos) << both;
   EXPECT_NE(both.find("[4, 32]"), std::string::npos) << both;
-  std::filesystem::remove_all(path);
 }
 
 // One engine, many requests: each has its own grafts, and the cache never carries one's keys into another.
 TEST(SmolLM2, ARequestChoosesItsGrafts) {
   const std::string file = DefaultTestModel();
   if (file.empty()) GTEST_SKIP() << "the default model is not in the cache; ./try fetches it";
-  const std::string path = testing::TempDir() + "/graft_serving_smollm2";
+  const TempFolder folder;
+  const std::string path = folder.path();
   {
     ThreadPool pool(2);
     Transformer model(LoadWeights(pool, file), pool);
@@ -265,7 +265,6 @@ TEST(SmolLM2, ARequestChoosesItsGrafts) {
   EXPECT_EQ(generate({path}), grafted);
   EXPECT_THROW(generate({path + "-none"}), Error);
   EXPECT_EQ(generate({}), base);
-  std::filesystem::remove_all(path);
 }
 
 }  // namespace

@@ -12,6 +12,7 @@
 #include "grafts/grafts.h"
 #include "grafts/mtp.h"
 #include "heads_testing.h"
+#include "temp_folder.h"
 #include "tiny_model.h"
 #include "tiny_tokenizer.h"
 #include "train/trainer.h"
@@ -97,15 +98,11 @@ GraftOptions OptionsOf(const Kind& kind) {
 
 class HeadsOfKind : public testing::TestWithParam<Kind> {
  protected:
-  HeadsOfKind() : pool_(2), model_(TinyModel(pool_, 7, {.layers = 3}), pool_) {
-    directory_ = (fs::temp_directory_path() / ("cambium_heads_" + std::to_string(getpid()))).string();
-    fs::remove_all(directory_);
-    fs::create_directories(directory_);
-  }
-  ~HeadsOfKind() override { fs::remove_all(directory_); }
+  HeadsOfKind() : pool_(2), model_(TinyModel(pool_, 7, {.layers = 3}), pool_) {}
   ThreadPool pool_;
   Transformer model_;
-  std::string directory_;
+  const TempFolder folder_;
+  const std::string directory_ = folder_.path();
 };
 
 // Away from where some gradients are zero.
@@ -271,9 +268,8 @@ INSTANTIATE_TEST_SUITE_P(Kinds, HeadsOfKind, testing::ValuesIn(kKinds),
 TEST(HeadsFiles, WhatIsWrongIsNamed) {
   ThreadPool pool(1);
   Transformer model(TinyModel(pool, 7), pool);
-  const std::string directory = (fs::temp_directory_path() / ("cambium_heads_bad_" + std::to_string(getpid()))).string();
-  fs::remove_all(directory);
-  fs::create_directories(directory);
+  const TempFolder folder;
+  const std::string directory = folder.path();
   const auto write = [&](const std::string& name, const std::string& text) { std::ofstream(directory + "/" + name) << text; };
   GraftOptions options;
   options.draft_tokens = {1, 2, 3};
@@ -310,7 +306,6 @@ TEST(HeadsFiles, WhatIsWrongIsNamed) {
   Refused("node [0,0,0,0] is at depth 4, the heads guess 3", [&] { read("[[0], [0,0], [0,0,0], [0,0,0,0]]"); });
   Refused("expected 0 to 63", [&] { read("[[-1]]"); });
   Refused("no list", [&] { read("nothing"); });
-  fs::remove_all(directory);
 }
 
 // L_main + W * L_heads: along each parameter's gradient, the graft's too, the sum must rise as fast as it says.

@@ -16,7 +16,6 @@ namespace cambium {
 namespace {
 
 namespace fs = std::filesystem;
-using testing::TempFolder;
 
 // tests/hub_server.py on a free port, and a cache for it.
 class HubTest : public ::testing::Test {

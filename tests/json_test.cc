@@ -5,6 +5,7 @@
 #include <fstream>
 
 #include "cambium/error.h"
+#include "temp_folder.h"
 
 namespace cambium {
 namespace {
@@ -58,7 +59,8 @@ TEST(Json, RefusesDepthSizeAndCount) {
 }
 
 TEST(Json, ReadsFilesWithinTheirLimit) {
-  const std::string path = testing::TempDir() + "/json_test.txt";
+  const TempFolder folder;
+  const std::string path = folder / "text.txt";
   std::ofstream(path) << "hello";
   EXPECT_EQ(ReadTextFile(path), "hello");
   EXPECT_THROW(ReadTextFile(path, 4), Error);

@@ -12,6 +12,7 @@
 #include "io/gguf_writer.h"
 #include "io/json.h"
 #include "io/safetensors.h"
+#include "temp_folder.h"
 #include "tiny_model.h"
 #include "train/loss_head.h"
 
@@ -21,19 +22,6 @@ namespace {
 namespace fs = std::filesystem;
 
 const std::string kGolden = std::string(CAMBIUM_TEST_DIR) + "/golden/";
-
-class TempDir {
- public:
-  explicit TempDir(const std::string& name) : path_(testing::TempDir() + "/lora_test_" + name) {
-    fs::remove_all(path_);
-    fs::create_directories(path_);
-  }
-  ~TempDir() { fs::remove_all(path_); }
-  std::string operator/(const std::string& name) const { return path_ + "/" + name; }
-
- private:
-  std::string path_;
-};
 
 std::vector<std::vector<float>> Logits(Transformer& model, std::vector<Graft*> grafts, std::span<const int32_t> ids,
                                        Compute compute = Compute::kF32) {
@@ -140,7 +128,7 @@ TEST_P(PeftGolden, GradientsAreThoseOfPyTorch) {
 
 // What PEFT reads of our file is what it wrote: the same tensors, bit for bit, and the same values of every key we write.
 TEST_P(PeftGolden, SavesWhatPeftSaves) {
-  const TempDir dir("peft");
+  const TempFolder dir;
   LoadGraft(path_, model_)->Save(dir / "saved");
   const SafetensorsFile ours(dir / "saved/adapter_model.safetensors"), theirs(path_ + "/adapter_model.safetensors");
   EXPECT_EQ(ours.tensors().size(), theirs.tensors().size());
@@ -219,7 +207,7 @@ TEST_F(LoraKinds, PissaBeginsAtTheBaseAndSavesAPlainLora) {
     graft->VisitParams([&](Parameter& p) { size += SquaredNorm(pool_, p.value); });
     EXPECT_GT(size, 1);
     Randomize(*graft, 5);
-    const TempDir dir("pissa");
+    const TempFolder dir;
     graft->Save(dir / "saved");
     const auto loaded = LoadGraft(dir / "saved", model_);
     const auto want = Logits(model_, {graft.get()}, ids_);
@@ -287,7 +275,7 @@ TEST_F(LoraKinds, PatternsChooseRanksAndAlphas) {
   int64_t fives = 0;
   graft->VisitParams([&](Parameter& p) { fives += p.name.ends_with("q_proj.lora_A") && p.value.rows() == 5; });
   EXPECT_EQ(fives, model_.config().layers);
-  const TempDir dir("patterns");
+  const TempFolder dir;
   graft->Save(dir / "peft");
   graft->Save(dir / "adapter.gguf");
   const auto want = Logits(model_, {graft.get()}, ids_);
@@ -305,7 +293,7 @@ TEST_F(LoraKinds, GgufAdaptersComeBack) {
   options.alpha = 6;
   options.rslora = true;
   const auto graft = Make(options, 2);
-  const TempDir dir("gguf");
+  const TempFolder dir;
   graft->Save(dir / "a.gguf");
   const GgufFile file(dir / "a.gguf");
   EXPECT_EQ(file.Str("adapter.type"), "lora");
@@ -352,7 +340,7 @@ TEST_F(LoraKinds, MlxAdaptersComeBack) {
   for (const bool dora : {false, true}) {
     options.dora = dora;
     const auto graft = Make(options, 2);
-    const TempDir dir("mlx");
+    const TempFolder dir;
     dynamic_cast<const LoraGraft&>(*graft).SaveMlx(dir / "a");
     const nlohmann::json config = ParseJson(ReadTextFile(dir / "a/adapter_config.json"), "");
     EXPECT_EQ(config["fine_tune_type"], dora ? "dora" : "lora");
@@ -397,7 +385,7 @@ TEST_F(LoraKinds, AdaptersAreDescribedWithoutTheirBase) {
   options.targets = {"q_proj", "v_proj"};
   options.base = "a-base";
   const auto graft = Make(options, 2);
-  const TempDir dir("describe");
+  const TempFolder dir;
   graft->Save(dir / "peft");
   graft->Save(dir / "a.gguf");
   dynamic_cast<const LoraGraft&>(*graft).SaveMlx(dir / "mlx");
@@ -442,7 +430,7 @@ TEST_F(LoraKinds, CombiningIsExactOrCutBySingularValues) {
   options.targets = {"q_proj", "up_proj"};
   options.rank = 2;
   const auto b = Make(options, 2);
-  const TempDir dir("combine");
+  const TempFolder dir;
   a->Save(dir / "a");
   b->Save(dir / "b");
   const auto half = LoadGraft(dir / "a", model_, 0.5f), minus = LoadGraft(dir / "b", model_, -1.5f);
@@ -487,7 +475,7 @@ TEST_F(LoraKinds, ABadRankTargetOrBaseIsNamed) {
             "target \"w_proj\" is no linear of this model; it has q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, "
             "down_proj");
   // Both shapes are named where the base is another one.
-  const TempDir dir("base");
+  const TempFolder dir;
   Make({.rank = 2}, 1)->Save(dir / "a");
   Transformer other(TinyModel(pool_, 7, {.hidden = 64}), pool_);
   const std::string why = refusal([&] { LoadGraft(dir / "a", other); });
@@ -496,7 +484,7 @@ TEST_F(LoraKinds, ABadRankTargetOrBaseIsNamed) {
 }
 
 TEST_F(LoraKinds, KeysThatMeanSomethingAreRefusedByName) {
-  const TempDir dir("keys");
+  const TempFolder dir;
   Make({}, 1)->Save(dir / "a");
   const std::string path = dir / "a/adapter_config.json";
   const nlohmann::json good = ParseJson(ReadTextFile(path), path);

@@ -15,7 +15,6 @@
 namespace cambium {
 namespace {
 
-using testing::TempFolder;
 
 std::string Family(const std::string& name) { return std::string(CAMBIUM_TEST_DIR) + "/golden/families/" + name; }
 

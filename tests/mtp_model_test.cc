@@ -14,6 +14,7 @@
 #include "io/gguf.h"
 #include "io/gguf_writer.h"
 #include "io/safetensors.h"
+#include "temp_folder.h"
 #include "tensor/quantize.h"
 #include "tiny_tokenizer.h"
 
@@ -26,9 +27,6 @@ namespace fs = std::filesystem;
 class OwnModule : public testing::Test {
  protected:
   OwnModule() : pool_(2), model_(LoadWeights(pool_, kBase), pool_) {
-    directory_ = (fs::temp_directory_path() / ("cambium_own_" + std::to_string(getpid()))).string();
-    fs::remove_all(directory_);
-    fs::create_directories(directory_);
     GraftOptions options;
     options.heads = 2;
     module_ = MakeGraft("mtp", options, model_);
@@ -39,8 +37,6 @@ class OwnModule : public testing::Test {
     }
     for (int32_t t = 0; t < 6; ++t) tokens_.push_back((7 * t + 11) % static_cast<int32_t>(model_.config().vocab));
   }
-  ~OwnModule() override { fs::remove_all(directory_); }
-
   // The base's directory with the module in the same file.
   std::string WithModule(bool qwen) {
     const std::string out = directory_ + (qwen ? "/qwen" : "/deepseek"), prefix = "model.layers.3.";
@@ -69,7 +65,8 @@ class OwnModule : public testing::Test {
   const std::string kBase = std::string(CAMBIUM_TEST_DIR) + "/golden/families/llama";
   ThreadPool pool_;
   Transformer model_;
-  std::string directory_;
+  const TempFolder folder_;
+  const std::string directory_ = folder_.path();
   std::unique_ptr<Graft> module_;
   OwnedTensor hidden_{OwnedTensor({6, 64})};
   std::vector<int32_t> tokens_;

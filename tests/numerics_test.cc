@@ -3,11 +3,11 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <filesystem>
 #include <fstream>
 
 #include "grafts/grafts.h"
 #include "io/json.h"
+#include "temp_folder.h"
 #include "tensor/half.h"
 #include "tiny_model.h"
 
@@ -51,8 +51,7 @@ TEST(ExponentHistogram, SaysWhatHalfPrecisionMakesOfValues) {
 }
 
 TEST(NumericsReport, WatchesWithoutChangingTheRun) {
-  const std::string directory = testing::TempDir() + "/numerics_test";
-  std::filesystem::create_directories(directory);
+  const TempFolder folder;
   std::vector<Example> examples(6);
   for (size_t i = 0; i < examples.size(); ++i) {
     for (int32_t j = 0; j < 9; ++j) examples[i].ids.push_back((j * 5 + static_cast<int32_t>(i)) % 31);
@@ -75,12 +74,12 @@ TEST(NumericsReport, WatchesWithoutChangingTheRun) {
       if (report) report->Step();
     };
     const double loss = trainer.Run(callbacks).loss;
-    if (report) EXPECT_EQ(report->Write(directory).size(), 4u);
+    if (report) EXPECT_EQ(report->Write(folder.path()).size(), 4u);
     return loss;
   };
   for (const Precision precision : {Precision::kFp32, Precision::kFp16}) {
     EXPECT_EQ(run(precision, true), run(precision, false)) << PrecisionName(precision);
-    const nlohmann::json json = ParseJson(ReadTextFile(directory + "/numerics.json"), "numerics.json");
+    const nlohmann::json json = ParseJson(ReadTextFile(folder / "numerics.json"), "numerics.json");
     std::map<std::string, int> kinds;
     for (const auto& series : json["series"]) {
       ++kinds[series["values"]];
@@ -99,7 +98,6 @@ TEST(NumericsReport, WatchesWithoutChangingTheRun) {
     EXPECT_EQ(kinds["parameter gradients"], 3);
     EXPECT_EQ(json["loss_scale"], precision == Precision::kFp16 ? 65536.0 : 1.0);
   }
-  std::filesystem::remove_all(directory);
 }
 
 }  // namespace

@@ -1,7 +1,6 @@
 // Prefixes and bottleneck adapters on tiny models of every family: what they start as, their gradients, mixed in one pass,
 // resumed, and what is refused.
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #include <cmath>
 #include <cstring>
@@ -12,6 +11,7 @@
 #include "grafts/prefix.h"
 #include "io/json.h"
 #include "io/safetensors.h"
+#include "temp_folder.h"
 #include "tiny_model.h"
 #include "train/loss_head.h"
 #include "train/trainer.h"
@@ -342,12 +342,6 @@ INSTANTIATE_TEST_SUITE_P(Families, PrefixAdapter, ::testing::ValuesIn(kTinyFamil
 
 class Files : public ::testing::Test {
  protected:
-  void SetUp() override {
-    path_ = (fs::temp_directory_path() / ("cambium_prefix_" + std::to_string(getpid()))).string();
-    fs::remove_all(path_);
-    fs::create_directories(path_);
-  }
-  void TearDown() override { fs::remove_all(path_); }
   // Writes the config with one field changed.
   void Change(const std::function<void(nlohmann::json&)>& change) {
     const std::string file = path_ + "/adapter_config.json";
@@ -368,7 +362,8 @@ class Files : public ::testing::Test {
     EXPECT_EQ(text.find('\n'), std::string::npos);
   }
 
-  std::string path_;
+  const TempFolder folder_;
+  const std::string path_ = folder_.path();
   ThreadPool pool_{2};
   Transformer model_{TinyModel(pool_, 11), pool_};
 };

@@ -13,7 +13,6 @@ namespace cambium {
 namespace {
 
 using testing::Bytes;
-using testing::TempFolder;
 
 Bytes File(std::string_view header, size_t data_bytes = 0) {
   return Bytes().Str(header).Text(std::string(data_bytes, '\1'));

@@ -14,6 +14,7 @@
 #include <thread>
 
 #include "cambium/error.h"
+#include "temp_folder.h"
 #include "test_graft.h"
 
 namespace cambium {
@@ -75,13 +76,8 @@ TrainOptions Options() {
 
 class TrainerTest : public ::testing::Test {
  protected:
-  void SetUp() override {
-    directory_ = (fs::temp_directory_path() / ("cambium_trainer_" + std::to_string(getpid()))).string();
-    fs::remove_all(directory_);
-    fs::create_directories(directory_);
-  }
-  void TearDown() override { fs::remove_all(directory_); }
-  std::string directory_;
+  const TempFolder folder_;
+  const std::string directory_ = folder_.path();
 };
 
 TEST_F(TrainerTest, LearnsAndWritesWhatItSays) {
@@ -470,7 +466,8 @@ TEST_F(TrainerTest, Fp16SkipsOverflowedStepsAndLowersTheScale) {
 }
 
 TEST(RunLock, RefusesASecondWriterAndAnUnwritableDirectory) {
-  const std::string directory = (fs::temp_directory_path() / ("cambium_lock_" + std::to_string(getpid()))).string();
+  const TempFolder folder;
+  const std::string directory = folder / "run";
   {
     RunLock lock(directory);
     try {
@@ -491,11 +488,11 @@ TEST(RunLock, RefusesASecondWriterAndAnUnwritableDirectory) {
       EXPECT_NE(std::string(error.what()).find(path), std::string::npos) << error.what();
     }
   }
-  fs::remove_all(directory);
 }
 
 TEST(CheckpointStore, AFullDiskLeavesNoHalfCheckpoint) {
-  const std::string directory = (fs::temp_directory_path() / ("cambium_full_" + std::to_string(getpid()))).string();
+  const TempFolder folder;
+  const std::string directory = folder / "checkpoints";
   CheckpointStore store(directory, 2);
   OwnedTensor values({1000});
   store.Save(1, {{"a", 1}}, {{"x", values.view}});
@@ -519,7 +516,6 @@ TEST(CheckpointStore, AFullDiskLeavesNoHalfCheckpoint) {
   EXPECT_EQ(store.LoadNewest(skipped)->step, 1);
   for (int64_t step = 2; step <= 5; ++step) store.Save(step, {{"a", step}}, {{"x", values.view}});
   EXPECT_EQ(store.Steps(), (std::vector<int64_t>{4, 5}));
-  fs::remove_all(directory);
 }
 
 TEST(LossScaler, FollowsPyTorchsConstants) {

@@ -2,7 +2,6 @@
 #include <gtest/gtest.h>
 #include <rapidcheck.h>
 #include <sys/wait.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <array>
@@ -11,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "temp_folder.h"
 #include "window/passages.h"
 
 namespace cambium {
@@ -108,12 +108,18 @@ TEST(Passages, AWrongAnswerIsSeen) {
   EXPECT_NE(Brute(text, {"a", "he"}, options), Brute(text, {"a", "the"}, options));
 }
 
+// One for the process.
+const TempFolder& Folder() {
+  static const TempFolder folder;
+  return folder;
+}
+
 struct Ran {
   int code;
   std::string out;  // stdout and stderr
 };
 Ran Cli(const std::string& arguments, const std::string& input = "") {
-  const std::string path = testing::TempDir() + "window_cli_input" + std::to_string(getpid());
+  const std::string path = Folder() / "input";
   std::ofstream(path, std::ios::binary) << input;
   const std::string command = std::string(CAMBIUM_CLI) + " " + arguments + " 2>&1 < " + path;
   FILE* pipe = popen(command.c_str(), "r");
@@ -124,7 +130,7 @@ Ran Cli(const std::string& arguments, const std::string& input = "") {
   return {WEXITSTATUS(pclose(pipe)), out};
 }
 std::string File(const std::string& name, const std::string& content) {
-  const std::string path = testing::TempDir() + std::to_string(getpid()) + name;
+  const std::string path = Folder() / name;
   std::ofstream(path, std::ios::binary) << content;
   return path;
 }
