@@ -5,7 +5,7 @@ usage: corpus.py OUT_DIR [TRAIN_BYTES] [FOLDER] [PATTERN]
 
 Whole files go to one side or the other, by a hash of their names, so nothing held out was trained on. Writes
 train.jsonl ({"text"}: passages of 700 bytes, about 256 tokens of SmolLM2), beginnings.jsonl (of every third, for
---distill with --raw), valid.jsonl (passages that are held out) and prompts.jsonl ({"id", "prompt"}: from the middles of held-out files).
+--distill with --raw), more-beginnings.jsonl (of the others), valid.jsonl (passages that are held out) and prompts.jsonl ({"id", "prompt"}: from the middles of held-out files).
 """
 import hashlib
 import json
@@ -55,8 +55,9 @@ for text in train:
 write("train.jsonl", cut)
 middles = [(name, list(passages(text))) for name, text in held_out if len(text) > 3 * PASSAGE]
 middles = [(name, cuts[len(cuts) // 2 - 1:]) for name, cuts in middles]
-write("beginnings.jsonl", [{"prompt": passage["text"][:PASSAGE * 2 // 5], "completion": passage["text"][PASSAGE * 2 // 5:]}
-                           for passage in cut[::3] if len(passage["text"]) > PASSAGE // 2])
+for name, of_three in ("beginnings.jsonl", [0]), ("more-beginnings.jsonl", [1, 2]):
+    write(name, [{"prompt": passage["text"][:PASSAGE * 2 // 5], "completion": passage["text"][PASSAGE * 2 // 5:]}
+                 for i, passage in enumerate(cut) if i % 3 in of_three and len(passage["text"]) > PASSAGE // 2])
 write("valid.jsonl", [{"text": passage} for _, cuts in middles for passage in cuts[1:3]][:64])
 write("prompts.jsonl", [{"id": name, "task": folder.name, "prompt": cuts[0]} for name, cuts in middles][:PROMPTS])
 print(f"{len(documents)} files: {len(cut)} passages of {size} bytes to train on, {len(held_out)} files held out")
