@@ -215,14 +215,15 @@ void ReportHeads(TrainSession& session, const TrainFlags& flags) {
     by_depth.push_back({{"rows", accuracy.rows[d]}, {"ranks", ranks}, {"in_the_tree", rates[d]}});
   }
   if (heads.first() > 1) line(fmt::format("best tree on this machine: {} nodes, {} deep ({})", best, best == 0 ? 0 : deepest, tree_file));
-  if (best > 0) {
+  if (best > 0 && !prompts.empty()) {
     line(fmt::format("tokens a pass: {:.2f} expected, {:.2f} measured on {} others", best_expected, drafted.PerPass(),
                      drafted.prompts));
   }
   const bool same = planned.ids == plain.ids && (best == 0 || drafted.ids == plain.ids);
-  line(fmt::format("--draft {}: {:.2f} tokens a pass, {:.1f} tokens/s, {:.2f} x the {:.1f} without; ids {}",
-                   heads.kind(), planned.PerPass(), planned.PerSecond(), planned.PerSecond() / plain.PerSecond(),
-                   plain.PerSecond(), same ? "identical" : "DIFFERENT"));
+  line(prompts.empty() ? "no text is long enough to measure speed on"
+                       : fmt::format("--draft {}: {:.2f} tokens a pass, {:.1f} tokens/s, {:.2f} x the {:.1f} without; ids {}",
+                                     heads.kind(), planned.PerPass(), planned.PerSecond(),
+                                     planned.PerSecond() / plain.PerSecond(), plain.PerSecond(), same ? "identical" : "DIFFERENT"));
   const auto measured = [](const Measured& m) -> nlohmann::ordered_json {
     return {{"tokens", m.tokens}, {"passes", m.passes}, {"ms", m.ms}, {"draft_ms", m.draft_ms}};
   };
