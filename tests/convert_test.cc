@@ -18,7 +18,6 @@
 namespace cambium {
 namespace {
 
-
 std::vector<float> Values(const Tensor& tensor) {
   std::vector<float> values(static_cast<size_t>(tensor.size()));
   Dequantize(tensor.dtype, tensor.data, values.data(), tensor.size());

@@ -15,7 +15,6 @@
 namespace cambium {
 namespace {
 
-
 std::string Family(const std::string& name) { return std::string(CAMBIUM_TEST_DIR) + "/golden/families/" + name; }
 
 // A LoRA on every linear, strong enough to be seen.

@@ -37,6 +37,7 @@ class OwnModule : public testing::Test {
     }
     for (int32_t t = 0; t < 6; ++t) tokens_.push_back((7 * t + 11) % static_cast<int32_t>(model_.config().vocab));
   }
+
   // The base's directory with the module in the same file.
   std::string WithModule(bool qwen) {
     const std::string out = directory_ + (qwen ? "/qwen" : "/deepseek"), prefix = "model.layers.3.";

@@ -5,7 +5,8 @@ usage: corpus.py OUT_DIR [TRAIN_BYTES] [FOLDER] [PATTERN]
 
 Whole files go to one side or the other, by a hash of their names, so nothing held out was trained on. Writes
 train.jsonl ({"text"}: passages of 700 bytes, about 256 tokens of SmolLM2), beginnings.jsonl (of every third, for
---distill with --raw), more-beginnings.jsonl (of the others), valid.jsonl (passages that are held out) and prompts.jsonl ({"id", "prompt"}: from the middles of held-out files).
+--distill with --raw), more-beginnings.jsonl (of the others), valid.jsonl (passages that are held out) and prompts.jsonl
+({"id", "prompt"}: from the middles of held-out files).
 """
 import hashlib
 import json
