@@ -98,6 +98,13 @@ Engine::Impl::Impl(const std::string& model, const EngineOptions& options)
   state.sequence = kv.NewSequence();
 }
 
+nlohmann::ordered_json Engine::Impl::Chat(std::span<const Message> messages) const {
+  if (!dialogues.has_template()) Fail(ErrorCode::kUsage, path, ": the model has no chat template; use `generate`");
+  auto chat = nlohmann::ordered_json::array();
+  for (const Message& message : messages) chat.push_back({{"role", message.role}, {"content", message.content}});
+  return chat;
+}
+
 Drafter* Engine::Impl::DrafterFor(const std::vector<std::string>& specs) {
   const auto key = std::pair(specs, state.grafts);
   auto found = drafters.find(key);
@@ -179,40 +186,11 @@ std::string Engine::Detokenize(std::span<const int32_t> ids) const {
 std::string Engine::Piece(int32_t id) const { return std::string(impl_->tokenizer.Piece(id)); }
 
 std::string Engine::ApplyTemplate(std::span<const Message> messages, bool add_generation_prompt) const {
-  const Tokenizer& tokenizer = impl_->tokenizer;
-  if (tokenizer.chat_template().empty()) {
-    Fail(ErrorCode::kUsage, impl_->path, ": the model has no chat template; use `generate`");
-  }
-  nlohmann::json list = nlohmann::json::array();
-  for (const Message& message : messages) list.push_back({{"role", message.role}, {"content", message.content}});
-  const auto name = [&](int32_t id) { return id < 0 ? std::string() : std::string(tokenizer.Piece(id)); };
-  return ChatTemplate(tokenizer.chat_template())
-      .Render(list, add_generation_prompt, {{"bos_token", name(tokenizer.bos())}, {"eos_token", name(tokenizer.eos())}});
+  return impl_->dialogues.Render(impl_->Chat(messages), {.add_generation_prompt = add_generation_prompt});
 }
 
 std::vector<int32_t> Engine::TokenizeChat(std::span<const Message> messages, bool add_generation_prompt) const {
-  const Tokenizer& tokenizer = impl_->tokenizer;
-  // Each control token in a content is broken behind its first byte by a noncharacter, at which the text is cut again.
-  constexpr std::string_view kBreak = "\uFDD0";
-  std::vector<Message> guarded(messages.begin(), messages.end());
-  for (int32_t id = 0; id < tokenizer.vocab_size(); ++id) {
-    const std::string_view piece = tokenizer.Piece(id);
-    if (tokenizer.Type(id) != TokenType::kControl || piece.size() < 2) continue;
-    for (Message& message : guarded) {
-      for (size_t at = 0; (at = message.content.find(piece, at)) != std::string::npos; at += kBreak.size()) {
-        message.content.insert(at + 1, kBreak);
-      }
-    }
-  }
-  const std::string text = ApplyTemplate(guarded, add_generation_prompt);
-  std::vector<int32_t> ids;
-  for (size_t begin = 0; begin <= text.size();) {
-    const size_t end = std::min(text.find(kBreak, begin), text.size());
-    const std::vector<int32_t> part = tokenizer.Encode(std::string_view(text).substr(begin, end - begin), false, true);
-    ids.insert(ids.end(), part.begin(), part.end());
-    begin = end + kBreak.size();
-  }
-  return ids;
+  return impl_->dialogues.Ids(impl_->Chat(messages), {.add_generation_prompt = add_generation_prompt});
 }
 
 Generation Engine::Generate(std::span<const int32_t> prompt, const GenerateOptions& options,

@@ -9,7 +9,7 @@
 #include "base/parallel.h"
 #include "cambium/cambium.h"
 #include "decode/generate.h"
-#include "io/chat_template.h"
+#include "io/dialogue.h"
 #include "io/tokenizer.h"
 #include "model/transformer.h"
 
@@ -24,6 +24,8 @@ struct Engine::Impl {
   ThreadPool pool;
   Transformer transformer;
   Tokenizer tokenizer;
+  DialogueEncoder dialogues{tokenizer};
+  nlohmann::ordered_json Chat(std::span<const Message> messages) const;  // as templates take them
   Compute compute;
   int64_t context;
   KvCache kv;

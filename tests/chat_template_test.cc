@@ -23,7 +23,8 @@ std::string Difference(const Json& c) {
   std::string got;
   try {
     got = ChatTemplate(c["template"].get<std::string>())
-              .Render(c["messages"], c["add_generation_prompt"].get<bool>(), c["extra"]);
+              .Render(c["messages"], c["add_generation_prompt"].get<bool>(), c["extra"])
+              .text;
   } catch (const Error& error) {
     return c.contains("expect") ? name + ": " + error.what() : "";
   }
@@ -140,13 +141,13 @@ TEST(ChatTemplate, TakesVariablesAndPlainJson) {
   const nlohmann::json messages = nlohmann::json::array({{{"role", "user"}, {"content", "hi"}}});
   const ChatTemplate chat(
       "{{ bos_token }}{{ messages[0].content }}{{ tools }}{% if add_generation_prompt %}>{% endif %}");
-  EXPECT_EQ(chat.Render(messages, true, {{"bos_token", "<s>"}}), "<s>hiNone>");
-  EXPECT_EQ(chat.Render(messages, false), "hiNone");
+  EXPECT_EQ(chat.Render(messages, true, {{"bos_token", "<s>"}}).text, "<s>hiNone>");
+  EXPECT_EQ(chat.Render(messages, false).text, "hiNone");
   EXPECT_THROW(chat.Render(messages, true, Json::array()), Error);
 }
 
 TEST(ChatTemplate, PrintsTodaysDate) {
-  const std::string text = ChatTemplate("{{ strftime_now('%Y-%m-%d') }}").Render(Json::array(), false);
+  const std::string text = ChatTemplate("{{ strftime_now('%Y-%m-%d') }}").Render(Json::array(), false).text;
   EXPECT_EQ(text.size(), 10u);
   EXPECT_EQ(text[4], '-');
 }

@@ -2,7 +2,9 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <fstream>
+#include <nlohmann/json.hpp>
 #include <set>
 
 #include "cambium/error.h"
@@ -79,11 +81,98 @@ TEST_F(DatasetTest, PromptsEndWhereTheAnswerBegins) {
   EXPECT_NE(Refusal("abc\n", options).find(": line 1: the prompt has "), std::string::npos);
 }
 
-TEST_F(DatasetTest, UserTextCannotForgeMasksButTemplatesOwnTokensCount) {
-  // Special tokens inside messages are read as such, as the templates of the field do; the answer still ends at the
-  // first.
-  EXPECT_EQ(ShowFirst(R"({"messages":[{"role":"user","content":"a"},{"role":"assistant","content":"b<|im_end|>c"}]})"),
-            "<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\n[b<|im_end|>]c<|im_end|>\n");
+TEST_F(DatasetTest, ControlTokensInContentsStayTextAndCutNothing) {
+  const std::string want = "<|im_start|>user\na<|im_start|><|im_end|>\n<|im_start|>assistant\n[b<|im_end|>c<|im_end|>]\n";
+  const std::string line = R"({"messages":[{"role":"user","content":"a<|im_start|>"},{"role":"assistant","content":"b<|im_end|>c"}]})";
+  EXPECT_EQ(ShowFirst(line), want);
+  const std::vector<int32_t> ids = Load(line).examples[0].ids;
+  EXPECT_EQ(std::count(ids.begin(), ids.end(), 256), 2);
+  EXPECT_EQ(std::count(ids.begin(), ids.end(), 257), 2);
+}
+
+constexpr const char* kToolTemplate =
+    "{% if tools %}T{{ tools | tojson }}{% endif %}{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' }}"
+    "{{ m.content or '' }}{% for c in m.tool_calls %}{{ '<call>' + c.function.name + (c.function.arguments | tojson) + "
+    "'</call>' }}{% endfor %}{{ '<|im_end|>' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
+
+TEST_F(DatasetTest, ToolsAndCallsAreTheSameInEveryDialect) {
+  tokenizer_ = TinyTokenizer(kToolTemplate);
+  const std::string tool = R"({"type":"function","function":{"name":"f","parameters":{}}})";
+  const std::string bare = R"({"name":"f","parameters":{}})";
+  const auto quoted = [](const std::string& json) { return nlohmann::json(json).dump(); };
+  const std::string want = "T[{\"type\": \"function\", \"function\": {\"name\": \"f\", \"parameters\": {}}}]<|im_start|>user\na<|im_end|>"
+                           "<|im_start|>assistant\n[<call>f{\"x\": 1}</call><|im_end|>]<|im_start|>tool\nr<|im_end|>"
+                           "<|im_start|>assistant\n[b<|im_end|>]";
+  const auto chat = [](const std::string& call, const char* result = "tool") {
+    return R"({"messages":[{"role":"user","content":"a"},{"role":"assistant",)" + call + R"(},{"role":")" + result +
+           R"(","name":"f","content":"r"},{"role":"assistant","content":"b"}],)";
+  };
+  const std::string call = R"("content":null,"tool_calls":[{"id":"1","type":"function","function":{"name":"f","arguments":{"x":1}}}])";
+  const std::string text_call = R"("tool_calls":[{"type":"function","function":{"name":"f","arguments":"{\"x\":1}"}}])";
+  const std::string old_call = R"("content":"","function_call":{"name":"f","arguments":"{\"x\":1}"})";
+  EXPECT_EQ(ShowFirst(chat(call) + "\"tools\":[" + tool + "]}"), want);
+  EXPECT_EQ(ShowFirst(chat(call) + "\"tools\":" + quoted("[" + tool + "]") + "}"), want);
+  EXPECT_EQ(ShowFirst(chat(text_call) + "\"tools\":[" + quoted(tool) + "]}"), want);
+  EXPECT_EQ(ShowFirst(chat(old_call, "function") + "\"functions\":[" + bare + "]}"), want);
+  EXPECT_EQ(ShowFirst(R"({"conversations":[{"from":"human","value":"a"},{"from":"function_call","value":"{\"name\":\"f\",\"arguments\":{\"x\":1}}"},)"
+                      R"({"from":"observation","value":"r"},{"from":"gpt","value":"b"}],"tools":)" + quoted("[" + bare + "]") + "}"),
+            want);
+}
+
+TEST_F(DatasetTest, WeightsSayWhichAnswersAreTrained) {
+  const std::string want = "<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\nb<|im_end|>\n"
+                           "<|im_start|>user\nc<|im_end|>\n<|im_start|>assistant\n[d<|im_end|>]\n";
+  const auto messages = [](const std::string& first, const std::string& second) {
+    return R"({"messages":[{"role":"user","content":"a"},{"role":"assistant","content":"b")" + first +
+           R"(},{"role":"user","content":"c"},{"role":"assistant","content":"d")" + second + "}]}";
+  };
+  EXPECT_EQ(ShowFirst(messages(R"(,"weight":0)", R"(,"weight":1)")), want);
+  EXPECT_EQ(ShowFirst(messages(R"(,"train":false)", R"(,"train":null)")), want);
+  EXPECT_NE(Refusal(messages(R"(,"weight":0.5)", "")).find("messages[1].weight is 0.5"), std::string::npos);
+  EXPECT_NE(Refusal(R"({"messages":[{"role":"user","content":"a","train":true},{"role":"assistant","content":"b"}]})").find("messages[0]"),
+            std::string::npos);
+  const std::string list = R"({"prompt":[{"role":"user","content":"a"},{"role":"assistant","content":"b"},{"role":"user","content":"c"}],)"
+                           R"("completion":[{"role":"assistant","content":"d"}]})";
+  EXPECT_EQ(ShowFirst(list), want);
+}
+
+TEST_F(DatasetTest, SystemAndHistoryComeFirst) {
+  const std::string want = "<|im_start|>system\ns<|im_end|>\n<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\n[b<|im_end|>]\n"
+                           "<|im_start|>user\nc<|im_end|>\n<|im_start|>assistant\n[d<|im_end|>]\n";
+  EXPECT_EQ(ShowFirst(R"({"system":"s","history":[["a","b"]],"instruction":"c","input":"","output":"d"})"), want);
+  EXPECT_EQ(ShowFirst(R"({"system":"s","conversations":[{"from":"human","value":"a"},{"from":"gpt","value":"b"},)"
+                      R"({"from":"user","value":"c"},{"from":"bard","value":"d"}]})"),
+            want);
+  EXPECT_EQ(ShowFirst(R"({"system":"s","history":[["a","b"]],"instruction":"c","output":"d"})", {.use_template = false}),
+            "s\n\na\n\nb\n\nc\n\n[d<|im_end|>]");
+  EXPECT_NE(Refusal(R"({"instruction":"c","output":"d","history":[["a"]]})").find("\"history\""), std::string::npos);
+  EXPECT_NE(Refusal(R"({"system":"s","messages":[{"role":"system","content":"t"},{"role":"assistant","content":"b"}]})").find("\"system\""),
+            std::string::npos);
+}
+
+TEST_F(DatasetTest, NamesWhatWouldChangeTheResultAndIsNotRead) {
+  const auto has = [&](const std::string& content, const std::string& want, DatasetOptions options = {}) {
+    const std::string why = Refusal(content, options);
+    EXPECT_NE(why.find("line 1: "), std::string::npos);
+    EXPECT_NE(why.find(want), std::string::npos) << content << " -> " << why;
+  };
+  const std::string chat = R"({"messages":[{"role":"user","content":"a"},{"role":"assistant","content":"b"}])";
+  has(chat + R"(,"tools":[{"type":"function"}]})", "\"tools\": the model's chat template has no place");
+  has(chat + R"(,"loss_mask":[0,1]})", "field \"loss_mask\"");
+  has(chat + R"(,"weight":2})", "field \"weight\"");
+  has(R"({"instruction":"a","context":"x","output":"b"})", "field \"context\"");
+  has(R"({"prompt":"a","completion":"b","suffix":"c"})", "field \"suffix\"");
+  has(R"({"input_ids":[1,2],"attention_mask":[0,1]})", "field \"attention_mask\"");
+  has(R"({"messages":[{"role":"assistant","content":"b","reasoning_content":"hm"}]})", "messages[0]: the model's chat template has no place for \"reasoning_content\"");
+  has(R"({"messages":[{"role":"assistant","tool_calls":[{"function":{"name":"f"}}]}]})", "no place for \"tool_calls\"");
+  has(R"({"messages":[{"role":"assistant","content":3}]})", "messages[0].content is number");
+  has(R"({"messages":["a"]})", "a message is string, expected object");
+  has(R"({"conversations":[{"from":"function_call","value":"f of x"}]})", "is a text that is no JSON");
+  has(chat + R"(,"tools":"no json"})", "field \"tools\" is a text that is no JSON");
+  // Harmless ones pass, and so do those that are asked to.
+  const std::string harmless = R"(,"id":7,"source":"web","metadata":{"a":1},"__index__":3,"split":"train","weight":null})";
+  EXPECT_EQ(Refusal(chat + harmless), "");
+  EXPECT_EQ(Refusal(chat + R"(,"reward":2,"tools":[{}]})", {.ignored_fields = {"reward", "tools"}}), "");
 }
 
 TEST_F(DatasetTest, ReadsEveryFormat) {

@@ -11,7 +11,7 @@
 
 #include "cli/draft_tree.h"
 #include "engine_impl.h"
-#include "io/json.h"
+#include "io/json_lines.h"
 
 namespace cambium::cli {
 namespace {
@@ -23,25 +23,20 @@ struct Prompt {
 };
 
 std::vector<Prompt> ReadPrompts(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  if (!file) Fail(ErrorCode::kData, path, ": cannot be opened");
   std::vector<Prompt> prompts;
-  std::string line;
-  for (int64_t number = 1; std::getline(file, line); ++number) {
-    if (line.find_first_not_of(" \t\r") == std::string::npos) continue;
-    const std::string where = path + ": line " + std::to_string(number);
-    const nlohmann::json record = ParseJson(line, where);
+  for (JsonLines lines(path); lines.Next();) {
+    const nlohmann::ordered_json& record = lines.record();
     Prompt prompt;
     try {
-      prompt.id = record.value("id", std::to_string(number));
+      prompt.id = record.value("id", std::to_string(lines.line()));
       prompt.task = record.value("task", "all");
       prompt.raw = record.contains("prompt");
       prompt.turns = prompt.raw ? std::vector<std::string>{record["prompt"].get<std::string>()}
                                 : record.at("turns").get<std::vector<std::string>>();
     } catch (const nlohmann::json::exception&) {
-      Fail(ErrorCode::kData, where, ": expected {\"id\", \"task\", \"turns\": [text, ...]} or {\"prompt\": text}");
+      lines.Bad("expected {\"id\", \"task\", \"turns\": [text, ...]} or {\"prompt\": text}");
     }
-    if (prompt.turns.empty()) Fail(ErrorCode::kData, where, ": turns is empty");
+    if (prompt.turns.empty()) lines.Bad("turns is empty");
     prompts.push_back(std::move(prompt));
   }
   if (prompts.empty()) Fail(ErrorCode::kData, path, ": there are no prompts");

@@ -1,12 +1,11 @@
 // cambium corpus build FILES -o INDEX: a retrieval index for --draft corpus.
 #include <filesystem>
-#include <fstream>
-#include <iterator>
 #include <memory>
 
 #include "cli/options.h"
 #include "cli/verbs.h"
-#include "io/json.h"
+#include "io/json_lines.h"
+#include "io/message_forms.h"
 #include "io/model_cache.h"
 #include "io/token_index.h"
 
@@ -23,19 +22,19 @@ struct Flags {
 // Documents of a file: of a jsonl each line's text ("text", else every string in "messages" or at the top), else the
 // paragraphs' whole file.
 std::vector<std::string> Documents(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  if (!file) Fail(ErrorCode::kData, path, ": cannot be opened");
-  if (!path.ends_with(".jsonl")) {
-    return {std::string(std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>())};
-  }
+  if (!path.ends_with(".jsonl")) return {ReadTextFile(path, SIZE_MAX)};
   std::vector<std::string> documents;
-  std::string line;
-  for (int64_t number = 1; std::getline(file, line); ++number) {
-    if (line.empty()) continue;
-    const nlohmann::json record = ParseJson(line, path + ":" + std::to_string(number));
+  for (JsonLines lines(path); lines.Next();) {
+    const nlohmann::ordered_json& record = lines.record();
+    if (!record.is_object()) lines.Bad("a record is ", record.type_name(), ", expected object");
     std::string text;
-    if (record.contains("messages")) {
-      for (const auto& message : record["messages"]) text += message.value("content", "") + "\n";
+    if (const auto messages = record.find("messages"); messages != record.end()) {
+      try {
+        CheckMessages(*messages);
+      } catch (const Error& error) {
+        lines.Bad(error.what());
+      }
+      for (const auto& message : *messages) text += ContentText(message, "message") + "\n";
     } else {
       for (const auto& [key, value] : record.items()) {
         if (value.is_string()) text += value.get<std::string>() + "\n";

@@ -4,11 +4,10 @@
 
 #include <chrono>
 #include <filesystem>
-#include <fstream>
 
 #include "decode/batch.h"
 #include "io/atomic_file.h"
-#include "io/json.h"
+#include "io/json_lines.h"
 
 namespace cambium::cli {
 namespace {
@@ -24,14 +23,14 @@ nlohmann::ordered_json Settings(const TrainFlags& flags, const Dataset& prompts)
 // Whether the answers are there already.
 bool Answered(const std::string& path, const nlohmann::ordered_json& settings) {
   if (!std::filesystem::exists(path)) return false;
-  std::ifstream file(path);
-  std::string line;
-  std::getline(file, line);
-  const nlohmann::json first = ParseJson(line, path + ": line 1");
-  const nlohmann::json before = first.is_object() ? first.value("distilled", nlohmann::json()) : nlohmann::json();
+  JsonLines lines(path);
+  const bool any = lines.Next() && lines.record().is_object();
+  nlohmann::ordered_json before;
+  if (any) before = lines.record().value("distilled", before);
   for (const auto& [name, value] : settings.items()) {
-    const nlohmann::json old = before.is_object() ? before.value(name, nlohmann::json()) : nlohmann::json();
-    if (old != nlohmann::json(value)) {
+    nlohmann::ordered_json old;
+    if (before.is_object()) old = before.value(name, old);
+    if (old != value) {
       Fail(ErrorCode::kUsage, path, ": answers with ", name, " ", old.dump(), ", now it is ", value.dump(),
            "; remove the file to have the prompts answered again");
     }

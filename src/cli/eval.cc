@@ -6,9 +6,10 @@
 
 #include "cli/options.h"
 #include "cli/verbs.h"
-#include "io/json.h"
-#include "io/unicode.h"
+#include "engine_impl.h"
+#include "io/json_lines.h"
 #include "train/bleu.h"
+#include "train/record.h"
 
 namespace cambium::cli {
 namespace {
@@ -20,6 +21,7 @@ struct Flags {
   std::vector<std::string> grafts;
   std::string jsonl, bleu, references;
   std::string field = "text";
+  std::vector<std::string> ignored_fields;
   int64_t chunks = -1;
 };
 
@@ -70,29 +72,18 @@ void EvalText(const Flags& flags) {
   }
 }
 
-std::string RecordText(const Engine& engine, const nlohmann::json& record, const std::string& field,
-                       const std::string& where, bool& special) {
-  if (!record.is_object()) Fail(ErrorCode::kData, where, ": not an object");
-  if (const auto text = record.find(field); text != record.end()) {
-    if (!text->is_string()) Fail(ErrorCode::kData, where, ": ", field, " is not a string");
-    return text->get<std::string>();
+std::vector<int32_t> RecordIds(const Engine::Impl& engine, const JsonLines& lines, const Flags& flags) {
+  const nlohmann::ordered_json& record = lines.record();
+  if (!record.is_object()) Fail(ErrorCode::kData, "a record is ", record.type_name(), ", expected object");
+  if (const auto text = record.find(flags.field); text != record.end()) {
+    if (!text->is_string()) Fail(ErrorCode::kData, "field \"", flags.field, "\" is ", text->type_name(), ", expected string");
+    return engine.tokenizer.Encode(text->get_ref<const std::string&>(), true, flags.input.special);
   }
-  const auto messages = record.find("messages");
-  if (messages == record.end()) Fail(ErrorCode::kData, where, ": neither ", field, " nor messages");
-  if (!messages->is_array() || messages->empty())
-    Fail(ErrorCode::kData, where, ": messages is not a list with entries");
-  std::vector<Message> chat;
-  for (const nlohmann::json& message : *messages) {
-    const auto part = [&](const char* key) -> std::string {
-      if (!message.is_object() || !message.contains(key) || !message[key].is_string()) {
-        Fail(ErrorCode::kData, where, ": a message without a string ", key);
-      }
-      return message[key].get<std::string>();
-    };
-    chat.push_back({part("role"), part("content")});
+  const Record dialogue = RecordReader(engine.dialogues, "auto", flags.ignored_fields).Read(record, true);
+  if (dialogue.kind != Record::Kind::kDialogue) {
+    Fail(ErrorCode::kData, "no field ", flags.field, ", messages or conversations");
   }
-  special = true;
-  return engine.ApplyTemplate(chat, false);
+  return engine.dialogues.Ids(dialogue.messages, dialogue.options);
 }
 
 // Mean loss over all tokens of all records; a record's first token is context only.
@@ -101,19 +92,18 @@ void EvalJsonl(const Flags& flags) {
       flags.input.ids_option->count() > 0) {
     Fail(ErrorCode::kUsage, "--jsonl cannot be used with -p, -f, - or --ids");
   }
-  std::istringstream lines(ReadTextFile(flags.jsonl));
   Engine engine = LoadModel(flags.model, flags.output);
   double sum = 0;
-  int64_t tokens = 0, records = 0, number = 0;
-  for (std::string line; std::getline(lines, line);) {
-    ++number;
-    if (line.find_first_not_of(" \t\r") == std::string::npos) continue;
-    const std::string where = fmt::format("{}: line {}", flags.jsonl, number);
-    bool special = flags.input.special;
-    const std::string text = RecordText(engine, ParseJson(line, where), flags.field, where, special);
-    const std::vector<int32_t> ids = engine.Tokenize(text, special, true);
+  int64_t tokens = 0, records = 0;
+  for (JsonLines lines(flags.jsonl); lines.Next();) {
+    std::vector<int32_t> ids;
+    try {
+      ids = RecordIds(engine.impl(), lines, flags);
+    } catch (const Error& error) {
+      throw Error(error.code(), lines.where() + ": " + error.what());
+    }
     if (static_cast<int64_t>(ids.size()) > engine.context()) {
-      Fail(ErrorCode::kData, where, ": ", ids.size(), " tokens, more than the context of ", engine.context(), " (-c)");
+      lines.Bad(ids.size(), " tokens, more than the context of ", engine.context(), " (-c)");
     }
     ++records;
     if (ids.size() < 2) continue;
@@ -190,8 +180,9 @@ void AddEval(CLI::App& app) {
                    "default")
       ->capture_default_str();
   verb->add_option("--jsonl", flags->jsonl, "Score the records of this file, one JSON object a line");
-  verb->add_option("--field", flags->field, "The records' field that holds the text; without it, `messages`")
+  verb->add_option("--field", flags->field, "The records' field that holds the text; without it, a dialogue as `train` takes it")
       ->capture_default_str();
+  AddIgnoreFields(*verb, flags->ignored_fields);
   verb->get_option("MODEL")->required(false);
   verb->add_option("--bleu", flags->bleu, "BLEU of this file's texts, one a line, as sacrebleu computes it; no MODEL");
   verb->add_option("--references", flags->references, "The references of each line, between tabs");

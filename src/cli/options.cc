@@ -56,6 +56,11 @@ Engine LoadModel(const ModelFlags& flags, const OutputFlags& output) {
   }
 }
 
+void AddIgnoreFields(CLI::App& verb, std::vector<std::string>& fields) {
+  verb.add_option("--ignore-fields", fields, "Fields of records and messages to pass over, such as tools,reward")
+      ->delimiter(',');
+}
+
 void AddGrafts(CLI::App& verb, std::vector<std::string>& grafts) {
   verb.add_option("--graft", grafts, "An adapter to use, NAME or NAME=SCALE; repeatable")->allow_extra_args(false);
 }

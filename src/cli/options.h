@@ -32,6 +32,8 @@ void AddModel(CLI::App& verb, ModelFlags& flags);
 Engine LoadModel(const ModelFlags& flags, const OutputFlags& output);
 
 // --graft NAME[=SCALE].
+// Fields of data that are passed over though they would change something.
+void AddIgnoreFields(CLI::App& verb, std::vector<std::string>& fields);
 void AddGrafts(CLI::App& verb, std::vector<std::string>& grafts);
 
 // A text or ids: exactly one of -p, -f, - (standard input) and --ids.

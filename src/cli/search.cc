@@ -5,8 +5,7 @@
 #include "base/parallel.h"
 #include "cli/options.h"
 #include "cli/verbs.h"
-#include "io/json.h"
-#include "io/mapped_file.h"
+#include "io/json_lines.h"
 #include "window/passages.h"
 
 namespace cambium::cli {
@@ -44,27 +43,19 @@ std::vector<Result> SearchText(const std::vector<MappedFile>& files, const Searc
 }
 
 // One record a line; a passage lies within one record's field.
-std::vector<Result> SearchRecords(const MappedFile& file, const SearchFlags& flags) {
+std::vector<Result> SearchRecords(const std::string& path, const SearchFlags& flags) {
   const WordMatcher matcher(flags.terms, flags.options.ignore_case);
   const WordFinder finder(matcher);
-  const std::string_view text = View(file);
   std::vector<Result> results;
   const auto keep_best = [&] {
     std::stable_sort(results.begin(), results.end(), [](auto& a, auto& b) { return a.size() < b.size(); });
     if (static_cast<int64_t>(results.size()) > flags.options.limit) results.resize(flags.options.limit);
   };
-  int64_t line = 0;
-  for (size_t at = 0; at < text.size();) {
-    const size_t end = std::min(text.find('\n', at), text.size());
-    const std::string_view record = text.substr(at, end - at);
-    at = end + 1;
-    ++line;
-    if (record.find_first_not_of(" \t\r") == std::string_view::npos) continue;
-    const std::string where = file.path() + ", line " + std::to_string(line);
-    const nlohmann::json json = ParseJson(record, where);
-    const auto field = json.is_object() ? json.find(flags.field) : json.end();
-    if (!json.is_object() || field == json.end() || !field->is_string()) {
-      Fail(ErrorCode::kData, where, ": field \"", flags.field, "\" is not a text");
+  for (JsonLines lines(path); lines.Next();) {
+    const nlohmann::ordered_json& record = lines.record();
+    const auto field = record.is_object() ? record.find(flags.field) : record.end();
+    if (!record.is_object() || field == record.end() || !field->is_string()) {
+      lines.Bad("field \"", flags.field, "\" is not a text");
     }
     const std::string& value = field->get_ref<const std::string&>();
     std::vector<Passage> found;
@@ -73,7 +64,7 @@ std::vector<Result> SearchRecords(const MappedFile& file, const SearchFlags& fla
                       found.push_back({0, begin, stop});
                     });
     for (const Passage& p : ShortestPassages(std::move(found), flags.options.limit)) {
-      results.push_back({file.path(), line, value.substr(p.begin, p.size())});
+      results.push_back({path, lines.line(), value.substr(p.begin, p.size())});
     }
     if (static_cast<int64_t>(results.size()) > 16 * flags.options.limit) keep_best();
   }
@@ -105,18 +96,22 @@ std::string Highlight(const std::string& text, const WordMatcher& matcher, bool 
 void RunSearch(const SearchFlags& given) {
   SearchFlags flags = given;
   flags.options.threads = flags.threads > 0 ? flags.threads : DefaultThreads();
-  std::vector<MappedFile> texts, records;
+  std::vector<MappedFile> texts;
+  std::vector<std::string> records;
   const WordMatcher matcher(flags.terms, flags.options.ignore_case);
   for (const std::string& path : flags.files) {
     const bool jsonl = !flags.field.empty() || path.ends_with(".jsonl");
-    (jsonl ? records : texts).emplace_back(path);
+    if (jsonl) {
+      records.push_back(path);
+    } else {
+      texts.emplace_back(path);
+    }
   }
   if (flags.field.empty()) flags.field = "text";
   std::vector<Result> results = SearchText(texts, flags);
   for (const MappedFile& file : texts) file.CheckIntact();
-  for (const MappedFile& file : records) {
-    for (Result& result : SearchRecords(file, flags)) results.push_back(std::move(result));
-    file.CheckIntact();
+  for (const std::string& path : records) {
+    for (Result& result : SearchRecords(path, flags)) results.push_back(std::move(result));
   }
   const auto place = [&](const Result& r) { return std::find(flags.files.begin(), flags.files.end(), r.file); };
   std::stable_sort(results.begin(), results.end(), [&](const Result& a, const Result& b) {

@@ -86,6 +86,7 @@ void AddTrainOptions(CLI::App& verb, TrainFlags& f) {
   verb.add_flag("--no-shuffle", f.no_shuffle, "Keep the order of the data");
   verb.add_flag("--train-on-prompt", f.dataset.train_on_prompt, "Train on every token, not only on answers");
   verb.add_flag("--raw", f.raw, "Completions and alpaca without the chat template");
+  AddIgnoreFields(verb, f.dataset.ignored_fields);
   verb.add_flag("--skip-bad", f.dataset.skip_bad, "Skip and count bad lines");
 
   verb.add_option("--eval-every", f.train.eval_every, "Steps between validations (0: each epoch)");

@@ -3,6 +3,9 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <string_view>
+
+#include "io/marked_text.h"
 
 namespace cambium {
 
@@ -15,15 +18,22 @@ namespace cambium {
 // with raise_exception is kUsage.
 class ChatTemplate {
  public:
+  using Json = nlohmann::ordered_json;
+
   explicit ChatTemplate(const std::string& source);
   ChatTemplate(ChatTemplate&&) noexcept;
   ChatTemplate& operator=(ChatTemplate&&) noexcept;
   ~ChatTemplate();
 
-  // `messages` is a list of {"role", "content", ...}. `extra` holds more variables: bos_token, eos_token, tools,
-  // documents, enable_thinking, ... An object given as ordered_json prints its keys in their order.
-  std::string Render(const nlohmann::ordered_json& messages, bool add_generation_prompt,
-                     const nlohmann::ordered_json& extra = nlohmann::ordered_json::object()) const;
+  // `messages` is a list of {"role", "content", ...}. `extra` holds more variables: tools, documents, enable_thinking,
+  // ... An object given as ordered_json prints its keys in their order. Every byte that comes from these two is marked,
+  // with its message's index where it is the message's own words. `own` holds variables that count as the template's
+  // own text: bos_token, eos_token, ...
+  MarkedText Render(const Json& messages, bool add_generation_prompt, const Json& extra = Json::object(),
+                    const Json& own = Json::object()) const;
+
+  // Whether the template looks at a variable, an attribute or a key of this name anywhere.
+  bool Reads(std::string_view name) const;
 
  private:
   struct Parsed;

@@ -45,11 +45,11 @@ Value GetItem(const Value& object, const Value& key) {
     const int64_t index = key.Integer() < 0 ? key.Integer() + length : key.Integer();
     if (index >= 0 && index < length) {
       if (object.IsList()) return object.Items()[static_cast<size_t>(index)];
-      return CodePoints(object.Text())[static_cast<size_t>(index)];
+      return object.Marked().Part(CodePoints(object.Text())[static_cast<size_t>(index)]);
     }
   }
   if (key.IsString()) return GetAttribute(object, key.Text());
-  return Value::UndefinedNamed(key.IsNumber() ? key.Repr() : key.TypeName());
+  return Value::UndefinedNamed(key.IsNumber() ? key.Repr().text : key.TypeName());
 }
 
 int64_t Length(const Value& value) {
@@ -82,7 +82,7 @@ std::vector<Value> Iterate(Budget& budget, const Value& value) {
     for (const auto& member : value.Members()) items.push_back(member.first);
   } else if (value.IsString()) {
     budget.Spend(value.Text().size());
-    for (std::string_view c : CodePoints(value.Text())) items.emplace_back(c);
+    for (std::string_view c : CodePoints(value.Text())) items.emplace_back(value.Marked().Part(c));
   } else if (!value.IsUndefined()) {
     TemplateError("a ", value.TypeName(), " cannot be iterated over");
   }
@@ -123,11 +123,11 @@ Value Sliced(Budget& budget, const Value& object, const Value& start, const Valu
   const int64_t from = bound(start, by > 0 ? 0 : length - 1), to = bound(stop, by > 0 ? length : -1);
   budget.Spend(static_cast<size_t>(length));
   std::vector<Value> items;
-  std::string text;
+  MarkedText text;
   for (__int128 i = from; by > 0 ? i < to : i > to; i += by) {
     const auto at = static_cast<size_t>(i);
     if (object.IsString()) {
-      text += letters[at];
+      text.Append(object.Marked().Part(letters[at]));
     } else {
       items.push_back(object.Items()[at]);
     }
@@ -156,25 +156,35 @@ std::string_view Strip(std::string_view text, bool left, bool right, const std::
   return text;
 }
 
-std::string Replaced(Budget& budget, std::string_view text, std::string_view from, std::string_view to, int64_t count) {
+MarkedText Replaced(Budget& budget, const MarkedText& text, const Arguments& arguments) {
+  const std::string from = arguments.Text(0, "old", "");
+  const MarkedText to = arguments.Marked(1, "new");
+  int64_t count = arguments.Integer(2, "count", -1);
   if (count < 0) count = INT64_MAX;
-  std::string out;
+  MarkedText out;
+  const auto replace = [&] {
+    budget.SpendText(to);
+    out.Append(to);
+  };
   if (from.empty()) {  // between all characters
-    for (std::string_view c : CodePoints(text)) {
-      if (count-- > 0) out += to;
-      out += c;
-      budget.SpendText(to.size());
+    for (std::string_view c : CodePoints(text.text)) {
+      if (count-- > 0) replace();
+      out.Append(text.Part(c));
     }
-    return count > 0 ? out.append(to) : out;
+    if (count > 0) replace();
+    return out;
   }
+  size_t done = 0;
   while (count-- > 0) {
-    const size_t at = text.find(from);
-    if (at == text.npos) break;
-    budget.SpendText(at + to.size());
-    out.append(text.substr(0, at)).append(to);
-    text.remove_prefix(at + from.size());
+    const size_t at = text.text.find(from, done);
+    if (at == std::string::npos) break;
+    budget.SpendText(at - done);
+    out.AppendPart(text, done, at);
+    replace();
+    done = at + from.size();
   }
-  return out.append(text);
+  out.AppendPart(text, done, text.size());
+  return out;
 }
 
 }  // namespace cambium::jinja

@@ -43,7 +43,7 @@ enum class NodeKind {
   kCallBlock,
   kFilterBlock,
   kWith,
-  kBlock,
+  kGeneration,
   kBreak,
   kContinue,
 };

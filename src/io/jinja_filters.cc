@@ -127,37 +127,40 @@ Value Unique(Budget& budget, const Value& input, const Arguments& arguments) {
 Value Joined(Budget& budget, const Value& input, const Arguments& arguments) {
   const Value* attribute = arguments.Get(1, "attribute");
   const Value* given = arguments.Get(0, "d");
-  const std::string separator = given == nullptr ? "" : given->Str();
-  std::string out;
+  const MarkedText separator = given == nullptr ? MarkedText() : given->Str();
+  MarkedText out;
   bool first = true;
   for (const Value& item : Iterate(budget, input)) {
-    if (!first) out += separator;
+    if (!first) out.Append(separator);
     first = false;
-    const std::string text = (attribute == nullptr ? item : Dotted(budget, item, *attribute)).Str();
-    budget.SpendText(text.size() + separator.size());
-    out += text;
+    const MarkedText text = (attribute == nullptr ? item : Dotted(budget, item, *attribute)).Str();
+    budget.SpendText(text);
+    budget.SpendText(separator);
+    out.Append(text);
   }
   return out;
 }
 
-Value Indented(Budget& budget, const std::string& text, const Arguments& arguments) {
+Value Indented(Budget& budget, const MarkedText& input, const Arguments& arguments) {
   const Value* width = arguments.Get(0, "width");
   if (width != nullptr && width->IsInteger() && (width->Integer() < 0 || width->Integer() > 1000)) {
     TemplateError("indent: a width of ", width->Integer());
   }
-  const std::string indent = width != nullptr && width->IsString()
-                                 ? width->Text()
-                                 : std::string(static_cast<size_t>(arguments.Integer(0, "width", 4)), ' ');
+  const MarkedText indent = width != nullptr && width->IsString()
+                                ? width->Marked()
+                                : MarkedText(std::string(static_cast<size_t>(arguments.Integer(0, "width", 4)), ' '));
   const bool first = arguments.Flag(1, "first", false), blank = arguments.Flag(2, "blank", false);
-  std::string out;
+  const std::string& text = input.text;
+  MarkedText out;
   size_t begin = 0;
   for (bool first_line = true; begin <= text.size(); first_line = false) {
     const size_t end = std::min(text.find('\n', begin), text.size());
     const bool wanted = first_line ? first : blank || end > begin;
-    if (!first_line) out += '\n';
-    if (wanted) out += indent;
-    out.append(text, begin, end - begin);
-    budget.SpendText(indent.size() + end - begin);
+    if (!first_line) out.Append("\n");
+    if (wanted) out.Append(indent);
+    out.AppendPart(input, begin, end);
+    budget.SpendText(indent);
+    budget.SpendText(end - begin);
     begin = end + 1;
   }
   return out;
@@ -232,24 +235,15 @@ std::string Escaped(std::string_view text) {
 
 // Filters whose input is taken as a str.
 Value TextFilter(Budget& budget, const std::string& name, const Value& input, const Arguments& arguments) {
-  const std::string text = input.Str();
-  budget.SpendText(text.size());
-  if (name == "trim") {
-    const Value* characters = arguments.Get(0, "chars");
-    const bool given = characters != nullptr && characters->IsString();
-    return Strip(text, true, true, given ? &characters->Text() : nullptr);
+  const MarkedText text = input.Str();
+  budget.SpendText(text);
+  if (name == "trim") return CallMethod(budget, text, "strip", arguments);
+  if (name == "upper" || name == "lower" || name == "title" || name == "capitalize" || name == "replace") {
+    return CallMethod(budget, text, name, arguments);
   }
-  if (name == "upper") return ToUpper(text);
-  if (name == "lower") return ToLower(text);
-  if (name == "title") return ToTitle(text);
-  if (name == "capitalize") return CallMethod(budget, text, "capitalize", {});
   if (name == "string" || name == "safe") return text;
-  if (name == "e" || name == "escape") return Escaped(text);
+  if (name == "e" || name == "escape") return text.Mapped(Escaped);
   if (name == "indent") return Indented(budget, text, arguments);
-  if (name == "replace") {
-    return Replaced(budget, text, arguments.Text(0, "old", ""), arguments.Text(1, "new", ""),
-                    arguments.Integer(2, "count", -1));
-  }
   if (name == "wordcount") {
     const Value words = CallMethod(budget, text, "split", {});
     return Length(words);
@@ -304,12 +298,12 @@ Value ApplyFilter(Budget& budget, const std::string& name, const Value& input, c
     if (style.indent >= 0) style.item_separator.pop_back();
     const Value* separators = arguments.Get(2, "separators");
     if (separators != nullptr && separators->IsList() && separators->Items().size() == 2) {
-      style.item_separator = separators->Items()[0].Str();
-      style.key_separator = separators->Items()[1].Str();
+      style.item_separator = separators->Items()[0].Str().text;
+      style.key_separator = separators->Items()[1].Str().text;
     }
     style.sort_keys = arguments.Flag(3, "sort_keys", false);
-    std::string text = ToJson(input, style);
-    budget.SpendText(text.size());
+    MarkedText text = ToJson(input, style);
+    budget.SpendText(text);
     return text;
   }
   if (name == "join") return Joined(budget, input, arguments);

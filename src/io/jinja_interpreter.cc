@@ -34,8 +34,8 @@ class Interpreter {
  public:
   Interpreter(const RenderLimits& limits, Scope* globals) : budget_(limits.fuel), limits_(limits), scope_(globals) {}
 
-  std::string Run(const std::vector<const Node*>& body) {
-    std::string out;
+  MarkedText Run(const std::vector<const Node*>& body) {
+    MarkedText out;
     out_ = &out;
     Execute(body);
     return out;
@@ -65,16 +65,18 @@ class Interpreter {
     Scope scope;
   };
 
-  void Emit(std::string_view text) {
-    budget_.SpendText(text.size());
-    if (out_->size() + text.size() > limits_.max_output)
+  template <class Text>  // std::string: the template's own; or MarkedText
+  void Emit(const Text& text) {
+    budget_.SpendText(text);
+    if (out_->size() + text.size() > limits_.max_output) {
       TemplateError("output of more than ", limits_.max_output, " bytes");
-    out_->append(text);
+    }
+    out_->Append(text);
   }
 
-  std::string Capture(const Body& body) {
-    std::string text;
-    std::string* outer = std::exchange(out_, &text);
+  MarkedText Capture(const Body& body) {
+    MarkedText text;
+    MarkedText* outer = std::exchange(out_, &text);
     try {
       Execute(body);
     } catch (...) {
@@ -83,6 +85,15 @@ class Interpreter {
     }
     out_ = outer;
     return text;
+  }
+
+  // {% generation %}: its text is marked as such.
+  Flow Generation(const Node* node) {
+    const size_t begin = out_->size(), before = out_->generated.size();
+    const Flow flow = Execute(node->bodies[0]);
+    out_->generated.resize(before);  // one inside another is part of it
+    out_->generated.push_back({begin, out_->size(), TextMark::kData});
+    return flow;
   }
 
   Value Lookup(const std::string& name) const {
@@ -187,10 +198,10 @@ class Interpreter {
         return Binary(node->text, left, Evaluate(node->kids[1]));
       }
       case NodeKind::kConcat: {
-        std::string text;
+        MarkedText text;
         for (const Node* kid : node->kids) {
-          text += Evaluate(kid).Str();
-          budget_.SpendText(text.size());
+          text.Append(Evaluate(kid).Str());
+          budget_.SpendText(text);
         }
         return text;
       }
@@ -329,8 +340,10 @@ class Interpreter {
       return remainder != 0 && (remainder < 0) != (b < 0) ? remainder + b : remainder;
     }
     if (op == "+" && left.IsString() && right.IsString()) {
-      budget_.SpendText(left.Text().size() + right.Text().size());
-      return left.Text() + right.Text();
+      MarkedText text = left.Marked();
+      text.Append(right.Marked());
+      budget_.SpendText(text);
+      return text;
     }
     if (op == "+" && left.IsList() && right.IsList()) {
       std::vector<Value> items = Iterate(budget_, left);
@@ -342,14 +355,14 @@ class Interpreter {
       const Value& sequence = left.IsInteger() ? right : left;
       const int64_t times = std::max<int64_t>(left.IsInteger() ? left.Integer() : right.Integer(), 0);
       if (sequence.IsString()) {
-        const std::string& text = sequence.Text();
+        const MarkedText& text = sequence.Marked();
         if (times > static_cast<int64_t>(limits_.max_output) ||
             text.size() * static_cast<size_t>(times) > limits_.max_output) {
           TemplateError("a string is repeated ", times, " times");
         }
-        budget_.SpendText(text.size() * static_cast<size_t>(times));
-        std::string repeated;
-        for (int64_t i = 0; i < times; ++i) repeated += text;
+        budget_.SpendText((text.size() + 64 * text.mark_count()) * static_cast<size_t>(times));
+        MarkedText repeated;
+        for (int64_t i = 0; i < times; ++i) repeated.Append(text);
         return repeated;
       }
       if (sequence.IsList()) {
@@ -481,7 +494,7 @@ class Interpreter {
         if (!function.Is<const Macro*>()) TemplateError("line ", node->line, ": call wants a macro");
         Arguments arguments = Given(node->kids[0]);
         arguments.keywords.emplace_back("caller", Value::Storage(&caller));
-        Emit(CallMacro(*function.As<const Macro*>(), arguments).Text());
+        Emit(CallMacro(*function.As<const Macro*>(), arguments).Marked());
         return Flow::kNormal;
       }
       case NodeKind::kWith: {
@@ -491,8 +504,8 @@ class Interpreter {
         for (size_t i = 0; i < values.size(); ++i) AssignTarget(node->kids[2 * i], values[i]);
         return Execute(node->bodies[0]);
       }
-      case NodeKind::kBlock:
-        return Execute(node->bodies[0]);
+      case NodeKind::kGeneration:
+        return Generation(node);
       case NodeKind::kBreak:
         return Flow::kBreak;
       case NodeKind::kContinue:
@@ -527,7 +540,7 @@ class Interpreter {
   Budget budget_;
   const RenderLimits& limits_;
   Scope* scope_;
-  std::string* out_ = nullptr;
+  MarkedText* out_ = nullptr;
   const Value* block_input_ = nullptr;
   std::deque<Macro> macros_;
   int frames_ = 0;
@@ -535,7 +548,7 @@ class Interpreter {
 
 }  // namespace
 
-std::string Render(const Template& parsed, std::vector<std::pair<std::string, Value>> globals,
+MarkedText Render(const Template& parsed, std::vector<std::pair<std::string, Value>> globals,
                    const RenderLimits& limits) {
   Scope scope;
   for (const char* name : {"range", "namespace", "dict", "raise_exception", "strftime_now"}) {

@@ -21,15 +21,15 @@ bool Among(const std::string_view (&names)[n], std::string_view name) {
   return std::find(names, names + n, name) != names + n;
 }
 
-Value Splitted(Budget& budget, const std::string& text, const Arguments& arguments, bool from_right) {
+Value Splitted(Budget& budget, const MarkedText& text, const Arguments& arguments, bool from_right) {
   const Value* separator = arguments.Get(0, "sep");
   int64_t most = arguments.Integer(1, "maxsplit", -1);
   if (most < 0) most = INT64_MAX;
   std::vector<Value> parts;
-  std::string_view rest = text;
+  std::string_view rest = text.text;
   const auto add = [&](std::string_view part) {
     budget.SpendText(part.size());
-    parts.emplace_back(part);
+    parts.emplace_back(text.Part(part));
   };
   if (separator == nullptr || separator->IsNone()) {  // at runs of white space
     if (from_right) {
@@ -75,7 +75,8 @@ Value Splitted(Budget& budget, const std::string& text, const Arguments& argumen
   return Value::MakeList(std::move(parts));
 }
 
-Value SplitLines(Budget& budget, std::string_view text, bool keep_ends) {
+Value SplitLines(Budget& budget, const MarkedText& input, bool keep_ends) {
+  std::string_view text = input.text;
   std::vector<Value> lines;
   while (!text.empty()) {
     size_t end = text.find_first_of("\n\r\v\f");
@@ -86,7 +87,7 @@ Value SplitLines(Budget& budget, std::string_view text, bool keep_ends) {
       next += text[end] == '\r' && end + 1 < text.size() && text[end + 1] == '\n' ? 2 : 1;
     }
     budget.SpendText(end);
-    lines.emplace_back(text.substr(0, keep_ends ? next : end));
+    lines.emplace_back(input.Part(text.substr(0, keep_ends ? next : end)));
     text.remove_prefix(next);
   }
   return Value::MakeList(std::move(lines));
@@ -121,16 +122,17 @@ std::string Capitalized(const std::string& text) {
 }
 
 // str.format with plain fields: {}, {0} or {name}. Attributes, items, conversions and widths are refused.
-Value Formatted(Budget& budget, std::string_view text, const Arguments& arguments) {
-  std::string out;
+Value Formatted(Budget& budget, const MarkedText& input, const Arguments& arguments) {
+  std::string_view text = input.text;
+  MarkedText out;
   size_t next = 0;
   while (!text.empty()) {
     const size_t brace = text.find_first_of("{}");
-    out += text.substr(0, brace);
+    out.Append(input.Part(text.substr(0, brace)));
     if (brace == text.npos) break;
     text.remove_prefix(brace);
     if (text.size() > 1 && text[1] == text[0]) {
-      out += text[0];
+      out.Append(text.substr(0, 1));
       text.remove_prefix(2);
       continue;
     }
@@ -148,32 +150,32 @@ Value Formatted(Budget& budget, std::string_view text, const Arguments& argument
     }
     const Value* value = arguments.Get(index, field);
     if (value == nullptr) TemplateError("format: no argument for the field \"", field.substr(0, 40), "\"");
-    const std::string part = value->Str();
-    budget.SpendText(brace + part.size());
-    out += part;
+    const MarkedText part = value->Str();
+    budget.SpendText(brace);
+    budget.SpendText(part);
+    out.Append(part);
     text.remove_prefix(close + 1);
   }
   return out;
 }
 
-Value CallStringMethod(Budget& budget, const std::string& text, const std::string& name, const Arguments& arguments) {
-  budget.SpendText(text.size());
+Value CallStringMethod(Budget& budget, const MarkedText& input, const std::string& name,
+                       const Arguments& arguments) {
+  const std::string& text = input.text;
+  budget.SpendText(input);
   if (name == "strip" || name == "lstrip" || name == "rstrip") {
     const Value* characters = arguments.Get(0, "chars");
     const bool given = characters != nullptr && characters->IsString();
-    return Strip(text, name != "rstrip", name != "lstrip", given ? &characters->Text() : nullptr);
+    return input.Part(Strip(text, name != "rstrip", name != "lstrip", given ? &characters->Text() : nullptr));
   }
-  if (name == "split" || name == "rsplit") return Splitted(budget, text, arguments, name == "rsplit");
-  if (name == "splitlines") return SplitLines(budget, text, arguments.Flag(0, "keepends", false));
+  if (name == "split" || name == "rsplit") return Splitted(budget, input, arguments, name == "rsplit");
+  if (name == "splitlines") return SplitLines(budget, input, arguments.Flag(0, "keepends", false));
   if (name == "startswith" || name == "endswith") return StartsOrEnds(text, arguments, name == "endswith");
-  if (name == "upper") return ToUpper(text);
-  if (name == "lower") return ToLower(text);
-  if (name == "title") return ToTitle(text);
-  if (name == "capitalize") return Capitalized(text);
-  if (name == "replace") {
-    return Replaced(budget, text, arguments.Text(0, "old", ""), arguments.Text(1, "new", ""),
-                    arguments.Integer(2, "count", -1));
-  }
+  if (name == "upper") return input.Mapped(ToUpper);
+  if (name == "lower") return input.Mapped(ToLower);
+  if (name == "title") return input.Rewritten(ToTitle(text));
+  if (name == "capitalize") return input.Rewritten(Capitalized(text));
+  if (name == "replace") return Replaced(budget, input, arguments);
   if (name == "find" || name == "rfind" || name == "index") {
     const std::string wanted = arguments.Text(0, "sub", "");
     const size_t at = name == "rfind" ? text.rfind(wanted) : text.find(wanted);
@@ -189,7 +191,7 @@ Value CallStringMethod(Budget& budget, const std::string& text, const std::strin
   }
   if (name == "join") {
     const Value* items = arguments.Get(0, "iterable");
-    return ApplyFilter(budget, "join", items == nullptr ? Value() : *items, {{Value(text)}, {}});
+    return ApplyFilter(budget, "join", items == nullptr ? Value() : *items, {{Value(input)}, {}});
   }
   if (name == "isdigit") return AllCharacters(text, [](uint32_t c) { return c >= '0' && c <= '9'; });
   if (name == "isalpha") return AllCharacters(text, [](uint32_t c) { return ClassOf(c) == CharClass::kLetter; });
@@ -203,16 +205,19 @@ Value CallStringMethod(Budget& budget, const std::string& text, const std::strin
   if (name == "removeprefix" || name == "removesuffix") {
     const std::string part = arguments.Text(0, "prefix", "");
     const bool prefix = name == "removeprefix";
-    if (!(prefix ? text.starts_with(part) : text.ends_with(part))) return text;
-    return prefix ? text.substr(part.size()) : text.substr(0, text.size() - part.size());
+    if (!(prefix ? text.starts_with(part) : text.ends_with(part))) return input;
+    return prefix ? input.Part(part.size(), text.size()) : input.Part(0, text.size() - part.size());
   }
-  if (name == "format") return Formatted(budget, text, arguments);
+  if (name == "format") return Formatted(budget, input, arguments);
   const int64_t width = arguments.Integer(0, "width", 0);  // zfill
   const auto length = static_cast<int64_t>(CountCodePoints(text));
-  if (width <= length) return text;
+  if (width <= length) return input;
   budget.Spend(static_cast<size_t>(width));
   const bool sign = text.starts_with('-') || text.starts_with('+');
-  return text.substr(0, sign) + std::string(static_cast<size_t>(width - length), '0') + text.substr(sign);
+  MarkedText out = input.Part(0, sign);
+  out.Append(std::string(static_cast<size_t>(width - length), '0'));
+  out.AppendPart(input, sign, text.size());
+  return out;
 }
 
 Value CallDictMethod(Budget& budget, const Value& dict, const std::string& name, const Arguments& arguments) {
@@ -270,6 +275,13 @@ std::string Arguments::Text(size_t index, std::string_view name, std::string_vie
   return value->Text();
 }
 
+MarkedText Arguments::Marked(size_t index, std::string_view name) const {
+  const Value* value = Get(index, name);
+  if (value == nullptr) return {};
+  if (!value->IsString()) TemplateError(name, ": a ", value->TypeName(), " where a str is wanted");
+  return value->Marked();
+}
+
 int64_t Arguments::Integer(size_t index, std::string_view name, int64_t fallback) const {
   const Value* value = Get(index, name);
   if (value == nullptr || value->IsNone()) return fallback;
@@ -290,7 +302,7 @@ bool HasMethod(const Value& object, std::string_view name) {
 
 Value CallMethod(Budget& budget, const Value& object, const std::string& name, const Arguments& arguments) {
   if (!HasMethod(object, name)) TemplateError("a ", object.TypeName(), " has no method \"", name, "\" here");
-  if (object.IsString()) return CallStringMethod(budget, object.Text(), name, arguments);
+  if (object.IsString()) return CallStringMethod(budget, object.Marked(), name, arguments);
   if (object.IsDict()) return CallDictMethod(budget, object, name, arguments);
   if (name == "copy") return object;
   const Value* wanted = arguments.Get(0, "value");
@@ -309,7 +321,7 @@ Value CallMethod(Budget& budget, const Value& object, const std::string& name, c
 Value CallFunction(Budget& budget, const std::string& name, const Arguments& arguments) {
   if (name == "range") return Range(budget, arguments);
   if (name == "raise_exception") {
-    Fail(ErrorCode::kUsage, "chat template: ", arguments.positional.empty() ? "" : arguments.positional[0].Str());
+    Fail(ErrorCode::kUsage, "chat template: ", arguments.positional.empty() ? "" : arguments.positional[0].Str().text);
   }
   if (name == "strftime_now") return TimeNow(arguments.Text(0, "format", ""));
   std::vector<std::pair<Value, Value>> members;

@@ -73,7 +73,7 @@ class Parser : ExpressionParser {
     }
     if (name == "with") return ParseWith();
     if (name == "generation") {
-      Node* node = New(NodeKind::kBlock);
+      Node* node = New(NodeKind::kGeneration);
       AddBody(node, TagBody("endgeneration"));
       return node;
     }

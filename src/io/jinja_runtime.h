@@ -23,11 +23,12 @@ struct Arguments {
     return nullptr;
   }
   std::string Text(size_t index, std::string_view name, std::string_view fallback) const;
+  MarkedText Marked(size_t index, std::string_view name) const;  // empty if absent
   int64_t Integer(size_t index, std::string_view name, int64_t fallback) const;
   bool Flag(size_t index, std::string_view name, bool fallback) const;
 };
 
-// What one rendering may still spend: a unit a node evaluated, an item visited, or 64 bytes of text made.
+// What one rendering may still spend: a unit a node evaluated, an item visited, 64 bytes of text or a mark made.
 class Budget {
  public:
   explicit Budget(int64_t fuel) : fuel_(fuel) {}
@@ -36,6 +37,8 @@ class Budget {
     if (fuel_ < 0) Fail(ErrorCode::kData, "chat template: takes too many steps");
   }
   void SpendText(size_t bytes) { Spend(1 + bytes / 64); }
+  void SpendText(const std::string& text) { SpendText(text.size()); }
+  void SpendText(const MarkedText& text) { Spend(1 + text.size() / 64 + text.mark_count()); }
 
  private:
   int64_t fuel_;
@@ -63,7 +66,7 @@ int64_t Length(const Value& value);
 std::vector<std::string_view> CodePoints(std::string_view text);
 Value Sliced(Budget& budget, const Value& object, const Value& start, const Value& stop, const Value& step);
 std::string_view Strip(std::string_view text, bool left, bool right, const std::string* characters = nullptr);
-std::string Replaced(Budget& budget, std::string_view text, std::string_view from, std::string_view to, int64_t count);
+MarkedText Replaced(Budget& budget, const MarkedText& text, const Arguments& arguments);  // str.replace
 bool IsPythonSpace(uint32_t code_point);
 
 }  // namespace cambium::jinja

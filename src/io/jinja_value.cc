@@ -19,9 +19,9 @@ int DepthAbove(const Value& child, int depth) {
   return above;
 }
 
-std::string QuotePython(std::string_view text) {
-  const char quote = text.find('\'') != text.npos && text.find('"') == text.npos ? '"' : '\'';
-  std::string out(1, quote);
+// The inside of repr(text) between quotes.
+std::string EscapePython(std::string_view text, char quote) {
+  std::string out;
   const char* end = text.data() + text.size();
   for (const char* at = text.data(); at < end;) {
     const CodePoint c = DecodeUtf8(at, end);
@@ -43,7 +43,16 @@ std::string QuotePython(std::string_view text) {
     }
     at += c.length;
   }
-  return out + quote;
+  return out;
+}
+
+MarkedText QuotePython(const MarkedText& text) {
+  const bool single = text.text.find('\'') != std::string::npos, twice = text.text.find('"') != std::string::npos;
+  const std::string quote(1, single && !twice ? '"' : '\'');
+  MarkedText out(quote);
+  out.Append(text.Mapped([&](std::string_view part) { return EscapePython(part, quote[0]); }));
+  out.Append(quote);
+  return out;
 }
 
 void AppendUnit(std::string& out, uint32_t unit) {
@@ -52,8 +61,9 @@ void AppendUnit(std::string& out, uint32_t unit) {
   out += escape;
 }
 
-void AppendJsonString(std::string& out, std::string_view text, bool ensure_ascii) {
-  out += '"';
+// The inside of a JSON string.
+std::string EscapeJson(std::string_view text, bool ensure_ascii) {
+  std::string out;
   const char* end = text.data() + text.size();
   for (const char* at = text.data(); at < end; ++at) {
     const char c = *at;
@@ -98,61 +108,86 @@ void AppendJsonString(std::string& out, std::string_view text, bool ensure_ascii
         }
     }
   }
-  out += '"';
+  return out;
 }
 
-void AppendJson(std::string& out, const Value& value, const JsonStyle& style, int level) {
+void AppendJsonString(MarkedText& out, const MarkedText& text, bool ensure_ascii) {
+  out.Append("\"");
+  out.Append(text.Mapped([&](std::string_view part) { return EscapeJson(part, ensure_ascii); }));
+  out.Append("\"");
+}
+
+void AppendJson(MarkedText& out, const Value& value, const JsonStyle& style, int level) {
   const auto newline = [&](int depth) {
     if (style.indent < 0) return;
-    out += '\n';
-    out.append(static_cast<size_t>(depth) * style.indent, ' ');
+    out.Append("\n" + std::string(static_cast<size_t>(depth) * style.indent, ' '));
   };
   if (value.IsNone()) {
-    out += "null";
+    out.Append("null");
   } else if (value.Is<bool>()) {
-    out += value.As<bool>() ? "true" : "false";
+    out.Append(value.As<bool>() ? "true" : "false");
   } else if (value.Is<double>()) {
     const double number = value.As<double>();
-    out += std::isnan(number) ? "NaN" : std::isinf(number) ? (number > 0 ? "Infinity" : "-Infinity") : value.Str();
+    out.Append(std::isnan(number) ? "NaN" : std::isinf(number) ? (number > 0 ? "Infinity" : "-Infinity") : value.Str().text);
   } else if (value.IsNumber()) {
-    out += value.Str();
+    out.Append(value.Str().text);
   } else if (value.IsString()) {
-    AppendJsonString(out, value.Text(), style.ensure_ascii);
+    AppendJsonString(out, value.Marked(), style.ensure_ascii);
   } else if (value.IsList()) {
     const auto& items = value.Items();
-    out += '[';
+    out.Append("[");
     for (size_t i = 0; i < items.size(); ++i) {
-      if (i > 0) out += style.item_separator;
+      if (i > 0) out.Append(style.item_separator);
       newline(level + 1);
       AppendJson(out, items[i], style, level + 1);
     }
     if (!items.empty()) newline(level);
-    out += ']';
+    out.Append("]");
   } else if (value.IsDict()) {
     auto members = value.Members();
     if (style.sort_keys) {
       std::stable_sort(members.begin(), members.end(),
                        [](const auto& a, const auto& b) { return Compare(a.first, b.first) < 0; });
     }
-    out += '{';
+    out.Append("{");
     for (size_t i = 0; i < members.size(); ++i) {
-      if (i > 0) out += style.item_separator;
+      if (i > 0) out.Append(style.item_separator);
       newline(level + 1);
       if (members[i].first.IsString()) {
-        AppendJsonString(out, members[i].first.Text(), style.ensure_ascii);
+        AppendJsonString(out, members[i].first.Marked(), style.ensure_ascii);
       } else {
-        out += '"';
+        out.Append("\"");
         AppendJson(out, members[i].first, {}, 0);
-        out += '"';
+        out.Append("\"");
       }
-      out += style.key_separator;
+      out.Append(style.key_separator);
       AppendJson(out, members[i].second, style, level + 1);
     }
     if (!members.empty()) newline(level);
-    out += '}';
+    out.Append("}");
   } else {
     Fail(ErrorCode::kData, "chat template: tojson: a value of type ", value.TypeName(), " is not JSON");
   }
+}
+
+bool IsIdentifier(std::string_view text) {
+  return std::all_of(text.begin(), text.end(), [](char c) {
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_' || c == '-' || c == '.';
+  });
+}
+
+template <class SourceOf>  // of the value under a key
+Value DictFromJson(const nlohmann::ordered_json& json, const SourceOf& source_of) {
+  auto dict = std::make_shared<DictData>();
+  for (const auto& [key, item] : json.items()) {
+    const int32_t source = source_of(key);
+    const bool names = (key == "role" || key == "type") && item.is_string();
+    const bool own = names && IsIdentifier(item.template get_ref<const std::string&>());
+    dict->items.emplace_back(IsIdentifier(key) ? Value(key) : Value(MarkedText(key, source)),
+                             own ? Value(item.template get_ref<const std::string&>()) : Value::FromJson(item, source));
+    dict->depth = DepthAbove(dict->items.back().second, dict->depth);
+  }
+  return Value::Storage(Value::Dict(std::move(dict)));
 }
 
 }  // namespace
@@ -186,7 +221,15 @@ Value Value::MakeDict(std::vector<std::pair<Value, Value>> items) {
   return Storage(Dict(std::move(dict)));
 }
 
-Value Value::FromJson(const nlohmann::ordered_json& json) {
+Value Value::FromMessage(const nlohmann::ordered_json& message, int32_t index) {
+  if (!message.is_object()) return FromJson(message, index);
+  return DictFromJson(message, [&](std::string_view key) {
+    const bool about = key == "role" || key == "name" || key == "tool_call_id" || key == "type" || key == "id";
+    return about ? TextMark::kData : index;
+  });
+}
+
+Value Value::FromJson(const nlohmann::ordered_json& json, int32_t source) {
   using Type = nlohmann::json::value_t;
   switch (json.type()) {
     case Type::boolean:
@@ -201,21 +244,15 @@ Value Value::FromJson(const nlohmann::ordered_json& json) {
     case Type::number_float:
       return json.get<double>();
     case Type::string:
-      return json.get_ref<const std::string&>();
+      return MarkedText(json.get_ref<const std::string&>(), source);
     case Type::array: {
       std::vector<Value> items;
       items.reserve(json.size());
-      for (const auto& item : json) items.push_back(FromJson(item));
+      for (const auto& item : json) items.push_back(FromJson(item, source));
       return MakeList(std::move(items));
     }
-    case Type::object: {
-      auto dict = std::make_shared<DictData>();
-      for (const auto& [key, item] : json.items()) {
-        dict->items.emplace_back(Value(key), FromJson(item));
-        dict->depth = DepthAbove(dict->items.back().second, dict->depth);
-      }
-      return Storage(Dict(std::move(dict)));
-    }
+    case Type::object:
+      return DictFromJson(json, [&](std::string_view) { return source; });
     default:
       return Value();
   }
@@ -251,29 +288,41 @@ std::string Value::TypeName() const {
   return IsList() && As<List>()->tuple ? "tuple" : kNames[data_.index()];
 }
 
-std::string Value::Str() const {
-  if (IsUndefined()) return "";
-  if (IsString()) return Text();
+MarkedText Value::Str() const {
+  if (IsUndefined()) return {};
+  if (IsString()) return Marked();
   return Repr();
 }
 
-std::string Value::Repr() const {
-  if (IsUndefined()) return "Undefined";
-  if (IsNone()) return "None";
-  if (Is<bool>()) return As<bool>() ? "True" : "False";
-  if (Is<int64_t>()) return std::to_string(As<int64_t>());
-  if (Is<double>()) return PythonFloat(As<double>());
-  if (IsString()) return QuotePython(Text());
-  std::string out;
+MarkedText Value::Repr() const {
+  if (IsUndefined()) return MarkedText("Undefined");
+  if (IsNone()) return MarkedText("None");
+  if (Is<bool>()) return MarkedText(As<bool>() ? "True" : "False");
+  if (Is<int64_t>()) return MarkedText(std::to_string(As<int64_t>()));
+  if (Is<double>()) return MarkedText(PythonFloat(As<double>()));
+  if (IsString()) return QuotePython(Marked());
+  MarkedText out;
   if (IsList()) {
     const bool tuple = As<List>()->tuple;
-    for (const Value& item : Items()) out += (out.empty() ? "" : ", ") + item.Repr();
-    if (tuple && Items().size() == 1) out += ',';
-    return tuple ? "(" + out + ")" : "[" + out + "]";
+    out.Append(tuple ? "(" : "[");
+    for (size_t i = 0; i < Items().size(); ++i) {
+      if (i > 0) out.Append(", ");
+      out.Append(Items()[i].Repr());
+    }
+    if (tuple && Items().size() == 1) out.Append(",");
+    out.Append(tuple ? ")" : "]");
+    return out;
   }
   if (IsDict()) {
-    for (const auto& [key, value] : Members()) out += (out.empty() ? "" : ", ") + key.Repr() + ": " + value.Repr();
-    return "{" + out + "}";
+    out.Append("{");
+    for (size_t i = 0; i < Members().size(); ++i) {
+      if (i > 0) out.Append(", ");
+      out.Append(Members()[i].first.Repr());
+      out.Append(": ");
+      out.Append(Members()[i].second.Repr());
+    }
+    out.Append("}");
+    return out;
   }
   Fail(ErrorCode::kData, "chat template: a ", TypeName(), " has no text");
 }
@@ -318,8 +367,8 @@ int Compare(const Value& a, const Value& b) {
   Fail(ErrorCode::kData, "chat template: ", a.TypeName(), " and ", b.TypeName(), " have no order");
 }
 
-std::string ToJson(const Value& value, const JsonStyle& style) {
-  std::string out;
+MarkedText ToJson(const Value& value, const JsonStyle& style) {
+  MarkedText out;
   AppendJson(out, value, style, 0);
   return out;
 }

@@ -9,6 +9,8 @@
 #include <variant>
 #include <vector>
 
+#include "io/marked_text.h"
+
 namespace cambium::jinja {
 
 class Value;
@@ -19,7 +21,7 @@ struct Undefined {
   std::string name;
 };
 struct None {};
-using String = std::shared_ptr<const std::string>;
+using String = std::shared_ptr<const MarkedText>;
 struct ListData {
   std::vector<Value> items;
   bool tuple = false;
@@ -50,14 +52,19 @@ class Value {
   Value(bool value) : data_(value) {}  // NOLINT: values convert
   Value(int64_t value) : data_(value) {}
   Value(double value) : data_(value) {}
-  Value(std::string value) : data_(std::make_shared<const std::string>(std::move(value))) {}
+  Value(MarkedText value) : data_(std::make_shared<const MarkedText>(std::move(value))) {}
+  Value(std::string value) : Value(MarkedText(std::move(value))) {}
   Value(std::string_view value) : Value(std::string(value)) {}
   Value(const char* value) : Value(std::string(value)) {}
   Value(Storage value) : data_(std::move(value)) {}
   static Value UndefinedNamed(std::string name) { return Storage(Undefined{std::move(name)}); }
   static Value MakeList(std::vector<Value> items, bool tuple = false);
   static Value MakeDict(std::vector<std::pair<Value, Value>> items);  // a later equal key replaces the value
-  static Value FromJson(const nlohmann::ordered_json& json);
+  // Strings are marked as coming from `source` (TextMark), save identifiers that are a dict's keys, roles or types:
+  // templates build their own tokens of those, like '<|' + message.role + '|>'.
+  static Value FromJson(const nlohmann::ordered_json& json, int32_t source);
+  // The same for message number `index`: what it says is marked with it, what is said about it (its role, ...) is data.
+  static Value FromMessage(const nlohmann::ordered_json& message, int32_t index);
 
   template <class T>
   bool Is() const {
@@ -74,7 +81,8 @@ class Value {
   bool IsDict() const { return Is<Dict>(); }
   bool IsInteger() const { return Is<int64_t>() || Is<bool>(); }
   bool IsNumber() const { return IsInteger() || Is<double>(); }
-  const std::string& Text() const { return *As<String>(); }
+  const std::string& Text() const { return As<String>()->text; }
+  const MarkedText& Marked() const { return *As<String>(); }
   const std::vector<Value>& Items() const { return As<List>()->items; }
   const std::vector<std::pair<Value, Value>>& Members() const { return As<Dict>()->items; }
   int64_t Integer() const { return Is<bool>() ? As<bool>() : As<int64_t>(); }
@@ -84,8 +92,8 @@ class Value {
   int Depth() const;                          // of nested containers
   const Value* Find(const Value& key) const;  // in a dict; null if absent
   std::string TypeName() const;               // Python's
-  std::string Str() const;                    // str(value)
-  std::string Repr() const;                   // repr(value)
+  MarkedText Str() const;                     // str(value)
+  MarkedText Repr() const;                    // repr(value)
 
  private:
   Storage data_;
@@ -100,7 +108,7 @@ struct JsonStyle {
   bool sort_keys = false, ensure_ascii = false;
   std::string item_separator = ", ", key_separator = ": ";
 };
-std::string ToJson(const Value& value, const JsonStyle& style);
+MarkedText ToJson(const Value& value, const JsonStyle& style);
 
 std::string PythonFloat(double value);  // repr of a float
 

@@ -167,6 +167,9 @@ Tokenizer Tokenizer::FromSpec(const TokenizerSpec& spec) {
   t.pre_tokenizer_ = PreTokenizer::FromSteps(spec.split);
   t.types_ = spec.types;
   if (t.types_.empty()) t.types_.assign(vocab, TokenType::kNormal);
+  for (const int32_t id : t.end_of_generation_) {  // no text may end a turn, whatever the file calls its token
+    if (t.types_[static_cast<size_t>(id)] == TokenType::kUserDefined) t.types_[static_cast<size_t>(id)] = TokenType::kControl;
+  }
   t.AddPieces(spec);
   t.AddSpecials(spec);
   t.AddMerges(spec);

@@ -67,6 +67,10 @@ class Tokenizer {
   // control, like <think>, are read in both cases.
   std::vector<int32_t> Encode(std::string_view text, bool add_special, bool parse_special) const;
 
+  // Control tokens are read out of the text, but none that would take in a byte of `plain` (what users wrote: sorted
+  // ranges that lie apart). Nothing is added.
+  std::vector<int32_t> Encode(std::string_view text, std::span<const Span> plain) const;
+
   // The bytes of the ids; use Utf8Stream where the result must be UTF-8. kUsage for an id outside the vocabulary.
   std::string Decode(std::span<const int32_t> ids, bool skip_special = false) const;
 
@@ -96,6 +100,8 @@ class Tokenizer {
   void AddPieces(const TokenizerSpec& spec);
   void AddMerges(const TokenizerSpec& spec);
   void AddSpecials(const TokenizerSpec& spec);
+  template <class Next>
+  void EncodeAround(std::string_view text, Next next, std::vector<int32_t>& out) const;
   void EncodePlain(std::string_view text, Scratch& scratch, std::vector<int32_t>& out) const;
   void EncodeWord(std::string_view word, Scratch& scratch, std::vector<int32_t>& out) const;
 

@@ -68,16 +68,31 @@ struct Tokenizer::Scratch {
 };
 
 std::vector<int32_t> Tokenizer::Encode(std::string_view text, bool add_special, bool parse_special) const {
-  if (text.size() >= size_t{1} << 31) Fail(ErrorCode::kUsage, "a text of ", text.size(), " bytes is too long");
   std::vector<int32_t> out;
-  out.reserve(text.size() / 3 + 8);
   if (add_special && add_bos_ && bos_ >= 0) out.push_back(bos_);
   const SpecialMatcher& matcher = parse_special ? tables_->all_special : tables_->user_defined;
+  EncodeAround(text, [&](size_t from) { return matcher.Next(text, from); }, out);
+  if (add_special && add_eos_ && eos_ >= 0) out.push_back(eos_);
+  return out;
+}
+
+std::vector<int32_t> Tokenizer::Encode(std::string_view text, std::span<const Span> plain) const {
+  std::vector<int32_t> out;
+  GuardedFinder finder(tables_->all_special, tables_->user_defined, text, plain);
+  EncodeAround(text, [&](size_t from) { return finder.Next(from); }, out);
+  return out;
+}
+
+// `next` gives the first special token from a place on.
+template <class Next>
+void Tokenizer::EncodeAround(std::string_view text, Next next, std::vector<int32_t>& out) const {
+  if (text.size() >= size_t{1} << 31) Fail(ErrorCode::kUsage, "a text of ", text.size(), " bytes is too long");
+  out.reserve(text.size() / 3 + 8);
   Scratch scratch;
   size_t done = 0;  // everything before it is encoded
   size_t from = 0;  // where to look for the next special token
   while (done < text.size()) {
-    auto match = matcher.Next(text, from);
+    auto match = next(from);
     if (match.id >= 0 && !tables_->flags.empty()) {
       const auto& flags = tables_->flags;
       const auto flag =
@@ -96,8 +111,6 @@ std::vector<int32_t> Tokenizer::Encode(std::string_view text, bool add_special, 
     if (match.id >= 0) out.push_back(match.id);
     done = from = match.end;
   }
-  if (add_special && add_eos_ && eos_ >= 0) out.push_back(eos_);
-  return out;
 }
 
 void Tokenizer::EncodePlain(std::string_view text, Scratch& scratch, std::vector<int32_t>& out) const {

@@ -1,9 +1,11 @@
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <bitset>
 #include <cstdint>
 #include <cstring>
+#include <span>
 #include <string_view>
 #include <vector>
 
@@ -137,6 +139,51 @@ class SpecialMatcher {
     return none;
   }();
   std::bitset<65536> pairs_;  // first two bytes of a token, first in the low byte
+};
+
+// Finds in a text the tokens of `all`, but only those of `user_defined` where one would take in a byte of `plain`.
+class GuardedFinder {
+ public:
+  GuardedFinder(const SpecialMatcher& all, const SpecialMatcher& user_defined, std::string_view text,
+                std::span<const Span> plain)
+      : all_(all), user_defined_(user_defined), text_(text), plain_(plain) {}
+
+  // `from` never falls from call to call.
+  SpecialMatcher::Match Next(size_t from) {
+    if (from >= asked_beyond_) Look(from);
+    const bool user_first = user_.begin < own_.begin || (user_.begin == own_.begin && user_.end > own_.end);
+    return user_first ? user_ : own_;
+  }
+
+ private:
+  void Look(size_t from) {
+    if (!looked_ || own_.begin < from) own_ = Between(from);
+    if (!looked_ || user_.begin < from) user_ = user_defined_.Next(text_, from);
+    looked_ = true;
+    asked_beyond_ = std::min(own_.begin, user_.begin) + 1;
+  }
+  // The next token of `all` that lies between plain ranges.
+  SpecialMatcher::Match Between(size_t from) {
+    while (true) {
+      while (range_ < plain_.size() && plain_[range_].end <= from) ++range_;
+      if (range_ < plain_.size() && plain_[range_].begin <= from) {
+        from = plain_[range_].end;
+        continue;
+      }
+      const size_t end = range_ < plain_.size() ? plain_[range_].begin : text_.size();
+      const auto match = all_.Next(text_.substr(0, end), from);
+      if (match.id >= 0 || end == text_.size()) return match;
+      from = end;
+    }
+  }
+
+  const SpecialMatcher &all_, &user_defined_;
+  std::string_view text_;
+  std::span<const Span> plain_;
+  size_t range_ = 0;         // the first plain range that may matter
+  size_t asked_beyond_ = 0;  // from here on both must be looked for again
+  bool looked_ = false;
+  SpecialMatcher::Match own_{}, user_{};
 };
 
 struct Tokenizer::Tables {

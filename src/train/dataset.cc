@@ -6,7 +6,7 @@
 
 #include "base/random.h"
 #include "cambium/error.h"
-#include "io/json.h"
+#include "io/json_lines.h"
 #include "io/mapped_file.h"
 #include "io/sha256.h"
 #include "io/unicode.h"
@@ -27,16 +27,28 @@ class Collector {
   Collector(const std::string& path, const Tokenizer& tokenizer, const DatasetOptions& options)
       : path_(path), options_(options), maker_(tokenizer, options) {}
 
-  void AddLine(std::string_view line, int64_t number) {
-    Guard(number, [&](DatasetReport& report) {
-      if (static_cast<int64_t>(line.size()) > options_.max_line_bytes) {
-        Fail(ErrorCode::kData, line.size(), " bytes, more than the limit of ", options_.max_line_bytes);
+  void AddFile(const std::string& path) {
+    JsonLines lines(path, static_cast<size_t>(options_.max_line_bytes));
+    for (bool more = true; more;) {
+      try {
+        more = lines.Next();
+      } catch (const Error& error) {
+        Refuse(error);
+        continue;
       }
-      return Make(ParseOrderedJson(line, "JSON"), report);
-    });
+      if (more) AddRecord(lines.record(), lines.line());
+    }
   }
   void AddRecord(const nlohmann::ordered_json& record, int64_t number) {
-    Guard(number, [&](DatasetReport& report) { return Make(record, report); });
+    DatasetReport counted = data_.report;
+    try {
+      Example example = Make(record, counted);
+      example.line = number;
+      data_.report = counted;
+      Keep(std::move(example));
+    } catch (const Error& error) {
+      Refuse(Error(error.code(), path_ + ": line " + std::to_string(number) + ": " + error.what()));
+    }
   }
   // A line of plain text that is a prompt.
   void AddPrompt(std::string_view line, int64_t number) {
@@ -80,19 +92,10 @@ class Collector {
     return prompt;
   }
 
-  template <class F>
-  void Guard(int64_t number, const F& make) {
-    DatasetReport counted = data_.report;
-    try {
-      Example example = make(counted);
-      example.line = number;
-      data_.report = counted;
-      Keep(std::move(example));
-    } catch (const Error& error) {
-      std::string why = path_ + ": line " + std::to_string(number) + ": " + error.what();
-      if (!options_.skip_bad || error.code() != ErrorCode::kData) throw Error(error.code(), why);
-      if (data_.report.skipped++ == 0) data_.report.first_skipped = std::move(why);
-    }
+  // A bad line is the end, or with skip_bad counted.
+  void Refuse(const Error& error) {
+    if (!options_.skip_bad || error.code() != ErrorCode::kData) throw error;
+    if (data_.report.skipped++ == 0) data_.report.first_skipped = error.what();
   }
 
   void Keep(Example example) {
@@ -167,12 +170,10 @@ Dataset LoadDataset(const std::string& path, const Tokenizer& tokenizer, const D
   const bool json = text[first] == '{' || text[first] == '[' || path.ends_with(".jsonl") || path.ends_with(".json");
   const bool plain = options.format == "plain" || (options.format == "auto" && !json);
   if (plain) CheckUtf8(path, text);
-  if (plain && !options.prompts) {
+  if (!plain) {
+    collector.AddFile(path);
+  } else if (!options.prompts) {
     collector.AddText(text);
-  } else if (!plain && text[first] == '[') {
-    const nlohmann::ordered_json list = ParseOrderedJson(text, path, {.max_bytes = text.size()});
-    int64_t number = 0;
-    for (const auto& record : list) collector.AddRecord(record, ++number);
   } else {
     int64_t number = 0;
     while (!text.empty()) {
@@ -181,8 +182,7 @@ Dataset LoadDataset(const std::string& path, const Tokenizer& tokenizer, const D
       text.remove_prefix(std::min(end + 1, text.size()));
       if (line.ends_with('\r')) line.remove_suffix(1);
       ++number;
-      if (IsBlank(line)) continue;
-      plain ? collector.AddPrompt(line, number) : collector.AddLine(line, number);
+      if (!IsBlank(line)) collector.AddPrompt(line, number);
     }
   }
   file.CheckIntact();

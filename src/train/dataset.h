@@ -10,8 +10,6 @@
 
 namespace cambium {
 
-class ChatTemplate;
-
 // One training text: tokens, and which of them the model learns to predict (labels other than -100).
 struct Example {
   std::vector<int32_t> ids;
@@ -27,6 +25,7 @@ struct DatasetOptions {
   bool use_template = true;      // completions and alpaca go through the model's chat template, if it has one
   bool prompts = false;          // only what stands before the answer, which need not be there; of a text each line
   bool skip_bad = false;         // count bad lines instead of failing at the first
+  std::vector<std::string> ignored_fields;  // of records and messages: passed over, whatever they would change
   int64_t max_line_bytes = int64_t{16} << 20;
 };
 

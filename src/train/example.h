@@ -1,11 +1,10 @@
 #pragma once
 
-#include <optional>
-#include <string>
 #include <string_view>
 
-#include "io/chat_template.h"
+#include "io/dialogue.h"
 #include "train/dataset.h"
+#include "train/record.h"
 
 namespace cambium {
 
@@ -22,17 +21,17 @@ class ExampleMaker {
   Example FromText(std::string_view text, bool end, DatasetReport& report) const;
 
  private:
-  struct Builder;
-  void CheckMessages(const nlohmann::ordered_json& messages) const;
-  Example FromChat(nlohmann::ordered_json messages, const nlohmann::ordered_json& tools, DatasetReport& report) const;
-  Example FromPair(const std::string& prompt, const std::string& answer, bool separate, DatasetReport& report) const;
-  Example FromIds(const nlohmann::ordered_json& record, DatasetReport& report) const;
-  std::string Render(const nlohmann::ordered_json& messages, bool generation_prompt,
-                     const nlohmann::ordered_json& tools) const;
+  bool AsDialogue(const Record& record) const;
+  Example FromDialogue(const Record& record, DatasetReport& report) const;
+  Example FromPair(const Record& record, DatasetReport& report) const;
+  Example FromIds(const Record& record, DatasetReport& report) const;
+  void Begin(Example& example) const;
+  void End(Example& example, DatasetReport& report) const;
 
   const Tokenizer& tokenizer_;
   const DatasetOptions& options_;
-  std::optional<ChatTemplate> template_;
+  DialogueEncoder dialogues_;
+  RecordReader reader_;
 };
 
 }  // namespace cambium

@@ -11,12 +11,13 @@
 #include <chrono>
 #include <cmath>
 #include <cstring>
-#include <fstream>
+#include <filesystem>
 #include <span>
 
 #include "cambium/error.h"
 #include "io/atomic_file.h"
 #include "io/chart.h"
+#include "io/json_lines.h"
 
 namespace cambium {
 namespace {
@@ -115,21 +116,34 @@ std::string TensorBoardRecord(double wall_time, int64_t step, std::span<const st
   return Record(event);
 }
 
+std::string MetricsLog::Earlier(const std::string& path, int64_t step) {
+  std::string kept;
+  if (!std::filesystem::exists(path)) return kept;
+  JsonLines lines(path);
+  for (bool more = true; more;) {
+    try {
+      more = lines.Next();
+    } catch (const Error&) {  // a line that was cut short
+      continue;
+    }
+    const nlohmann::ordered_json& entry = lines.record();
+    const auto number = [&](const char* key) {
+      const auto found = entry.find(key);
+      return found != entry.end() && found->is_number() ? found->get<double>() : std::nan("");
+    };
+    if (!more || !entry.is_object() || !(number("step") <= static_cast<double>(step))) continue;
+    kept += entry.dump() + "\n";
+    if (!std::isnan(number("loss"))) train_.emplace_back(number("step"), number("loss"));
+    if (!std::isnan(number("valid_loss"))) valid_.emplace_back(number("step"), number("valid_loss"));
+  }
+  return kept;
+}
+
 MetricsLog::MetricsLog(std::string directory, int64_t step) : directory_(std::move(directory)) {
   const std::string path = directory_ + "/metrics.jsonl";
   std::string kept;
   if (step > 0) {
-    std::ifstream old(path);
-    for (std::string line; std::getline(old, line);) {
-      const nlohmann::json entry = nlohmann::json::parse(line, nullptr, false);
-      if (!entry.is_object() || !entry.contains("step") || entry["step"].get<int64_t>() > step) continue;
-      kept += line + "\n";
-      const double at = entry["step"].get<double>();
-      if (entry.contains("loss") && entry["loss"].is_number()) train_.emplace_back(at, entry["loss"].get<double>());
-      if (entry.contains("valid_loss") && entry["valid_loss"].is_number()) {
-        valid_.emplace_back(at, entry["valid_loss"].get<double>());
-      }
-    }
+    kept = Earlier(path, step);
   }
   AtomicFile rewritten(path);
   rewritten.Write(kept);

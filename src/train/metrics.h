@@ -38,6 +38,7 @@ class MetricsLog {
   void WritePlot() const;  // loss.svg
 
  private:
+  std::string Earlier(const std::string& path, int64_t step);  // the lines up to `step`, whose losses it notes
   void Line(const nlohmann::ordered_json& line);
   void Event(int64_t step, std::initializer_list<std::pair<const char*, double>> scalars);
   std::string directory_;
