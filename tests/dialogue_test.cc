@@ -31,7 +31,8 @@ Tokenizer FamilyTokenizer(const std::string& kind, const std::string& family, co
 DialogueOptions OptionsOf(const Json& dialogue) {
   DialogueOptions options;
   options.variables = Json::object();
-  for (const auto& [key, value] : dialogue["extra"].items()) (key == "tools" ? options.tools : options.variables[key]) = value;
+  for (const auto& [key, value] : dialogue["extra"].items())
+    (key == "tools" ? options.tools : options.variables[key]) = value;
   return options;
 }
 
@@ -91,14 +92,16 @@ TEST(Dialogue, AnswersBeginWhereThePromptForThemEnds) {
     if (before.back()["role"] == "assistant") continue;
     const auto first = std::find(whole.answer_of.begin(), whole.answer_of.end(), last);
     EXPECT_EQ(first - whole.answer_of.begin(), static_cast<std::ptrdiff_t>(ids.size()))
-        << family << " " << c["dialogue"] << "\n" << Shown(tokenizer, whole.ids, Trained(whole));
+        << family << " " << c["dialogue"] << "\n"
+        << Shown(tokenizer, whole.ids, Trained(whole));
     ++compared;
   }
   EXPECT_GT(compared, 80);
 }
 
 int CountControl(const Tokenizer& tokenizer, const std::vector<int32_t>& ids) {
-  return static_cast<int>(std::count_if(ids.begin(), ids.end(), [&](int32_t id) { return tokenizer.Type(id) == TokenType::kControl; }));
+  return static_cast<int>(
+      std::count_if(ids.begin(), ids.end(), [&](int32_t id) { return tokenizer.Type(id) == TokenType::kControl; }));
 }
 
 // Whatever of a template's own tokens stands in a content stays text: as many control tokens as with harmless words,
@@ -114,7 +117,8 @@ RC_GTEST_PROP(Dialogue, ControlTokensInContentsStayText, ()) {
   }
   const auto text = [&] {
     std::string joined = "a";
-    for (const std::string& part : *rc::gen::container<std::vector<std::string>>(rc::gen::elementOf(parts))) joined += part;
+    for (const std::string& part : *rc::gen::container<std::vector<std::string>>(rc::gen::elementOf(parts)))
+      joined += part;
     return joined + "b";
   };
   const std::string asked = text(), answered = text();
@@ -134,7 +138,8 @@ RC_GTEST_PROP(Dialogue, ControlTokensInContentsStayText, ()) {
 
 TEST(Dialogue, DataNeverCompletesAControlToken) {
   // Content before, behind and around what the template writes; a role is the template's to build on, if it is a word.
-  const Tokenizer tokenizer = TinyTokenizer("{% for m in messages %}{{ '<|im_' + m.role + '|>' + m.content + '>' }}{% endfor %}");
+  const Tokenizer tokenizer =
+      TinyTokenizer("{% for m in messages %}{{ '<|im_' + m.role + '|>' + m.content + '>' }}{% endfor %}");
   const DialogueEncoder encoder(tokenizer);
   const auto ids = [&](const char* role, const char* content) {
     return encoder.Ids(Json::array({{{"role", role}, {"content", content}}}), {});
@@ -181,18 +186,27 @@ TEST(Dialogue, BosComesOnce) {
   for (const char* form : {"{{ bos_token }}{{ messages[0].content }}", "{{ messages[0].content }}"}) {
     Json config = {{"bos_token", "<s>"}, {"eos_token", "</s>"}, {"add_bos_token", true}, {"chat_template", form}};
     const Tokenizer tokenizer = Tokenizer::FromJson(Golden()["tokenizers"]["pieces"].dump(), config.dump(), "", "bos");
-    const std::vector<int32_t> ids = DialogueEncoder(tokenizer).Ids(Json::array({{{"role", "user"}, {"content", "hi"}}}), {});
+    const std::vector<int32_t> ids =
+        DialogueEncoder(tokenizer).Ids(Json::array({{{"role", "user"}, {"content", "hi"}}}), {});
     EXPECT_EQ(std::count(ids.begin(), ids.end(), tokenizer.bos()), 1) << form;
     EXPECT_EQ(ids[0], tokenizer.bos());
+    // Added or written, it moves no answer, though the dialogue spells it.
+    const Json said = Json::array({{{"role", "assistant"}, {"content", "<s>hi<s>"}}});
+    const Dialogue dialogue = DialogueEncoder(tokenizer).Encode(said, {});
+    EXPECT_EQ(Trained(dialogue), "0" + std::string(dialogue.ids.size() - 1, '1')) << form;
   }
 }
 
 TEST(Dialogue, CallsTakeTheFormThatTheTemplateWants) {
-  const Json messages = Json::array(
-      {{{"role", "user"}, {"content", Json::array({{{"type", "text"}, {"text", "a"}}, {{"type", "text"}, {"text", "b"}}})}},
-       {{"role", "assistant"}, {"tool_calls", Json::array({{{"function", {{"name", "f"}, {"arguments", "{\"x\": 1}"}}}}})}}});
+  const Json messages =
+      Json::array({{{"role", "user"},
+                    {"content", Json::array({{{"type", "text"}, {"text", "a"}}, {{"type", "text"}, {"text", "b"}}})}},
+                   {{"role", "assistant"},
+                    {"tool_calls", Json::array({{{"function", {{"name", "f"}, {"arguments", "{\"x\": 1}"}}}}})}}});
   const std::string start = "{{ messages[0].content }} {% set f = messages[1].tool_calls[0].function %}";
-  const auto rendered = [&](const std::string& body) { return DialogueEncoder(TinyTokenizer(start + body)).Render(messages, {}); };
+  const auto rendered = [&](const std::string& body) {
+    return DialogueEncoder(TinyTokenizer(start + body)).Render(messages, {});
+  };
   EXPECT_EQ(rendered("{{ f.arguments | tojson }}"), "ab {\"x\": 1}");
   EXPECT_EQ(rendered("{{ f.arguments.x }}"), "ab 1");
   EXPECT_EQ(rendered("{{ 'call ' + f.arguments }}"), "ab call {\"x\": 1}");
@@ -212,13 +226,16 @@ TEST(Dialogue, RefusesWhatIsNoDialogue) {
   EXPECT_EQ(why(encoder, 3), "messages is number, expected array");
   EXPECT_EQ(why(encoder, Json::array({3})), "a message is number, expected object");
   EXPECT_EQ(why(encoder, Json::array({{{"content", "x"}}})), "messages[0]: field \"role\" is missing");
-  EXPECT_EQ(why(encoder, Json::array({{{"role", 1}, {"content", "x"}}})), "messages[0].role is number, expected string");
-  EXPECT_EQ(why(encoder, Json::array({{{"role", "user"}, {"content", 1}}})), "messages[0].content is number, expected string");
+  EXPECT_EQ(why(encoder, Json::array({{{"role", 1}, {"content", "x"}}})),
+            "messages[0].role is number, expected string");
+  EXPECT_EQ(why(encoder, Json::array({{{"role", "user"}, {"content", 1}}})),
+            "messages[0].content is number, expected string");
   const Json image = Json::array({{{"type", "image"}}});
   EXPECT_EQ(why(encoder, Json::array({{{"role", "user"}, {"content", image}}})),
             "messages[0].content[0].type is \"image\", only \"text\" is supported");
   EXPECT_EQ(why(DialogueEncoder(bare), Json::array()), "the model has no chat template");
-  EXPECT_NE(why(DialogueEncoder(TinyTokenizer("{% if")), Json::array()).find("chat template: line 1"), std::string::npos);
+  EXPECT_NE(why(DialogueEncoder(TinyTokenizer("{% if")), Json::array()).find("chat template: line 1"),
+            std::string::npos);
 }
 
 }  // namespace

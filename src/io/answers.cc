@@ -132,10 +132,12 @@ std::vector<AnswerSpan> Generated(const MarkedText& text) {
 void AnswerHabits::Learn(const RenderedDialogue& asked, const std::string& plain) {
   const std::string& text = asked.text.text;
   const Marks& marks = asked.text.marks;
-  const auto question = std::find_if(marks.rbegin(), marks.rend(), [](const TextMark& mark) { return mark.source == 0; });
+  const auto question =
+      std::find_if(marks.rbegin(), marks.rend(), [](const TextMark& mark) { return mark.source == 0; });
   const size_t behind = question == marks.rend() ? text.size() : question->end;
   after_question = text.substr(behind);
-  size_t begin = static_cast<size_t>(std::mismatch(text.begin(), text.end(), plain.begin(), plain.end()).first - text.begin());
+  size_t begin =
+      static_cast<size_t>(std::mismatch(text.begin(), text.end(), plain.begin(), plain.end()).first - text.begin());
   begin = std::max(begin, behind);
   for (const auto& special : asked.specials) {
     if (special.begin < begin && begin < special.end) begin = special.begin;

@@ -28,9 +28,8 @@ RenderedDialogue WithSpecials(const Tokenizer& tokenizer, MarkedText text, const
 std::vector<int32_t> AnswersOf(const std::vector<Span>& places, const std::vector<AnswerSpan>& answers) {
   std::vector<int32_t> answer_of(places.size(), Dialogue::kNone);
   for (const AnswerSpan& answer : answers) {
-    auto place = std::lower_bound(places.begin(), places.end(), answer.begin, [](const Span& p, size_t begin) {
-      return p.end <= begin && p.begin < begin;
-    });
+    auto place = std::lower_bound(places.begin(), places.end(), answer.begin,
+                                  [](const Span& p, size_t begin) { return p.end <= begin && p.begin < begin; });
     for (; place != places.end() && place->begin < answer.end; ++place) {
       answer_of[static_cast<size_t>(place - places.begin())] = answer.message;
     }
@@ -46,7 +45,8 @@ struct DialogueEncoder::Known {
   std::shared_ptr<const AnswerHabits> habits;
 };
 
-DialogueEncoder::DialogueEncoder(const Tokenizer& tokenizer) : tokenizer_(tokenizer), known_(std::make_unique<Known>()) {
+DialogueEncoder::DialogueEncoder(const Tokenizer& tokenizer)
+    : tokenizer_(tokenizer), known_(std::make_unique<Known>()) {
   if (!has_template()) return;
   try {
     template_.emplace(tokenizer.chat_template());
@@ -84,14 +84,19 @@ MarkedText DialogueEncoder::RenderMarked(const Json& messages, const DialogueOpt
   }
 }
 
-std::vector<int32_t> DialogueEncoder::IdsOf(const MarkedText& rendered) const {
+// `places`, if not null, gets the bytes that each token stands for.
+std::vector<int32_t> DialogueEncoder::IdsOf(const MarkedText& rendered, std::vector<Span>* places) const {
   std::vector<Span> plain;
   for (const TextMark& mark : rendered.marks) {
     if (mark.begin < mark.end) plain.push_back({static_cast<uint32_t>(mark.begin), static_cast<uint32_t>(mark.end)});
   }
   std::vector<int32_t> ids = tokenizer_.Encode(rendered.text, plain);
+  if (places != nullptr) *places = TokenPlaces(tokenizer_, rendered.text, ids);
   const bool has_bos = !ids.empty() && ids[0] == tokenizer_.bos();
-  if (tokenizer_.add_bos() && tokenizer_.bos() >= 0 && !has_bos) ids.insert(ids.begin(), tokenizer_.bos());
+  if (tokenizer_.add_bos() && tokenizer_.bos() >= 0 && !has_bos) {
+    ids.insert(ids.begin(), tokenizer_.bos());
+    if (places != nullptr) places->insert(places->begin(), Span{0, 0});
+  }
   return ids;
 }
 
@@ -106,10 +111,12 @@ std::vector<int32_t> DialogueEncoder::Ids(const Json& messages, const DialogueOp
 Dialogue DialogueEncoder::Encode(const Json& messages, const DialogueOptions& options) const {
   MarkedText text = RenderMarked(messages, options);
   Dialogue dialogue;
-  dialogue.ids = IdsOf(text);
-  const std::vector<Span> places = TokenPlaces(tokenizer_, text.text, dialogue.ids);
+  std::vector<Span> places;
+  dialogue.ids = IdsOf(text, &places);
   const RenderedDialogue rendered = WithSpecials(tokenizer_, std::move(text), dialogue.ids, places);
   dialogue.answer_of = AnswersOf(places, FindAnswers(rendered, messages, *HabitsOf(options)));
+  const bool bos_added = !places.empty() && places[0].end == 0 && dialogue.ids[0] == tokenizer_.bos();
+  if (bos_added) dialogue.answer_of[0] = Dialogue::kNone;
   dialogue.text = rendered.text.text;
   return dialogue;
 }
@@ -132,8 +139,8 @@ AnswerHabits DialogueEncoder::Probe(const DialogueOptions& options) const {
   const auto render = [&](const Json& messages, bool prompt) {
     own.add_generation_prompt = prompt;
     MarkedText text = RenderMarked(messages, own);
-    const std::vector<int32_t> ids = IdsOf(text);
-    const std::vector<Span> places = TokenPlaces(tokenizer_, text.text, ids);
+    std::vector<Span> places;
+    const std::vector<int32_t> ids = IdsOf(text, &places);
     return WithSpecials(tokenizer_, std::move(text), ids, places);
   };
   Json messages = {{{"role", "user"}, {"content", "question"}}};
@@ -151,7 +158,9 @@ AnswerHabits DialogueEncoder::Probe(const DialogueOptions& options) const {
     }
   } catch (const Error&) {  // a template that refuses such a dialogue keeps its habits to itself
   }
-  habits.is_stop = [&tokenizer = tokenizer_, stop](int32_t id) { return id == stop || tokenizer.IsEndOfGeneration(id); };
+  habits.is_stop = [&tokenizer = tokenizer_, stop](int32_t id) {
+    return id == stop || tokenizer.IsEndOfGeneration(id);
+  };
   return habits;
 }
 

@@ -55,7 +55,7 @@ class DialogueEncoder {
   struct Known;
   const ChatTemplate& Template() const;
   MarkedText RenderMarked(const Json& messages, const DialogueOptions& options) const;
-  std::vector<int32_t> IdsOf(const MarkedText& rendered) const;
+  std::vector<int32_t> IdsOf(const MarkedText& rendered, std::vector<Span>* places = nullptr) const;
   std::shared_ptr<const AnswerHabits> HabitsOf(const DialogueOptions& options) const;
   AnswerHabits Probe(const DialogueOptions& options) const;
 

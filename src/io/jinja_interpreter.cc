@@ -549,7 +549,7 @@ class Interpreter {
 }  // namespace
 
 MarkedText Render(const Template& parsed, std::vector<std::pair<std::string, Value>> globals,
-                   const RenderLimits& limits) {
+                  const RenderLimits& limits) {
   Scope scope;
   for (const char* name : {"range", "namespace", "dict", "raise_exception", "strftime_now"}) {
     scope.names.emplace_back(name, Value::Storage(Function{name}));

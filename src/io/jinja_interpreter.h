@@ -16,6 +16,6 @@ struct RenderLimits {
 // Renders the template with these global variables. kData where jinja2 would raise, or at a limit; kUsage where the
 // template itself refuses its input (raise_exception).
 MarkedText Render(const Template& parsed, std::vector<std::pair<std::string, Value>> globals,
-                   const RenderLimits& limits);
+                  const RenderLimits& limits);
 
 }  // namespace cambium::jinja

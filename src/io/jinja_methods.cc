@@ -159,8 +159,7 @@ Value Formatted(Budget& budget, const MarkedText& input, const Arguments& argume
   return out;
 }
 
-Value CallStringMethod(Budget& budget, const MarkedText& input, const std::string& name,
-                       const Arguments& arguments) {
+Value CallStringMethod(Budget& budget, const MarkedText& input, const std::string& name, const Arguments& arguments) {
   const std::string& text = input.text;
   budget.SpendText(input);
   if (name == "strip" || name == "lstrip" || name == "rstrip") {

@@ -128,7 +128,9 @@ void AppendJson(MarkedText& out, const Value& value, const JsonStyle& style, int
     out.Append(value.As<bool>() ? "true" : "false");
   } else if (value.Is<double>()) {
     const double number = value.As<double>();
-    out.Append(std::isnan(number) ? "NaN" : std::isinf(number) ? (number > 0 ? "Infinity" : "-Infinity") : value.Str().text);
+    out.Append(std::isnan(number)   ? "NaN"
+               : std::isinf(number) ? (number > 0 ? "Infinity" : "-Infinity")
+                                    : value.Str().text);
   } else if (value.IsNumber()) {
     out.Append(value.Str().text);
   } else if (value.IsString()) {
@@ -172,7 +174,8 @@ void AppendJson(MarkedText& out, const Value& value, const JsonStyle& style, int
 
 bool IsIdentifier(std::string_view text) {
   return std::all_of(text.begin(), text.end(), [](char c) {
-    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_' || c == '-' || c == '.';
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_' || c == '-' ||
+           c == '.';
   });
 }
 

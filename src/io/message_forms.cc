@@ -60,7 +60,8 @@ void CheckMessages(const Json& messages) {
 Json WithTextContents(Json messages) {
   for (size_t i = 0; i < messages.size(); ++i) {
     Json& message = messages[i];
-    if (message.contains("content") && message["content"].is_array()) message["content"] = ContentText(message, Where(i));
+    if (message.contains("content") && message["content"].is_array())
+      message["content"] = ContentText(message, Where(i));
   }
   return messages;
 }

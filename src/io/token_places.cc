@@ -25,7 +25,8 @@ class Layer {
   }
   Span LayUnknown() {
     const size_t begin = at_;
-    if (at_ < text_.size()) at_ += static_cast<size_t>(DecodeUtf8(text_.data() + at_, text_.data() + text_.size()).length);
+    if (at_ < text_.size())
+      at_ += static_cast<size_t>(DecodeUtf8(text_.data() + at_, text_.data() + text_.size()).length);
     return {static_cast<uint32_t>(begin), static_cast<uint32_t>(at_)};
   }
   size_t lost() const { return lost_; }  // tokens that did not follow the one before
@@ -87,14 +88,15 @@ std::vector<Stretch> Normalize(std::string_view text, std::string& normal) {
 }
 
 size_t RawPlace(const std::vector<Stretch>& stretches, size_t at, bool is_end) {
-  const auto next =
-      std::upper_bound(stretches.begin(), stretches.end(), at, [](size_t a, const Stretch& s) { return a < s.normal_begin; });
+  const auto next = std::upper_bound(stretches.begin(), stretches.end(), at,
+                                     [](size_t a, const Stretch& s) { return a < s.normal_begin; });
   const Stretch& own = next[-1];
   if (!own.changed || at == own.normal_begin) return own.raw_begin + (at - own.normal_begin);
   return is_end ? next->raw_begin : own.raw_begin;
 }
 
-std::vector<Span> LayAll(const Tokenizer& tokenizer, std::string_view text, std::span<const int32_t> ids, size_t& lost) {
+std::vector<Span> LayAll(const Tokenizer& tokenizer, std::string_view text, std::span<const int32_t> ids,
+                         size_t& lost) {
   Layer layer(text);
   std::vector<Span> places;
   places.reserve(ids.size());

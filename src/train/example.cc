@@ -64,7 +64,8 @@ Example ExampleMaker::PromptOf(const Json& json) const {
   if (AsDialogue(record)) {
     NeedTemplate(dialogues_);
     if (record.kind == Record::Kind::kPair && record.prompt.empty()) Fail(ErrorCode::kData, "the prompt is empty");
-    while (!record.messages.empty() && IsAnswer(record.messages.back())) record.messages.erase(record.messages.end() - 1);
+    while (!record.messages.empty() && IsAnswer(record.messages.back()))
+      record.messages.erase(record.messages.end() - 1);
     if (record.messages.empty()) Fail(ErrorCode::kData, "no message asks for an answer");
     record.options.add_generation_prompt = true;
     prompt.ids = dialogues_.Ids(record.messages, record.options);
@@ -101,7 +102,8 @@ Example ExampleMaker::FromDialogue(const Record& record, DatasetReport& report) 
   Example example;
   example.ids = dialogue.ids;
   for (const int32_t message : dialogue.answer_of) {
-    const bool learned = message == AnswerSpan::kNobody || (message >= 0 && record.learned[static_cast<size_t>(message)]);
+    const bool learned =
+        message == AnswerSpan::kNobody || (message >= 0 && record.learned[static_cast<size_t>(message)]);
     example.trained.push_back(learned || options_.train_on_prompt);
   }
   return Finished(std::move(example));
@@ -149,8 +151,8 @@ Example ExampleMaker::FromText(std::string_view text, bool end, DatasetReport& r
 Example ExampleMaker::FromIds(const Record& record, DatasetReport& report) const {
   const Json &ids = record.ids, &labels = record.labels;
   if (!labels.is_null() && (!labels.is_array() || labels.size() != ids.size())) {
-    Fail(ErrorCode::kData, "field \"labels\" holds ", labels.is_array() ? labels.size() : 0,
-         " values, \"input_ids\" ", ids.size());
+    Fail(ErrorCode::kData, "field \"labels\" holds ", labels.is_array() ? labels.size() : 0, " values, \"input_ids\" ",
+         ids.size());
   }
   Example example;
   for (size_t i = 0; i < ids.size(); ++i) {

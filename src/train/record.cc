@@ -14,11 +14,22 @@ using Json = nlohmann::ordered_json;
 Json Message(const char* role, std::string content) { return {{"role", role}, {"content", std::move(content)}}; }
 
 std::string RoleOfShareGpt(const std::string& from) {
-  static constexpr std::pair<const char*, const char*> kRoles[] = {
-      {"human", "user"},        {"user", "user"},      {"gpt", "assistant"},        {"assistant", "assistant"},
-      {"model", "assistant"},   {"chatgpt", "assistant"}, {"bing", "assistant"},    {"bard", "assistant"},
-      {"function_call", "assistant"}, {"tool_call", "assistant"}, {"system", "system"}, {"tool", "tool"},
-      {"observation", "tool"},  {"function_response", "tool"}, {"tool_response", "tool"}, {"function", "tool"}};
+  static constexpr std::pair<const char*, const char*> kRoles[] = {{"human", "user"},
+                                                                   {"user", "user"},
+                                                                   {"gpt", "assistant"},
+                                                                   {"assistant", "assistant"},
+                                                                   {"model", "assistant"},
+                                                                   {"chatgpt", "assistant"},
+                                                                   {"bing", "assistant"},
+                                                                   {"bard", "assistant"},
+                                                                   {"function_call", "assistant"},
+                                                                   {"tool_call", "assistant"},
+                                                                   {"system", "system"},
+                                                                   {"tool", "tool"},
+                                                                   {"observation", "tool"},
+                                                                   {"function_response", "tool"},
+                                                                   {"tool_response", "tool"},
+                                                                   {"function", "tool"}};
   for (const auto& [name, role] : kRoles) {
     if (from == name) return role;
   }
@@ -28,7 +39,8 @@ std::string RoleOfShareGpt(const std::string& from) {
 
 // {"from", "value"}, or already {"role", "content"}.
 Json MessageOfShareGpt(const Json& turn) {
-  if (!turn.is_object()) Fail(ErrorCode::kData, "a turn of \"conversations\" is ", turn.type_name(), ", expected object");
+  if (!turn.is_object())
+    Fail(ErrorCode::kData, "a turn of \"conversations\" is ", turn.type_name(), ", expected object");
   if (!turn.contains("from") && turn.contains("role")) return turn;
   const std::string& from = TextField(turn, "from");
   Json message = {{"role", RoleOfShareGpt(from)}};
@@ -63,9 +75,9 @@ bool RecordReader::Ignored(std::string_view field) const {
 
 std::string RecordReader::FormatOf(const Json& record) const {
   if (format_ != "auto") return format_;
-  constexpr std::pair<const char*, const char*> kKeys[] = {
-      {"messages", "chat"},      {"conversations", "sharegpt"}, {"input_ids", "ids"},
-      {"instruction", "alpaca"}, {"prompt", "completions"},     {"text", "text"}};
+  constexpr std::pair<const char*, const char*> kKeys[] = {{"messages", "chat"},      {"conversations", "sharegpt"},
+                                                           {"input_ids", "ids"},      {"instruction", "alpaca"},
+                                                           {"prompt", "completions"}, {"text", "text"}};
   for (const auto& [key, format] : kKeys) {
     if (record.contains(key)) return format;
   }
