@@ -1,5 +1,7 @@
 // cambium corpus build FILES -o INDEX: a retrieval index for --draft corpus.
 #include <filesystem>
+#include <fstream>
+#include <iterator>
 #include <memory>
 
 #include "cli/options.h"
@@ -22,7 +24,11 @@ struct Flags {
 // Documents of a file: of a jsonl each line's text ("text", else every string in "messages" or at the top), else the
 // paragraphs' whole file.
 std::vector<std::string> Documents(const std::string& path) {
-  if (!path.ends_with(".jsonl")) return {ReadTextFile(path, SIZE_MAX)};
+  if (!path.ends_with(".jsonl")) {  // which may be a pipe
+    std::ifstream file(path, std::ios::binary);
+    if (!file) Fail(ErrorCode::kData, path, ": cannot be opened");
+    return {std::string(std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>())};
+  }
   std::vector<std::string> documents;
   for (JsonLines lines(path); lines.Next();) {
     const nlohmann::ordered_json& record = lines.record();
