@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <span>
@@ -17,6 +18,30 @@ class GgufFile;
 // What a token is, numbered as GGUF's tokenizer.ggml.token_type.
 enum class TokenType : uint8_t { kNormal = 1, kUnknown, kControl, kUserDefined, kUnused, kByte };
 
+// Which stretches of text, between added tokens, get a space in front.
+enum class SpacePrefix : uint8_t {
+  kNone,
+  kDoubled,  // each, also one that begins with a space: Llama 2's normalizer Prepend, GGUF's add_space_prefix
+  kEach,     // each that does not begin with a space: Metaspace `always`, ByteLevel's add_prefix_space
+  kFirst,    // the beginning of the text, unless it is a space: Metaspace `first`
+};
+
+// What decoding drops where the text begins.
+enum class SpaceStrip : uint8_t {
+  kNone,
+  kOne,         // one space: the decoder Strip
+  kFirstPiece,  // all spaces of the first piece: the decoder Metaspace
+};
+
+// What happens to a text before it is cut into words.
+struct TextRules {
+  bool nfc = false;
+  bool strip_left = false, strip_right = false, collapse_spaces = false;  // SentencePiece's remove_extra_whitespaces
+  bool late_spaces = false;  // spaces become U+2581 after `normalized` tokens were matched: Metaspace
+  SpacePrefix prefix = SpacePrefix::kNone;
+  SpaceStrip strip = SpaceStrip::kNone;
+};
+
 // What a tokenizer file says, independent of its format. Views must outlive Tokenizer::FromSpec and no longer.
 struct TokenizerSpec {
   enum class Kind {
@@ -26,6 +51,7 @@ struct TokenizerSpec {
   struct AddedFlags {  // how tokenizer.json lets an added token match
     int32_t id;
     bool strip_left, strip_right, single_word;
+    bool normalized;  // matched after the normalizer, where no other added token is
   };
 
   std::string source;  // file name, for error messages
@@ -37,10 +63,10 @@ struct TokenizerSpec {
   std::vector<SplitStep> split;
   std::vector<AddedFlags> added_flags;
   bool ignore_merges = false;  // a word that is a piece is that piece
-  bool normalize_nfc = false;
-  bool add_space_prefix = false;
+  bool fuse_unk = false;       // neighbours that are unknown become one `unk`
+  TextRules text;
   int32_t bos = -1, eos = -1, unk = -1, pad = -1;
-  bool add_bos = false, add_eos = false;
+  std::vector<int32_t> before, after;      // what a text gets around it: [bos], [eos], or what a template says
   std::vector<int32_t> end_of_generation;  // besides eos
   std::string chat_template;
 };
@@ -62,7 +88,8 @@ class Tokenizer {
   static Tokenizer FromJson(std::string_view json, std::string_view config, std::string_view generation_config,
                             const std::string& source);
 
-  // `add_special` adds bos and eos where the model asks for them. `parse_special` reads control tokens such as
+  // `add_special` adds what the model wants before and after a text, such as bos. `parse_special` reads control tokens
+  // such as
   // <|im_end|> out of the text; without it they are plain text, as input from a user must be. Tokens that are not
   // control, like <think>, are read in both cases.
   std::vector<int32_t> Encode(std::string_view text, bool add_special, bool parse_special) const;
@@ -80,7 +107,7 @@ class Tokenizer {
   int32_t eos() const { return eos_; }
   int32_t pad() const { return pad_; }
   int32_t unk() const { return unk_; }
-  bool add_bos() const { return add_bos_; }
+  bool add_bos() const { return std::find(before_.begin(), before_.end(), bos_) != before_.end(); }
   bool IsEndOfGeneration(int32_t id) const;
   const std::vector<int32_t>& end_of_generation() const { return end_of_generation_; }
   const std::string& chat_template() const { return chat_template_; }  // empty: none
@@ -96,7 +123,13 @@ class Tokenizer {
   void AddPieces(const TokenizerSpec& spec);
   void AddMerges(const TokenizerSpec& spec);
   void AddSpecials(const TokenizerSpec& spec);
-  void EncodePlain(std::string_view text, Scratch& scratch, std::vector<int32_t>& out) const;
+  const TokenizerSpec::AddedFlags* FlagsOf(int32_t id) const;  // null: none
+  int32_t FindAdded(std::string_view text) const;
+  std::string Normalize(std::string_view text) const;
+  template <class Plain>
+  void CutAtAdded(std::string_view text, bool normalized, Scratch& scratch, Plain plain) const;
+  void EncodeStretch(std::string_view text, bool first, Scratch& scratch) const;
+  void EncodePlain(std::string_view text, bool first, Scratch& scratch) const;
   void EncodeWord(std::string_view word, Scratch& scratch, std::vector<int32_t>& out) const;
 
   std::unique_ptr<Tables> tables_;
@@ -107,7 +140,9 @@ class Tokenizer {
   std::vector<uint32_t> offsets_;  // [vocab + 1] into bytes_
   std::vector<TokenType> types_;
   int32_t bos_ = -1, eos_ = -1, unk_ = -1, pad_ = -1;
-  bool add_bos_ = false, add_eos_ = false, add_space_prefix_ = false, ignore_merges_ = false, normalize_nfc_ = false;
+  std::vector<int32_t> before_, after_;
+  bool ignore_merges_ = false, fuse_unk_ = false;
+  TextRules rules_;
   std::vector<int32_t> end_of_generation_;
   std::string chat_template_;
 };
