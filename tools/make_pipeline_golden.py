@@ -11,19 +11,22 @@ import sys
 
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
-CORPUS = ["the cat sat on the mat", "the big cat of the house said hi hello", "hello world, it's 12345 o'clock",
-          "a  doubled   space and a\nline\n\nanother", "word words sword wordy", "naïve café", "of the of the in the"] * 4
+CORPUS = ["the cat sat on the mat", "the big cat of the house said hi hello",
+          "hello world, it's 12345 o'clock", "a  doubled   space and a\nline\n\nanother", "word words sword wordy",
+          "naïve café", "of the of the in the"] * 4
 SPECIALS = ["<unk>", "<s>", "</s>", "[INST]", "[/INST]"]
 MARK = "\u2581"
-TEXTS = ["", " ", "  ", "   ", "hi", " hi", "  hi", "hi ", "hi  ", " hi  there ", "hello world", "hello  world", "\nhi",
-         " \n hi", "hi\n\nhello", "\n\n", "<s>", "<s>hi", "<s> hi", " <s>hi", "hi<s>", "hi <s> hi", "<s>[INST] hi[/INST] ok</s>",
-         "<s>[INST]  hi [/INST]ok </s><s>", "[INST][INST]", "x<tool>y", " <tool> ", "<tool>the", "<tool> the", "a <tool>  b",
-         "the big cat sat", "big cat", "bigcat big  cat", " big cat big cat", "big cat<s>big cat", "thebig catsat", "word",
-         "words word sword", "word.word,word", "wordé word_ word1 word½", "éword", "a <mask> b", "a<mask>b", "  <mask>  ",
-         "<mask><mask>", "a <both>  b", "a\n <both>\u00a0\u3000b", "a <pad>   <pad> b", "<pad> ", "nword nwords nword",
-         "(nword)", "a  <nl>  b", "<nl>", " the the", f"{MARK}the", f"{MARK}{MARK}the {MARK}", f"a{MARK}b c", "it's 123 4567",
-         "café naïve e\u0301 \u00e9", "日本 語", "😀 hi", "tab\there", "of the of the", "the  of   the", "trailing the ",
-         "big" + MARK + "cat", "<s>  <s>", "zzz qqq ZZ", "Zoë ßß ß", "a\u00a0b", "\r\n hi", "<unk> hi", "hi <unk>"]
+TEXTS = ["", " ", "  ", "   ", "hi", " hi", "  hi", "hi ", "hi  ", " hi  there ", "hello world",
+         "hello  world", "\nhi", " \n hi", "hi\n\nhello", "\n\n", "<s>", "<s>hi", "<s> hi", " <s>hi", "hi<s>",
+         "hi <s> hi", "<s>[INST] hi[/INST] ok</s>", "<s>[INST]  hi [/INST]ok </s><s>", "[INST][INST]",
+         "x<tool>y", " <tool> ", "<tool>the", "<tool> the", "a <tool>  b", "the big cat sat", "big cat",
+         "bigcat big  cat", " big cat big cat", "big cat<s>big cat", "thebig catsat", "word",
+         "words word sword", "word.word,word", "wordé word_ word1 word½", "éword", "a <mask> b", "a<mask>b",
+         "  <mask>  ", "<mask><mask>", "a <both>  b", "a\n <both>\u00a0\u3000b", "a <pad>   <pad> b", "<pad> ",
+         "nword nwords nword", "(nword)", "a  <nl>  b", "<nl>", " the the", f"{MARK}the",
+         f"{MARK}{MARK}the {MARK}", f"a{MARK}b c", "it's 123 4567", "café naïve e\u0301 \u00e9", "日本 語",
+         "😀 hi", "tab\there", "of the of the", "the  of   the", "trailing the ", "big" + MARK + "cat",
+         "<s>  <s>", "zzz qqq ZZ", "Zoë ßß ß", "a\u00a0b", "\r\n hi", "<unk> hi", "hi <unk>"]
 
 
 def token(content, special=False, normalized=False, lstrip=False, rstrip=False, single_word=False):
@@ -32,8 +35,9 @@ def token(content, special=False, normalized=False, lstrip=False, rstrip=False, 
 
 
 PLAIN = [token(s, special=True) for s in SPECIALS]
-RICH = PLAIN + [token("<tool>", normalized=True), token("big cat", normalized=True), token("<mask>", special=True, lstrip=True),
-                token("<pad>", special=True, rstrip=True), token("<both>", lstrip=True, rstrip=True),
+RICH = PLAIN + [token("<tool>", normalized=True), token("big cat", normalized=True),
+                token("<mask>", special=True, lstrip=True), token("<pad>", special=True, rstrip=True),
+                token("<both>", lstrip=True, rstrip=True),
                 token("word", single_word=True), token("nword", single_word=True, normalized=True),
                 token("<nl>", normalized=True, lstrip=True, rstrip=True), token("\n\n")]
 RUNS = PLAIN + [token(MARK * 2), token("\n"), token("<tool>")]  # Gemma has runs of spaces among its added tokens
@@ -130,11 +134,12 @@ def variants():
             for cut in (True, False):
                 yield (f"{model}-{scheme}-{'split' if cut else 'whole'}", model, RICH,
                        dict(pre_tokenizer=metaspace(scheme, cut), post_processor=BOS, decoder=LLAMA_DECODER))
-        yield f"{model}-llama2", model, RICH, dict(normalizer=seq("normalizer", PREPEND, replace(" ", MARK)),
-                                                   post_processor=BOS, decoder=LLAMA_DECODER)
+        llama2 = seq("normalizer", PREPEND, replace(" ", MARK))
+        yield f"{model}-llama2", model, RICH, dict(normalizer=llama2, post_processor=BOS, decoder=LLAMA_DECODER)
         yield f"{model}-replace", model, RUNS, dict(normalizer=replace(" ", MARK), decoder=seq("decoder", *FALLBACK),
                                                     pre_tokenizer=split({"String": " "}, "MergedWithPrevious"))
-        yield f"{model}-replace-rich", model, RICH, dict(normalizer=replace(" ", MARK), decoder=seq("decoder", *FALLBACK))
+        yield f"{model}-replace-rich", model, RICH, dict(normalizer=replace(" ", MARK),
+                                                         decoder=seq("decoder", *FALLBACK))
         yield f"{model}-nfc-first", model, RICH, dict(normalizer=NFC, pre_tokenizer=metaspace("first", False),
                                                       decoder=meta_decoder("first"))
         yield f"{model}-extra", model, RICH, dict(
@@ -143,7 +148,8 @@ def variants():
             normalizer=seq("normalizer", STRIP_RIGHT, COLLAPSE_MARK), pre_tokenizer=metaspace("always", True),
             decoder=meta_decoder("always"))
     yield "words-old-prefix", "words", RICH, dict(
-        pre_tokenizer={"type": "Metaspace", "replacement": MARK, "add_prefix_space": True}, decoder=meta_decoder("always"))
+        pre_tokenizer={"type": "Metaspace", "replacement": MARK, "add_prefix_space": True},
+        decoder=meta_decoder("always"))
     yield "words-old-none", "words", RICH, dict(
         pre_tokenizer={"type": "Metaspace", "replacement": MARK, "add_prefix_space": False, "prepend_scheme": "never"},
         decoder=meta_decoder("never"))
@@ -152,8 +158,8 @@ def variants():
                        "prepend_scheme": "first"}, decoder=meta_decoder("first"))
     yield "words-digits", "words", PLAIN, dict(pre_tokenizer=seq("pre", metaspace("first", True), digits(True)),
                                                decoder=LLAMA_DECODER)
-    yield "words-digits-before", "words", PLAIN, dict(pre_tokenizer=seq("pre", digits(False), metaspace("first", False)),
-                                                      decoder=LLAMA_DECODER)
+    yield "words-digits-before", "words", PLAIN, dict(
+        pre_tokenizer=seq("pre", digits(False), metaspace("first", False)), decoder=LLAMA_DECODER)
     for model in ("nobytes", "unfused", "nounk"):
         yield f"{model}-first", model, RICH, dict(pre_tokenizer=metaspace("first", False), post_processor=BOS,
                                                   decoder=LLAMA_DECODER)
@@ -176,7 +182,8 @@ def variants():
     yield "bytes-digits", "bytelevel", RICH, dict(pre_tokenizer=seq("pre", digits(False), byte_level()),
                                                   decoder=byte_level())
     yield "bytes-literal", "bytelevel", RICH, dict(
-        pre_tokenizer=seq("pre", split({"String": "the"}), split({"Regex": r"\d"}, invert=True), byte_level(regex=False)),
+        pre_tokenizer=seq("pre", split({"String": "the"}), split({"Regex": r"\d"}, invert=True),
+                          byte_level(regex=False)),
         decoder=byte_level())
 
 
@@ -190,7 +197,8 @@ def main():
             known = vocab.get(entry["content"])
             tokens.append({"id": following if known is None else known, **entry})
             following += known is None
-        stored = {"version": "1.0", "truncation": None, "padding": None, "added_tokens": sorted(tokens, key=lambda t: t["id"]),
+        tokens.sort(key=lambda token: token["id"])
+        stored = {"version": "1.0", "truncation": None, "padding": None, "added_tokens": tokens,
                   "normalizer": None, "pre_tokenizer": None, "post_processor": None, "decoder": None, **pipeline}
         tokenizer = Tokenizer.from_str(json.dumps({**stored, "model": kept[model]}))
         cases = []

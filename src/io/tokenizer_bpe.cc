@@ -134,12 +134,19 @@ void Tokenizer::CutAtAdded(std::string_view text, bool normalized, Scratch& scra
 }
 
 std::string Tokenizer::Normalize(std::string_view text) const {
-  std::string out = rules_.nfc ? NormalizeNfc(text) : std::string(text);
+  const bool prefixed = rules_.prefix == SpacePrefix::kDoubled;
+  std::string out;
+  if (rules_.nfc) {
+    out = NormalizeNfc(text);
+  } else {
+    out.reserve(text.size() + 1);
+    out = text;
+  }
   if (rules_.strip_left || rules_.strip_right) Strip(out, rules_.strip_left, rules_.strip_right);
   if (rules_.collapse_spaces) {
     out.erase(std::unique(out.begin(), out.end(), [](char a, char b) { return a == ' ' && b == ' '; }), out.end());
   }
-  if (rules_.prefix == SpacePrefix::kDoubled && !out.empty()) out.insert(0, 1, ' ');
+  if (prefixed && !out.empty()) out.insert(0, 1, ' ');
   if (kind_ == TokenizerSpec::Kind::kSentencePieceBpe && !rules_.late_spaces) SpellSpaces(out);
   return out;
 }
