@@ -8,9 +8,12 @@
 #include <map>
 #include <memory>
 
+#include "io/atomic_file.h"
 #include "io/convert.h"
 #include "io/gguf.h"
 #include "io/gguf_writer.h"
+#include "io/hf_config.h"
+#include "io/json.h"
 #include "io/quantize_model.h"
 #include "model/load.h"
 #include "tensor/quantize.h"
@@ -151,7 +154,7 @@ void WriteMerged(Transformer& model, std::span<Graft* const> grafts, const std::
   }
   const bool to_gguf = out.ends_with(".gguf"), from_gguf = !fs::is_directory(base);
   const Scratch converted(out + ".base.gguf"), merged(out + ".merged.gguf"), typed(out + ".typed.gguf");
-  if (!from_gguf) ConvertToGguf(base, converted.path(), progress);
+  if (!from_gguf) ConvertToGguf(base, converted.path(), progress, {.only_weights = !to_gguf});
   bool quantized = false;
   {
     const GgufFile file(from_gguf ? base : converted.path());
@@ -171,11 +174,13 @@ void WriteMerged(Transformer& model, std::span<Graft* const> grafts, const std::
   if (to_gguf) return;
   ConvertToHuggingFace(type ? typed.path() : merged.path(), out, type.value_or(DType::kF32), progress);
   if (from_gguf) return;
-  for (const char* name : {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "tokenizer.model",
-                           "generation_config.json", "chat_template.jinja"}) {
-    std::error_code absent;
-    fs::copy_file(base + "/" + name, out + "/" + name, fs::copy_options::overwrite_existing, absent);
-  }
+  CopyModelFiles(base, out);
+  nlohmann::json config = HfTextConfig(ParseJson(ReadTextFile(base + "/config.json"), base + "/config.json"), base);
+  const nlohmann::json made = ParseJson(ReadTextFile(out + "/config.json"), out + "/config.json");
+  config[config.contains("dtype") ? "dtype" : "torch_dtype"] = made["torch_dtype"];
+  AtomicFile file(out + "/config.json");
+  file.Write(config.dump(2) + "\n");
+  file.Commit();
 }
 
 OwnedTensor ExactLogits(Transformer& model, std::span<Graft* const> grafts, std::span<const int32_t> ids) {

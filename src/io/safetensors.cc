@@ -167,7 +167,7 @@ void SafetensorsFile::Parse() {
   CheckIntact();
 }
 
-const Tensor* SafetensorsFile::FindTensor(std::string_view name) const {
+const Tensor* SafetensorsFile::FindStored(std::string_view name) const {
   const auto found = index_.find(name);
   if (found == index_.end()) return nullptr;
   const NamedTensor& tensor = tensors_[found->second];
@@ -176,6 +176,13 @@ const Tensor* SafetensorsFile::FindTensor(std::string_view name) const {
          " is not supported");
   }
   return &tensor.view;
+}
+
+const Tensor* SafetensorsFile::FindTensor(std::string_view name) const {
+  const Tensor* const stored = FindStored(name);
+  if (stored == nullptr || (stored->dtype != DType::kI32 && stored->dtype != DType::kI64)) return stored;
+  Fail(ErrorCode::kData, path_, ": tensor ", name, ": type ", Info(stored->dtype).name,
+       ", but weights are no integers");
 }
 
 void SafetensorsFile::CheckIntact() const {
@@ -252,6 +259,13 @@ std::vector<NamedTensor> ShardedSafetensors::tensors() const {
 const Tensor* ShardedSafetensors::FindTensor(std::string_view name) const {
   for (const SafetensorsFile& file : files_) {
     if (const Tensor* tensor = file.FindTensor(name)) return tensor;
+  }
+  return nullptr;
+}
+
+const Tensor* ShardedSafetensors::FindStored(std::string_view name) const {
+  for (const SafetensorsFile& file : files_) {
+    if (const Tensor* tensor = file.FindStored(name)) return tensor;
   }
   return nullptr;
 }

@@ -71,6 +71,17 @@ int ParseBytePiece(std::string_view piece) {
   return value;
 }
 
+// Files name one eos, chat models end a turn with another token: adds those known by their text.
+void AddEndsByName(const TokenizerSpec& spec, std::vector<int32_t>& ends) {
+  for (size_t i = 0; i < spec.pieces.size(); ++i) {
+    if (spec.types.empty() || spec.types[i] == TokenType::kNormal || spec.types[i] == TokenType::kByte) continue;
+    for (std::string_view name : {"<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|eom_id|>", "<|end_of_text|>",
+                                  "<|end|>", "<end_of_turn>", "<EOT>", "<|eot|>", "<|eom|>"}) {
+      if (spec.pieces[i] == name) ends.push_back(static_cast<int32_t>(i));
+    }
+  }
+}
+
 // Orders like the score, the highest first.
 uint32_t RankOfScore(float score) {
   const auto bits = std::bit_cast<uint32_t>(score);
@@ -128,6 +139,16 @@ Tokenizer::Tokenizer(Tokenizer&&) noexcept = default;
 Tokenizer& Tokenizer::operator=(Tokenizer&&) noexcept = default;
 Tokenizer::~Tokenizer() = default;
 
+size_t TokenizerSpec::TextPieces() const {
+  size_t size = pieces.size();
+  const auto is_padding = [&](size_t id) {
+    const bool plain = types.empty() || types[id] == TokenType::kUnused || types[id] == TokenType::kNormal;
+    return plain && pieces[id] == "[PAD" + std::to_string(id) + "]";
+  };
+  while (size > 0 && is_padding(size - 1)) --size;
+  return size;
+}
+
 Tokenizer Tokenizer::FromSpec(const TokenizerSpec& spec) {
   Tokenizer t;
   t.source_ = spec.source;
@@ -152,6 +173,7 @@ Tokenizer Tokenizer::FromSpec(const TokenizerSpec& spec) {
   t.pad_ = check_id(spec.pad, "pad");
   t.end_of_generation_ = spec.end_of_generation;
   if (spec.eos >= 0) t.end_of_generation_.push_back(spec.eos);
+  AddEndsByName(spec, t.end_of_generation_);
   std::sort(t.end_of_generation_.begin(), t.end_of_generation_.end());
   t.end_of_generation_.erase(std::unique(t.end_of_generation_.begin(), t.end_of_generation_.end()),
                              t.end_of_generation_.end());
@@ -167,6 +189,7 @@ Tokenizer Tokenizer::FromSpec(const TokenizerSpec& spec) {
   t.pre_tokenizer_ = PreTokenizer::FromSteps(spec.split);
   t.types_ = spec.types;
   if (t.types_.empty()) t.types_.assign(vocab, TokenType::kNormal);
+  t.text_size_ = static_cast<int>(spec.TextPieces());
   t.AddPieces(spec);
   t.AddSpecials(spec);
   t.AddMerges(spec);

@@ -41,11 +41,18 @@ struct TokenizerSpec {
   bool add_space_prefix = false;
   int32_t bos = -1, eos = -1, unk = -1, pad = -1;
   bool add_bos = false, add_eos = false;
-  std::vector<int32_t> end_of_generation;  // besides eos
+  std::vector<int32_t> end_of_generation;  // besides eos, as the file states them
   std::string chat_template;
+
+  // Pieces without the last ones that a converter wrote to fill up the embedding's rows: "[PAD1234]" with that id.
+  size_t TextPieces() const;
 };
 
 TokenizerSpec TokenizerSpecFromGguf(const GgufFile& file);
+// tokenizer.ggml.NAME_token_id, `fallback` where it is absent; -1 (none) for a negative id and for 2^32 - 1.
+int32_t GgufTokenId(const GgufFile& file, std::string_view name, int32_t fallback);
+// The end tokens besides eos that a GGUF file states.
+std::vector<int32_t> GgufEndTokens(const GgufFile& file);
 
 // Text to token ids and back. Immutable after construction and safe to share between threads.
 //
@@ -55,8 +62,8 @@ class Tokenizer {
  public:
   static Tokenizer FromSpec(const TokenizerSpec& spec);
   static Tokenizer FromGguf(const GgufFile& file) { return FromSpec(TokenizerSpecFromGguf(file)); }
-  // A Hugging Face tokenizer.json, with tokenizer_config.json, generation_config.json and chat_template.jinja beside
-  // it where they exist.
+  // A Hugging Face tokenizer.json, with tokenizer_config.json, special_tokens_map.json, generation_config.json,
+  // config.json (its end tokens) and chat_template.jinja beside it where they exist.
   static Tokenizer FromJsonFile(const std::string& path);
   // The same from texts; `config` and `generation_config` may be empty.
   static Tokenizer FromJson(std::string_view json, std::string_view config, std::string_view generation_config,
@@ -76,6 +83,8 @@ class Tokenizer {
   int32_t Find(std::string_view piece) const;  // the id whose bytes are `piece`, special tokens first; -1: none
 
   int vocab_size() const { return static_cast<int>(types_.size()); }
+  // Tokens that text can hold: without the padding at the end (TokenizerSpec::TextPieces). Others are never drawn.
+  int text_size() const { return text_size_; }
   int32_t bos() const { return bos_; }  // -1: none
   int32_t eos() const { return eos_; }
   int32_t pad() const { return pad_; }
@@ -106,6 +115,7 @@ class Tokenizer {
   std::vector<char> bytes_;        // all pieces, one after another
   std::vector<uint32_t> offsets_;  // [vocab + 1] into bytes_
   std::vector<TokenType> types_;
+  int text_size_ = 0;
   int32_t bos_ = -1, eos_ = -1, unk_ = -1, pad_ = -1;
   bool add_bos_ = false, add_eos_ = false, add_space_prefix_ = false, ignore_merges_ = false, normalize_nfc_ = false;
   std::vector<int32_t> end_of_generation_;

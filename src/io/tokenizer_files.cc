@@ -5,6 +5,7 @@
 #include <unordered_map>
 
 #include "cambium/error.h"
+#include "cambium/warning.h"
 #include "io/atomic_file.h"
 #include "io/gguf_writer.h"
 #include "io/json.h"
@@ -114,7 +115,7 @@ ordered_json PostProcessorJson(const TokenizerSpec& spec) {
 ordered_json TokenizerJson(const TokenizerSpec& spec) {
   const bool sentence_piece = spec.kind == Kind::kSentencePieceBpe;
   auto added = ordered_json::array(), vocab = ordered_json::object(), merges = ordered_json::array();
-  for (size_t id = 0; id < spec.pieces.size(); ++id) {
+  for (size_t id = 0; id < spec.TextPieces(); ++id) {
     const TokenType type = TypeOf(spec, id);
     vocab[std::string(spec.pieces[id])] = id;
     if (type != TokenType::kControl && type != TokenType::kUserDefined && type != TokenType::kUnknown) continue;
@@ -188,7 +189,8 @@ void SetTokenizer(GgufWriter& writer, const TokenizerSpec& spec, int64_t vocab) 
     types.push_back(static_cast<int32_t>(TokenType::kUnused));
   }
   writer.Set("tokenizer.ggml.model", sentence_piece ? "llama" : "gpt2");
-  writer.Set("tokenizer.ggml.pre", sentence_piece ? "default" : PreTokenizerName(spec));
+  const std::string_view pre = sentence_piece ? "default" : PreTokenizerName(spec);
+  writer.Set("tokenizer.ggml.pre", pre);
   writer.Set("tokenizer.ggml.tokens", std::span<const std::string>(tokens));
   writer.Set("tokenizer.ggml.token_type", std::span<const int32_t>(types));
   if (sentence_piece) {
@@ -200,14 +202,31 @@ void SetTokenizer(GgufWriter& writer, const TokenizerSpec& spec, int64_t vocab) 
     for (const auto& [left, right] : spec.merges) merges.push_back(std::string(left) + " " + std::string(right));
     writer.Set("tokenizer.ggml.merges", std::span<const std::string>(merges));
   }
+  if (spec.normalize_nfc && pre != "qwen2") Warn(spec.source, ": normalizer NFC has no key in GGUF and is lost");
+  if (!sentence_piece && spec.ignore_merges != (pre == "llama-bpe")) {
+    Warn(spec.source, ": model.ignore_merges ", spec.ignore_merges ? "true" : "false",
+         " has no key in GGUF and is lost");
+  }
+  if (!spec.added_flags.empty()) {
+    Warn(spec.source, ": lstrip, rstrip and single_word of added tokens, the first ", spec.added_flags[0].id,
+         ", have no key in GGUF and are lost");
+  }
   const auto set_id = [&](const char* key, int32_t id) {
     // A SentencePiece file that leaves an id out means the usual one, so "none" has to be said.
     if (id >= 0 || sentence_piece) writer.Set(key, static_cast<uint32_t>(id));
   };
   set_id("tokenizer.ggml.bos_token_id", spec.bos);
-  set_id("tokenizer.ggml.eos_token_id", spec.eos);
+  const int32_t eos = spec.eos >= 0 || spec.end_of_generation.empty() ? spec.eos : spec.end_of_generation.front();
+  set_id("tokenizer.ggml.eos_token_id", eos);
   set_id("tokenizer.ggml.unknown_token_id", spec.unk);
   set_id("tokenizer.ggml.padding_token_id", spec.pad);
+  std::vector<int32_t> ends;  // besides eos
+  for (const int32_t id : spec.end_of_generation) {
+    if (id != eos && std::ranges::find(ends, id) == ends.end()) ends.push_back(id);
+  }
+  if (!ends.empty()) writer.Set("tokenizer.ggml.eot_token_id", static_cast<uint32_t>(ends[0]));
+  if (ends.size() > 1) writer.Set("tokenizer.ggml.eom_token_id", static_cast<uint32_t>(ends[1]));
+  if (ends.size() > 2) writer.Set(kGgufEndTokens, std::span<const int32_t>(ends));
   writer.Set("tokenizer.ggml.add_bos_token", spec.add_bos);
   writer.Set("tokenizer.ggml.add_eos_token", spec.add_eos);
   writer.Set("tokenizer.ggml.add_space_prefix", spec.add_space_prefix);

@@ -4,8 +4,8 @@
 
 #include "cambium/error.h"
 #include "io/json.h"
+#include "io/known_keys.h"
 #include "io/tokenizer.h"
-#include "io/tokenizer_end.h"
 #include "io/tokenizer_files.h"
 
 namespace cambium {
@@ -229,8 +229,8 @@ class Reader {
   bool byte_level_ = false, byte_fallback_ = false;
 };
 
-// tokenizer_config.json and generation_config.json: names of special tokens, the chat template, ends of generation.
-void ReadConfigs(const Json& config, const Json& generation, TokenizerSpec& spec) {
+// tokenizer_config.json or special_tokens_map.json: names of special tokens, the chat template.
+void ReadConfigs(const Json& config, TokenizerSpec& spec) {
   const auto id_of = [&](std::string_view name) -> int32_t {
     const auto at = std::find(spec.pieces.begin(), spec.pieces.end(), name);
     return at == spec.pieces.end() ? -1 : static_cast<int32_t>(at - spec.pieces.begin());
@@ -262,8 +262,13 @@ void ReadConfigs(const Json& config, const Json& generation, TokenizerSpec& spec
       }
     }
   }
-  if (generation.is_object() && generation.contains("eos_token_id")) {
-    const Json& ends = generation["eos_token_id"];
+}
+
+// The end tokens, from the first of these that has any: generation_config.json, config.json, its text_config.
+void ReadEnds(std::initializer_list<const Json*> configs, TokenizerSpec& spec) {
+  for (const Json* config : configs) {
+    if (!config->is_object() || config->value("eos_token_id", Json()).is_null()) continue;
+    const Json& ends = (*config)["eos_token_id"];
     for (const Json& id : ends.is_array() ? ends : Json::array({ends})) {
       if (!id.is_number_integer()) continue;
       const auto value = id.get<int64_t>();
@@ -271,23 +276,30 @@ void ReadConfigs(const Json& config, const Json& generation, TokenizerSpec& spec
         spec.end_of_generation.push_back(static_cast<int32_t>(value));
       }
     }
+    return;
   }
 }
 
-}  // namespace
+// The texts of a model's files; all but the first may be empty.
+struct Texts {
+  std::string_view tokenizer, config, special_tokens, generation, model;
+};
 
-namespace {
-
-void Visit(std::string_view json, std::string_view config, std::string_view generation_config,
-           const std::string& source, const std::function<void(TokenizerSpec&)>& use) {
-  const Json root = ParseJson(json, source);
+void Visit(const Texts& texts, const std::string& source, const std::function<void(TokenizerSpec&)>& use) {
+  const Json root = ParseJson(texts.tokenizer, source);
   TokenizerSpec spec = Reader(root, source).Read();
-  const JsonLimits limits{.max_bytes = kMaxConfigBytes};
-  ReadConfigs(
-      config.empty() ? Json() : ParseJson(config, source + " (tokenizer_config.json)", limits),
-      generation_config.empty() ? Json() : ParseJson(generation_config, source + " (generation_config.json)", limits),
-      spec);
-  AddEndsByName(spec);
+  const auto parse = [&](std::string_view text, const char* name) {
+    if (text.empty()) return Json();
+    return ParseJson(text, source + " (" + name + ")", {.max_bytes = kMaxConfigBytes});
+  };
+  const Json generation = parse(texts.generation, "generation_config.json"), model = parse(texts.model, "config.json");
+  const Json config = parse(texts.config, "tokenizer_config.json");
+  CheckTokenizerKeys(config, source + " (tokenizer_config.json)");
+  CheckGenerationKeys(generation, source + " (generation_config.json)");
+  ReadConfigs(parse(texts.special_tokens, "special_tokens_map.json"), spec);
+  ReadConfigs(config, spec);
+  const Json inner = model.is_object() ? model.value("text_config", Json()) : Json();
+  ReadEnds({&generation, &model, &inner}, spec);
   use(spec);
 }
 
@@ -296,7 +308,7 @@ void Visit(std::string_view json, std::string_view config, std::string_view gene
 Tokenizer Tokenizer::FromJson(std::string_view json, std::string_view config, std::string_view generation_config,
                               const std::string& source) {
   Tokenizer tokenizer;
-  Visit(json, config, generation_config, source, [&](TokenizerSpec& spec) { tokenizer = FromSpec(spec); });
+  Visit({json, config, {}, generation_config, {}}, source, [&](TokenizerSpec& spec) { tokenizer = FromSpec(spec); });
   return tokenizer;
 }
 
@@ -305,12 +317,13 @@ void WithTokenizerJson(const std::string& path, const std::function<void(const T
     const auto other = std::filesystem::path(path).parent_path() / name;
     return std::filesystem::exists(other) ? ReadTextFile(other.string(), kMaxConfigBytes) : "";
   };
-  const std::string chat_template = beside("chat_template.jinja");
-  Visit(ReadTextFile(path), beside("tokenizer_config.json"), beside("generation_config.json"), path,
-        [&](TokenizerSpec& spec) {
-          if (!chat_template.empty()) spec.chat_template = chat_template;
-          use(spec);
-        });
+  const std::string tokenizer = ReadTextFile(path), config = beside("tokenizer_config.json");
+  const std::string special_tokens = beside("special_tokens_map.json"), generation = beside("generation_config.json");
+  const std::string model = beside("config.json"), chat_template = beside("chat_template.jinja");
+  Visit({tokenizer, config, special_tokens, generation, model}, path, [&](TokenizerSpec& spec) {
+    if (!chat_template.empty()) spec.chat_template = chat_template;
+    use(spec);
+  });
 }
 
 Tokenizer Tokenizer::FromJsonFile(const std::string& path) {

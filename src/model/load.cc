@@ -135,7 +135,7 @@ std::vector<int32_t> UnpermutedRows(int64_t heads, int64_t head_dim) {
   return order;
 }
 
-RopeTable MakeRopeTable(double theta, int64_t head_dim, const HfRopeScaling& scaling) {
+RopeTable MakeRopeTable(double theta, int64_t head_dim, const RopeScaling& scaling) {
   constexpr double kTwoPi = 6.283185307179586;
   const double dim = static_cast<double>(head_dim), original = static_cast<double>(scaling.original_context);
   // The pair that turns `rotations` times over the original context.
@@ -144,12 +144,13 @@ RopeTable MakeRopeTable(double theta, int64_t head_dim, const HfRopeScaling& sca
   };
   double low = 0, high = 0;
   RopeTable table;
+  table.scale = static_cast<float>(scaling.attention);
   if (scaling.type == "yarn") {
-    low = std::max(std::floor(pair_of(scaling.beta_fast)), 0.0);
-    high = std::min(std::ceil(pair_of(scaling.beta_slow)), dim - 1);
+    low = pair_of(scaling.beta_fast);
+    high = pair_of(scaling.beta_slow);
+    low = std::max(scaling.truncate ? std::floor(low) : low, 0.0);
+    high = std::min(scaling.truncate ? std::ceil(high) : high, dim - 1);
     if (low == high) high += 0.001;
-    table.scale = static_cast<float>(
-        scaling.attention_factor.value_or(scaling.factor > 1 ? 0.1 * std::log(scaling.factor) + 1 : 1.0));
   }
   for (int64_t i = 0; i < head_dim / 2; ++i) {
     double inv_freq = std::pow(theta, -2.0 * static_cast<double>(i) / dim);
