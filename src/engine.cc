@@ -221,14 +221,15 @@ Generation Engine::Generate(std::span<const int32_t> prompt, const GenerateOptio
   if (prompt.empty()) Fail(ErrorCode::kUsage, "the prompt is empty");
   CheckIds(prompt, vocab());
   for (const auto& [id, bias] : options.sampling.logit_bias) {
-    if (id < 0 || id >= vocab()) Fail(ErrorCode::kUsage, "logit bias for id ", id, ", the vocabulary has ", vocab());
+    const int tokens = e.tokenizer.text_size();
+    if (id < 0 || id >= tokens) Fail(ErrorCode::kUsage, "logit bias for id ", id, ", the vocabulary has ", tokens);
   }
   const int64_t room = e.UseGrafts(options.grafts);
   if (static_cast<int64_t>(prompt.size()) >= room) {
     Fail(ErrorCode::kUsage, "the prompt has ", prompt.size(), " tokens, the context holds ", room,
          "; raise -c or shorten the prompt");
   }
-  Sampler sampler(options.sampling);
+  Sampler sampler(options.sampling, e.tokenizer.text_size());
   StopFilter filter(options.stop);
   Utf8Stream utf8;
   Generation generation;

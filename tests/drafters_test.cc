@@ -1,15 +1,20 @@
 // Law 7: drafting never changes a token. Every drafter of the list, and one that proposes nonsense, against plain decoding.
+#include "drafters/drafters.h"
+
 #include <gtest/gtest.h>
 
 #include <cstdio>
 #include <filesystem>
+#include <fstream>
 
 #include "base/random.h"
 #include "cambium/cambium.h"
 #include "decode/planner.h"
-#include "drafters/drafters.h"
 #include "grafts/grafts.h"
+#include "io/json.h"
 #include "io/token_index.h"
+#include "model/load.h"
+#include "model/save.h"
 #include "temp_folder.h"
 #include "test_model.h"
 #include "tiny_model.h"
@@ -210,6 +215,81 @@ TEST_F(Drafters, OtherRulesEndGreedilyInTheSameText) {
       EXPECT_EQ(sampled.decode_tokens, 59);
     }
   }
+}
+
+// Models on disk that share the golden Qwen2's tokenizer.
+struct DraftPair {
+  static constexpr int kTokens = 704;
+  // A model of `rows` rows at folder / name; `change` may change its tokenizer.json.
+  std::string Write(const std::string& name, int64_t rows, uint64_t seed,
+                    const std::function<void(nlohmann::json&)>& change = {}) {
+    const std::string base = folder / (name + "-base"), path = folder / name;
+    std::filesystem::create_directories(base);
+    TinyOptions options;
+    options.vocab = rows;
+    options.scale = 2.0f;
+    const auto weights = TinyModel(pool, seed, options);
+    const nlohmann::json config = {{"model_type", "llama"},          {"vocab_size", rows},
+                                   {"hidden_size", options.hidden},  {"num_hidden_layers", options.layers},
+                                   {"num_attention_heads", 4},       {"num_key_value_heads", 2},
+                                   {"head_dim", options.head_dim},   {"intermediate_size", options.ffn},
+                                   {"max_position_embeddings", 256}, {"rms_norm_eps", 1e-5}};
+    const std::string golden = std::string(CAMBIUM_TEST_DIR) + "/golden/tiny_qwen2.json";
+    nlohmann::json tokenizer = ParseJson(ReadTextFile(golden), golden)["tokenizer"];
+    if (change) change(tokenizer);
+    std::ofstream(base + "/config.json") << config;
+    std::ofstream(base + "/tokenizer.json") << tokenizer;
+    return SaveWeights(pool, *weights, base, path);
+  }
+  static Generation Run(Engine& engine, const std::string& drafter, float temperature) {
+    GenerateOptions options;
+    options.max_tokens = 40;
+    options.sampling.temperature = temperature;
+    options.sampling.seed = 3;
+    options.drafters = {drafter};
+    return engine.Generate(engine.Tokenize("the cambium of a tree"), options);
+  }
+  TempFolder folder;
+  ThreadPool pool{2};
+};
+
+// Rows of the embedding beyond the tokenizer's are never drawn and never proposed, whichever of the two has more.
+TEST(DraftVocabulary, PaddingDoesNotMatter) {
+  for (const auto& [target_rows, draft_rows] : {std::pair{704, 3000}, {3000, 704}, {2000, 3000}}) {
+    DraftPair pair;
+    const std::string target = pair.Write("target", target_rows, 5), draft = pair.Write("draft", draft_rows, 6);
+    Engine engine = Engine::Load(target, {.threads = 2, .context = 128});
+    for (const float temperature : {0.0f, 1.5f}) {
+      const Generation plain = DraftPair::Run(engine, "none", temperature);
+      for (const int32_t id : plain.ids) EXPECT_LT(id, DraftPair::kTokens);
+      for (const std::string& drafter : {"model:path=" + draft, std::string("recycle"), std::string("exit")}) {
+        const Generation drafted = DraftPair::Run(engine, drafter, temperature);
+        EXPECT_EQ(drafted.ids, plain.ids) << drafter << " at " << temperature;
+      }
+    }
+  }
+}
+
+TEST(DraftVocabulary, OtherTokensAreNamed) {
+  DraftPair pair;
+  const std::string target = pair.Write("target", 704, 5);
+  const std::string other =
+      pair.Write("other", 704, 6, [](nlohmann::json& t) { t["added_tokens"][2]["content"] = "<|tooth|>"; });
+  const std::string fewer = pair.Write("fewer", 704, 6, [](nlohmann::json& t) { t["added_tokens"].erase(3); });
+  const std::string short_of_rows = pair.Write("short", 700, 6);
+  Engine engine = Engine::Load(target, {.threads = 2, .context = 128});
+  const auto said = [&](const std::string& draft) {
+    try {
+      DraftPair::Run(engine, "model:path=" + draft, 0);
+    } catch (const Error& error) {
+      return std::string(error.what());
+    }
+    return std::string("nothing was refused");
+  };
+  EXPECT_NE(said(other).find("token 702 is \"<|tooth|>\", the target's is \"<|tool|>\""), std::string::npos)
+      << said(other);
+  EXPECT_NE(said(fewer).find("token 703 is none, the target's is \"<mask>\""), std::string::npos) << said(fewer);
+  EXPECT_NE(said(short_of_rows).find("704 tokens, the embedding 700 rows"), std::string::npos) << said(short_of_rows);
 }
 
 TEST_F(Drafters, BadOptionsAreNamed) {

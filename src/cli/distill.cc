@@ -52,6 +52,7 @@ Dataset Distill(TrainSession& session, const TrainFlags& flags) {
     Note(flags.output, fmt::format("distilled   {}: answers of an earlier run", path));
   } else {
     BatchRequest request;
+    request.tokens = session.tokenizer.text_size();
     for (const Example& prompt : prompts.examples) request.prompts.push_back(prompt.ids);
     request.grafts = flags.train.heads.trunk;
     request.sampling.temperature = flags.distill_temp;

@@ -33,6 +33,7 @@ std::pair<HeadAccuracy, HeadAccuracy> OnAnswers(TrainSession& session, const Hea
                                                 const std::vector<std::vector<int32_t>>& prompts) {
   std::vector<Example> answered(prompts.size());
   BatchRequest request;
+  request.tokens = session.tokenizer.text_size();
   request.prompts = prompts;
   request.grafts = options.trunk;
   request.sampling.temperature = 0;
@@ -106,7 +107,7 @@ Measured Answer(TrainSession& session, KvCache& kv, DecodeState& state, Drafter*
   greedy.temperature = 0;
   for (const std::vector<int32_t>& prompt : prompts) {
     ++sum.prompts;
-    Sampler sampler(greedy);
+    Sampler sampler(greedy, session.tokenizer.text_size());
     DecodeRequest request;
     request.prompt = prompt;
     request.max_tokens = kAnswer;

@@ -25,7 +25,7 @@ void GenerateBatch(Transformer& transformer, const BatchRequest& request) {
   const int64_t width = std::min(request.width, static_cast<int64_t>(request.prompts.size()));
   const int64_t slots = before + std::min(request.context, longest + request.max_tokens) + KvLayer::kPageSlots;
   KvCache kv(transformer.config(), DType::kF16, width * slots);
-  Sampler sampler(request.sampling);
+  Sampler sampler(request.sampling, request.tokens);
   std::vector<Answer> answers;
   size_t next = 0;
   while (next < request.prompts.size() || !answers.empty()) {

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <functional>
+#include <limits>
 #include <vector>
 
 #include "decode/sampler.h"
@@ -12,6 +13,7 @@ struct BatchRequest {
   std::vector<std::vector<int32_t>> prompts;  // none is empty
   std::vector<Graft*> grafts;                 // act on every row
   SamplingOptions sampling;                   // of every answer, with one seed
+  int64_t tokens = std::numeric_limits<int64_t>::max();  // as Sampler takes it
   int64_t max_tokens = 0;                     // of an answer, with its end token
   int64_t context = 0;                        // most tokens of a prompt and its answer
   int64_t width = 32;                         // answers under way in one pass

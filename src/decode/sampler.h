@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <span>
 #include <vector>
 
@@ -12,7 +13,9 @@ namespace cambium {
 // seed and position, so it is the same on any thread count, in any batch, and inside or outside a draft (law 7).
 class Sampler {
  public:
-  explicit Sampler(SamplingOptions options);  // kUsage for values out of range
+  // Tokens from `tokens` on, rows of the embedding that no text has a token for, are never drawn. kUsage for values out
+  // of range.
+  explicit Sampler(SamplingOptions options, int64_t tokens = std::numeric_limits<int64_t>::max());
 
   const SamplingOptions& options() const { return options_; }
   bool greedy() const { return options_.temperature == 0; }
@@ -34,6 +37,7 @@ class Sampler {
   void Penalize(std::span<const int32_t> history);
 
   SamplingOptions options_;
+  int64_t tokens_;
   std::vector<float> adjusted_;        // logits after bias and penalties, when there are any
   std::vector<Candidate> candidates_;
 };

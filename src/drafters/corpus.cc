@@ -13,6 +13,7 @@ class CorpusDrafter : public Drafter {
   CorpusDrafter(const std::string& path, int64_t max_nodes, const DrafterTarget& target)
       : index_(path), max_nodes_(max_nodes) {
     index_.CheckVocabulary(target.tokenizer);
+    index_.CheckTokens(target.tokens());
   }
 
   std::string name() const override { return "corpus"; }

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <nlohmann/json.hpp>
 #include <optional>
 
 #include "decode/sampler.h"
@@ -20,10 +21,12 @@ namespace {
 // drawn with the target's noise.
 class AutoregressiveDrafter : public Drafter {
  public:
-  AutoregressiveDrafter(int64_t max_depth, int64_t width) : max_depth_(max_depth), width_(width) {}
+  // tokens: that may be proposed, the first of the logits.
+  AutoregressiveDrafter(int64_t max_depth, int64_t width, int64_t tokens)
+      : max_depth_(max_depth), width_(width), tokens_(tokens) {}
   bool cheap() const override { return false; }
   void Sampling(const SamplingOptions& sampling, bool proposals) override {
-    sampler_ = sampling.temperature > 0 ? std::make_optional<Sampler>(sampling) : std::nullopt;
+    sampler_ = sampling.temperature > 0 ? std::make_optional<Sampler>(sampling, tokens_) : std::nullopt;
     proposals_ = proposals && sampler_;
   }
   void Begin(std::span<const int32_t> prompt) override { history_.Begin(prompt); }
@@ -40,7 +43,7 @@ class AutoregressiveDrafter : public Drafter {
     Heads* exit = nullptr;  // reads the last of these layers out; null: the final norm and head do
   };
 
-  // One pass over a chain, committed; logits of its last row [vocab].
+  // One pass over a chain, committed; logits of its last row, of the tokens that may be proposed.
   std::span<const float> Run(const Runner& runner, std::span<const int32_t> tokens, bool logits) {
     Pass pass;
     pass.compute = runner.compute;
@@ -52,8 +55,10 @@ class AutoregressiveDrafter : public Drafter {
     runner.transformer.Forward(pass);
     CommitAll(pass);
     if (!logits) return {};
-    if (runner.exit != nullptr) return ReadOut(runner, pass.captured[0].Rows(pass.rows() - 1, 1));
-    return {pass.logits.row(0), static_cast<size_t>(pass.logits.columns())};
+    const std::span<const float> all = runner.exit != nullptr
+                                           ? ReadOut(runner, pass.captured[0].Rows(pass.rows() - 1, 1))
+                                           : std::span(pass.logits.row(0), static_cast<size_t>(pass.logits.columns()));
+    return all.first(std::min(static_cast<size_t>(tokens_), all.size()));
   }
 
   // Tokens `pending` are not in the cache yet; the last of them is the root. Returns what was run.
@@ -126,7 +131,7 @@ class AutoregressiveDrafter : public Drafter {
     return draft.Add(parent, token, std::sqrt(own));
   }
 
-  int64_t max_depth_, width_;
+  int64_t max_depth_, width_, tokens_;
   Workspace workspace_;
   std::vector<float> scores_;
   std::optional<Sampler> sampler_;  // where the target samples
@@ -136,7 +141,7 @@ class AutoregressiveDrafter : public Drafter {
 class ModelDrafter : public AutoregressiveDrafter {
  public:
   ModelDrafter(const DrafterSpec& spec, const DrafterTarget& target)
-      : AutoregressiveDrafter(IntOption(spec, "max", 16, 1, 64), IntOption(spec, "width", 2, 1, 32)),
+      : AutoregressiveDrafter(IntOption(spec, "max", 16, 1, 64), IntOption(spec, "width", 2, 1, 32), target.tokens()),
         compute_(target.compute),
         transformer_(LoadWeights(target.transformer.pool(), Path(spec)), target.transformer.pool()),
         kv_(transformer_.config(), DType::kF16, target.context + 128) {
@@ -157,6 +162,9 @@ class ModelDrafter : public AutoregressiveDrafter {
     while (same < cached_.size() && same + 1 < text.size() && cached_[same] == text[same]) ++same;
     cached_.resize(same);
     kv_.Truncate(sequence_, static_cast<int64_t>(same));
+    // Ids that were given as such, beyond the tokens of text: this model may have no row for them.
+    const std::span<const int32_t> fresh = std::span(text).subspan(same);
+    if (std::ranges::any_of(fresh, [&](int32_t id) { return id >= transformer_.config().vocab; })) return;
     const Runner runner = {transformer_, kv_, sequence_, {}, compute_, -1};
     constexpr size_t kChunk = 512;
     for (; text.size() - cached_.size() > kChunk; cached_.insert(cached_.end(), kChunk, 0)) {
@@ -177,15 +185,20 @@ class ModelDrafter : public AutoregressiveDrafter {
 
   void CheckVocabulary(const std::string& path, const DrafterTarget& target) const {
     const Tokenizer own = LoadTokenizer(path);
-    if (own.vocab_size() != target.tokenizer.vocab_size()) {
-      Fail(ErrorCode::kUsage, "--draft model: ", path, " has ", own.vocab_size(), " tokens, the target ",
-           target.tokenizer.vocab_size());
+    const int rows = static_cast<int>(transformer_.config().vocab), size = own.text_size();
+    const int wanted = target.tokenizer.text_size();
+    const auto piece = [](const Tokenizer& tokenizer, int32_t id) {
+      if (id >= tokenizer.text_size()) return std::string("none");
+      return nlohmann::json(tokenizer.Piece(id)).dump(-1, ' ', true, nlohmann::json::error_handler_t::replace);
+    };
+    for (int32_t id = 0; id < std::max(size, wanted); ++id) {
+      if (id < std::min(size, wanted) && own.Piece(id) == target.tokenizer.Piece(id)) continue;
+      Fail(ErrorCode::kUsage, "--draft model: ", path, ": token ", id, " is ", piece(own, id), ", the target's is ",
+           piece(target.tokenizer, id));
     }
-    for (int32_t id = 0; id < own.vocab_size(); ++id) {
-      if (own.Piece(id) != target.tokenizer.Piece(id)) {
-        Fail(ErrorCode::kUsage, "--draft model: ", path, ": token ", id, " is \"", own.Piece(id), "\", the target's is \"",
-             target.tokenizer.Piece(id), "\"");
-      }
+    if (rows < wanted) {
+      Fail(ErrorCode::kData, "--draft model: ", path, ": the tokenizer has ", size, " tokens, the embedding ", rows,
+           " rows");
     }
   }
 
@@ -199,11 +212,12 @@ class ModelDrafter : public AutoregressiveDrafter {
 class ExitDrafter : public AutoregressiveDrafter {
  public:
   ExitDrafter(const DrafterSpec& spec, const DrafterTarget& target)
-      : AutoregressiveDrafter(IntOption(spec, "max", 4, 1, 64), IntOption(spec, "width", 2, 1, 32)),
+      : AutoregressiveDrafter(IntOption(spec, "max", 4, 1, 64), IntOption(spec, "width", 2, 1, 32), target.tokens()),
         target_(target),
         owned_(LoadHeads(spec, target)),
         exit_(owned_ != nullptr ? owned_->heads() : CarriedHeads(spec, target)),
-        layers_(IntOption(spec, "layer", exit_ != nullptr ? exit_->after_layer() + 1 : target.transformer.config().layers / 2, 1,
+        layers_(IntOption(spec, "layer",
+                          exit_ != nullptr ? exit_->after_layer() + 1 : target.transformer.config().layers / 2, 1,
                           target.transformer.config().layers - 1)) {
     if (exit_ == nullptr) return;
     if (layers_ != exit_->after_layer() + 1) {

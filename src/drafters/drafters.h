@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <map>
 #include <memory>
@@ -28,6 +29,9 @@ struct DrafterTarget {
   const Tokenizer& tokenizer;
   Compute compute;
   int64_t context;           // most tokens the sequence may hold
+
+  // What may be proposed: the target's rows that are tokens of text.
+  int64_t tokens() const { return std::min<int64_t>(tokenizer.text_size(), transformer.config().vocab); }
 };
 
 // The list of drafters: one line each in drafters.cc.

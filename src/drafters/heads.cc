@@ -19,6 +19,7 @@ class HeadsDrafter : public Drafter {
   HeadsDrafter(const DrafterSpec& spec, const DrafterTarget& target)
       : pool_(target.transformer.pool()),
         width_(target.transformer.config().hidden),
+        text_tokens_(target.tokens()),
         compute_(target.compute),
         owned_(OwnOrNamed(spec, target)),
         heads_(owned_ != nullptr ? *owned_->heads() : Carried(spec, target)),
@@ -120,7 +121,10 @@ class HeadsDrafter : public Drafter {
   }
 
   std::vector<TopToken> Read(const float* logits, const PackedMatrix& readout) const {
-    std::vector<TopToken> top = TopTokens({logits, static_cast<size_t>(readout.out())}, choices_);
+    // A draft vocabulary ascends, so that what no text has a token for is at its end, as at the end of all rows.
+    const std::span<const int32_t> ids = heads_.draft_tokens();
+    const int64_t known = ids.empty() ? text_tokens_ : std::ranges::lower_bound(ids, text_tokens_) - ids.begin();
+    std::vector<TopToken> top = TopTokens({logits, static_cast<size_t>(std::min(known, readout.out()))}, choices_);
     for (TopToken& choice : top) choice.token = heads_.DraftToken(choice.token);
     return top;
   }
@@ -220,6 +224,7 @@ class HeadsDrafter : public Drafter {
   static constexpr float kLeastChain = 0.15f;  // below it another step hardly pays, where nobody knows the times
   ThreadPool& pool_;
   int64_t width_;
+  int64_t text_tokens_;  // that may be proposed
   Compute compute_;
   std::unique_ptr<Graft> owned_;
   Heads& heads_;

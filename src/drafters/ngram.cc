@@ -81,8 +81,8 @@ class SuffixAutomaton {
 
 class NgramDrafter : public Drafter {
  public:
-  NgramDrafter(int64_t max_nodes, int64_t min_match, bool shared)
-      : max_nodes_(max_nodes), min_match_(min_match), shared_(shared) {}
+  NgramDrafter(int64_t max_nodes, int64_t min_match, bool shared, int64_t tokens)
+      : max_nodes_(max_nodes), min_match_(min_match), tokens_(tokens), shared_(shared) {}
 
   std::string name() const override { return "ngram"; }
 
@@ -126,7 +126,8 @@ class NgramDrafter : public Drafter {
       for (const int32_t token : text_.Tokens(state)) {
         const int32_t next = text_.Next(state, token);
         const float p = sure * static_cast<float>(text_.Visits(next)) / total;
-        if (token != kEndOfText && chance * p > kLeastChance) open.push({chance * p, p, node, token, next, depth});
+        const bool known = token != kEndOfText && token < tokens_;
+        if (known && chance * p > kLeastChance) open.push({chance * p, p, node, token, next, depth});
       }
     };
     expand(match, -1, 1.0f, 0);
@@ -148,7 +149,7 @@ class NgramDrafter : public Drafter {
     for (; known_ < history_.size(); ++known_) text_.Push(history_.tokens()[static_cast<size_t>(known_)]);
   }
 
-  int64_t max_nodes_, min_match_;
+  int64_t max_nodes_, min_match_, tokens_;  // tokens below tokens_ may be proposed
   bool shared_;
   History history_;
   SuffixAutomaton text_;
@@ -157,9 +158,9 @@ class NgramDrafter : public Drafter {
 
 }  // namespace
 
-std::unique_ptr<Drafter> MakeNgramDrafter(const DrafterSpec& spec, const DrafterTarget&) {
+std::unique_ptr<Drafter> MakeNgramDrafter(const DrafterSpec& spec, const DrafterTarget& target) {
   return std::make_unique<NgramDrafter>(IntOption(spec, "max", 40, 1, 1024), IntOption(spec, "min", 1, 1, 64),
-                                        IntOption(spec, "shared", 0, 0, 1) == 1);
+                                        IntOption(spec, "shared", 0, 0, 1) == 1, target.tokens());
 }
 
 }  // namespace cambium

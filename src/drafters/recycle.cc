@@ -12,7 +12,8 @@ namespace {
 
 class RecycleDrafter : public Drafter {
  public:
-  RecycleDrafter(int64_t max_nodes, bool shared) : max_nodes_(max_nodes), shared_(shared) {}
+  RecycleDrafter(int64_t max_nodes, bool shared, int64_t tokens)
+      : max_nodes_(max_nodes), shared_(shared), tokens_(tokens) {}
 
   std::string name() const override { return "recycle"; }
 
@@ -73,21 +74,24 @@ class RecycleDrafter : public Drafter {
     return static_cast<uint64_t>(static_cast<uint32_t>(before)) << 32 | static_cast<uint32_t>(token);
   }
   void Learn(int32_t before, int32_t token, Tensor logits, int64_t row) {
-    std::vector<TopToken> top = TopTokens({logits.row(row), static_cast<size_t>(logits.columns())}, kKept);
+    std::vector<TopToken> top =
+        TopTokens({logits.row(row), static_cast<size_t>(std::min(tokens_, logits.columns()))}, kKept);
     after_[Key(before, token)] = top;
     after_[Key(-1, token)] = std::move(top);
   }
 
   int64_t max_nodes_;
   bool shared_;
+  int64_t tokens_;  // of the row, from its beginning, that may be proposed
   History history_;
   std::unordered_map<uint64_t, std::vector<TopToken>> after_;
 };
 
 }  // namespace
 
-std::unique_ptr<Drafter> MakeRecycleDrafter(const DrafterSpec& spec, const DrafterTarget&) {
-  return std::make_unique<RecycleDrafter>(IntOption(spec, "max", 16, 1, 1024), IntOption(spec, "shared", 0, 0, 1) == 1);
+std::unique_ptr<Drafter> MakeRecycleDrafter(const DrafterSpec& spec, const DrafterTarget& target) {
+  return std::make_unique<RecycleDrafter>(IntOption(spec, "max", 16, 1, 1024), IntOption(spec, "shared", 0, 0, 1) == 1,
+                                          target.tokens());
 }
 
 }  // namespace cambium
