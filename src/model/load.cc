@@ -2,12 +2,12 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdio>
 #include <cstring>
 #include <filesystem>
-#include <fstream>
+#include <limits>
 #include <vector>
 
+#include "base/limits.h"
 #include "tensor/quantize.h"
 
 namespace cambium {
@@ -176,7 +176,7 @@ void ValidateConfig(const ModelConfig& c, const std::string& path) {
   } sizes[] = {{"layers", c.layers, 1 << 16},        {"hidden size", c.hidden, 1 << 24},
                {"feed-forward size", c.ffn, 1 << 24}, {"heads", c.heads, 1 << 16},
                {"key/value heads", c.kv_heads, 1 << 16}, {"head dimension", c.head_dim, 1 << 16},
-               {"context length", c.context, int64_t{1} << 31}};
+               {"context length", c.context, std::numeric_limits<int32_t>::max()}};
   for (const auto& size : sizes) {
     if (size.value < 1 || size.value > size.limit) {
       Fail(ErrorCode::kData, path, ": ", size.name, " is ", size.value, ", expected 1 to ", size.limit);
@@ -190,16 +190,10 @@ void ValidateConfig(const ModelConfig& c, const std::string& path) {
 }
 
 void CheckMemory(const std::string& path, int64_t bytes) {
-  std::ifstream meminfo("/proc/meminfo");
-  std::string key, unit;
-  for (int64_t kib = 0; meminfo >> key >> kib; std::getline(meminfo, unit)) {
-    if (key != "MemAvailable:") continue;
-    if (bytes > kib * 1024) {
-      Fail(ErrorCode::kResource, path, ": the weights take ", bytes >> 20, " MiB, ", kib >> 10,
-           " MiB of memory are available");
-    }
-    return;
-  }
+  const int64_t available = AvailableMemory();
+  if (bytes <= available) return;
+  Fail(ErrorCode::kResource, path, ": the weights take ", bytes >> 20, " MiB, ", available >> 20,
+       " MiB of memory are available");
 }
 
 std::unique_ptr<ModelWeights> PackWeights(ThreadPool& pool, ModelConfig config, const TensorNames& names,
