@@ -5,9 +5,9 @@ namespace cambium {
 KvCache::KvCache(const ModelConfig& config, DType dtype, int64_t max_slots)
     : config_(config),
       dtype_(dtype),
-      max_pages_((max_slots + KvLayer::kPageSlots - 1) / KvLayer::kPageSlots),
+      max_pages_(max_slots / KvLayer::kPageSlots + (max_slots % KvLayer::kPageSlots != 0)),
       page_bytes_(KvLayer::PageBytes(dtype, static_cast<int>(config.kv_heads), static_cast<int>(config.head_dim))),
-      memory_(static_cast<size_t>(config.layers * max_pages_ * page_bytes_)) {}
+      memory_(CheckedBytes({config.layers, max_pages_, page_bytes_})) {}
 
 int KvCache::NewSequence() {
   if (!free_sequences_.empty()) {
