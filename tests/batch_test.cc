@@ -3,6 +3,7 @@
 
 #include "decode/batch.h"
 #include "decode/generate.h"
+#include "file_testing.h"
 #include "grafts/grafts.h"
 #include "tiny_model.h"
 
@@ -55,6 +56,38 @@ TEST(GenerateBatch, AnswersAreThoseOfOneAtATime) {
     }
     if (temperature > 0) EXPECT_GT(ended, 0u) << "no answer ends";
   }
+}
+
+TEST(GenerateBatch, RefusesAContextBeyondTheModels) {
+  ThreadPool pool(1);
+  Transformer model(TinyModel(pool, 5, {.family = TinyFamily::kGpt2, .context = 32}), pool);
+  BatchRequest request;
+  request.max_tokens = 30;
+  request.context = 33;
+  request.prompts = {{1, 2}};
+  request.on_answer = [](size_t, const std::vector<int32_t>&) {};
+  testing::ExpectError(ErrorCode::kUsage, {"33", "32 positions"}, [&] { GenerateBatch(model, request); });
+  request.context = 32;
+  EXPECT_NO_THROW(GenerateBatch(model, request));
+}
+
+// What on_answer throws comes out, and another batch goes on.
+TEST(GenerateBatch, ACallbackMayThrow) {
+  ThreadPool pool(2);
+  Transformer model(TinyModel(pool, 5), pool);
+  BatchRequest request;
+  request.max_tokens = 3;
+  request.context = 20;
+  request.width = 4;
+  request.prompts = {{1, 2}, {3}, {4, 5, 6}, {7}};
+  request.on_answer = [](size_t prompt, const std::vector<int32_t>&) {
+    if (prompt == 1) Fail(ErrorCode::kResource, "no room for it");
+  };
+  testing::ExpectError(ErrorCode::kResource, {"no room"}, [&] { GenerateBatch(model, request); });
+  size_t answers = 0;
+  request.on_answer = [&](size_t, const std::vector<int32_t>& tokens) { answers += tokens.size() == 3; };
+  GenerateBatch(model, request);
+  EXPECT_EQ(answers, 4u);
 }
 
 }  // namespace

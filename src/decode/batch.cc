@@ -1,6 +1,7 @@
 #include "decode/batch.h"
 
 #include <algorithm>
+#include <iterator>
 
 namespace cambium {
 namespace {
@@ -18,6 +19,10 @@ void GenerateBatch(Transformer& transformer, const BatchRequest& request) {
   Check(request.width > 0 && request.max_tokens > 0, "a batch has answers, and they have tokens");
   int64_t before = 0, longest = 0;
   for (const Graft* graft : request.grafts) before += graft->slots_before();
+  if (before + request.context > transformer.config().context) {
+    Fail(ErrorCode::kUsage, "a batch's context of ", before + request.context, " is beyond the model's ",
+         transformer.config().context, " positions");
+  }
   for (const std::vector<int32_t>& prompt : request.prompts) {
     Check(!prompt.empty() && static_cast<int64_t>(prompt.size()) < request.context, "a prompt leaves room for its answer");
     longest = std::max(longest, static_cast<int64_t>(prompt.size()));
@@ -26,6 +31,11 @@ void GenerateBatch(Transformer& transformer, const BatchRequest& request) {
   const int64_t slots = before + std::min(request.context, longest + request.max_tokens) + KvLayer::kPageSlots;
   KvCache kv(transformer.config(), DType::kF16, width * slots);
   Sampler sampler(request.sampling);
+  const auto going = [&](const Answer& answer) {
+    const int64_t length = std::ssize(answer.history), asked = std::ssize(request.prompts[answer.prompt]);
+    return length - asked < request.max_tokens && length < request.context &&
+           !(request.is_end && request.is_end(answer.history.back()));
+  };
   std::vector<Answer> answers;
   size_t next = 0;
   while (next < request.prompts.size() || !answers.empty()) {
@@ -53,16 +63,14 @@ void GenerateBatch(Transformer& transformer, const BatchRequest& request) {
       answer.history.push_back(token);
       answer.rows = {token};
     }
-    std::erase_if(answers, [&](const Answer& answer) {
-      const size_t asked = request.prompts[answer.prompt].size();
-      const bool going = static_cast<int64_t>(answer.history.size() - asked) < request.max_tokens &&
-                         static_cast<int64_t>(answer.history.size()) < request.context &&
-                         !(request.is_end && request.is_end(answer.history.back()));
-      if (going) return false;
-      kv.Free(answer.sequence);
-      request.on_answer(answer.prompt, {answer.history.begin() + static_cast<int64_t>(asked), answer.history.end()});
-      return true;
-    });
+    const auto finished = std::stable_partition(answers.begin(), answers.end(), going);
+    const std::vector<Answer> done(std::make_move_iterator(finished), std::make_move_iterator(answers.end()));
+    answers.erase(finished, answers.end());
+    for (const Answer& answer : done) kv.Free(answer.sequence);
+    for (const Answer& answer : done) {
+      const int64_t asked = std::ssize(request.prompts[answer.prompt]);
+      request.on_answer(answer.prompt, {answer.history.begin() + asked, answer.history.end()});
+    }
   }
 }
 

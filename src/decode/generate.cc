@@ -196,9 +196,12 @@ class Loop {
 }  // namespace
 
 void DecodeState::Restart(Transformer& transformer, KvCache& kv, std::vector<Graft*> new_grafts) {
+  // Nothing is claimed before it is there: a call after a failure begins anew.
   committed.clear();
+  grafts.clear();
+  prefix = 0;
+  prefix = transformer.BeginSequence(kv, sequence, new_grafts);
   grafts = std::move(new_grafts);
-  prefix = transformer.BeginSequence(kv, sequence, grafts);
 }
 
 DecodeResult Generate(Transformer& transformer, KvCache& kv, DecodeState& state, Sampler& sampler, Drafter* drafter,
