@@ -86,6 +86,11 @@ struct Message {
 };
 
 // A loaded model. One call at a time; every call may throw Error.
+//
+// The first file that is mapped installs a handler of SIGBUS for the whole process, which makes a file that is truncated
+// while it is read an Error. Faults at other addresses go to the handler that was there before. A host with a handler of
+// its own (a JVM, Python's faulthandler) installs it first, or passes on what it does not know. Nothing else of the
+// process is changed: no signal but that one, no locale, no umask, no environment.
 class Engine {
  public:
   // model: a path (.gguf file or HF directory), a name in the cache, or an alias such as "smollm2".

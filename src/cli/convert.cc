@@ -2,6 +2,7 @@
 
 #include <filesystem>
 #include <memory>
+#include <optional>
 
 #include "cli/options.h"
 #include "cli/progress.h"
@@ -9,6 +10,7 @@
 #include "grafts/grafts.h"
 #include "grafts/lora.h"
 #include "grafts/mtp.h"
+#include "io/atomic_file.h"
 #include "io/model_cache.h"
 #include "io/quantize_model.h"
 
@@ -32,11 +34,14 @@ std::string WhyNotLora(const std::string& kind) {
 // A model file with the module in it.
 void ConvertMtp(const Flags& flags, MtpHeads& mtp) {
   if (!flags.out.ends_with(".gguf")) Fail(ErrorCode::kUsage, flags.out, ": a base with its module is a .gguf file");
-  const std::string base = ResolveModel(flags.base), made = flags.out + ".base.gguf";
-  const bool directory = std::filesystem::is_directory(base);
-  if (directory) ConvertToGguf(base, made);
-  mtp.SaveWithBase(directory ? made : base, flags.out);
-  if (directory) std::filesystem::remove(made);
+  std::string base = ResolveModel(flags.base);
+  std::optional<ScratchDirectory> scratch;
+  if (std::filesystem::is_directory(base)) {
+    scratch.emplace(flags.out);
+    ConvertToGguf(base, scratch->Path("base.gguf"));
+    base = scratch->Path("base.gguf");
+  }
+  mtp.SaveWithBase(base, flags.out);
   if (flags.output.json) return WriteJson({{"path", flags.out}, {"format", "gguf"}});
   Note(flags.output, "wrote " + flags.out);
 }
