@@ -10,6 +10,7 @@
 #include "grafts/grafts.h"
 #include "io/model_cache.h"
 #include "io/unicode.h"
+#include "model/heads.h"
 
 namespace cambium {
 namespace {
@@ -115,6 +116,9 @@ int64_t Engine::Impl::UseGrafts(const std::vector<std::string>& specs) {
     if (parts.empty()) {
       const GraftSpec parsed = ParseGraftSpec(spec);
       parts = LoadGrafts(parsed.path, transformer, parsed.scale);
+      for (const auto& part : parts) {
+        if (compute == Compute::kInt8 && part->heads() != nullptr) part->heads()->Freeze();
+      }
     }
     for (const auto& part : parts) {
       wanted.push_back(part.get());
@@ -317,6 +321,10 @@ Score Engine::ScoreIds(std::span<const int32_t> ids, const std::vector<std::stri
     for (float logit : logits) total += std::exp(static_cast<double>(logit - top));
     const double logprob =
         static_cast<double>(logits[static_cast<size_t>(ids[static_cast<size_t>(row) + 1])]) - top - std::log(total);
+    if (!std::isfinite(logprob)) {
+      Fail(ErrorCode::kRuntime, "the log-probability of token ", row + 1, " is ", logprob,
+           ": the model's logits are not finite; `cambium inspect --check` looks for NaN");
+    }
     score.logprobs.push_back(logprob);
     sum -= logprob;
   }, grafts);

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <chrono>
 
 #include "decode/batch.h"
@@ -48,7 +49,10 @@ std::pair<HeadAccuracy, HeadAccuracy> OnAnswers(TrainSession& session, const Hea
   };
   GenerateBatch(*session.model, request);
   HeadsLoss loss(*session.model, session.heads(), compute, options, {}, "");
-  for (const Example& example : answered) loss.Run({&example}, 0);
+  for (const Example& example : answered) {
+    if (std::isfinite(loss.Run({&example}, 0))) continue;
+    Fail(ErrorCode::kRuntime, "the loss of the heads is not finite; `cambium inspect --check` looks for NaN");
+  }
   return {loss.accuracy(), loss.along()};
 }
 
@@ -189,6 +193,7 @@ void ReportHeads(TrainSession& session, const TrainFlags& flags) {
   out.Write(shape.dump() + "\n");
   out.Commit();
 
+  heads.Freeze();  // as serving has them
   const DrafterTarget target = {*session.model, kv, state, session.tokenizer, Compute::kInt8, kContext + prefix};
   const Measured plain = Answer(session, kv, state, nullptr, prompts);
   Measured drafted;

@@ -209,7 +209,7 @@ class ExitDrafter : public AutoregressiveDrafter {
     if (layers_ != exit_->after_layer() + 1) {
       Fail(ErrorCode::kUsage, "--draft exit: layer is ", layers_, ", the trained exit reads layer ", exit_->after_layer() + 1);
     }
-    if (target.compute == Compute::kInt8) exit_->Freeze();
+    if (owned_ != nullptr && target.compute == Compute::kInt8) exit_->Freeze();
   }
 
   std::string name() const override { return "exit"; }

@@ -33,7 +33,7 @@ class HeadsDrafter : public Drafter {
         choices_ = std::max(choices_, static_cast<size_t>(path.back()) + 1);
       }
     }
-    if (compute_ == Compute::kInt8) heads_.Freeze();
+    if (owned_ != nullptr && compute_ == Compute::kInt8) heads_.Freeze();
     if (const auto* mtp = dynamic_cast<const MtpHeads*>(&heads_); mtp != nullptr) {
       for (int64_t i = 0; i < (heads_.chained() ? 1 : heads_.depths()); ++i) {
         caches_.push_back(mtp->MakeCache(target.context + max_depth_ + 128));
