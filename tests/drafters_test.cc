@@ -10,6 +10,7 @@
 #include "drafters/drafters.h"
 #include "grafts/grafts.h"
 #include "io/token_index.h"
+#include "file_testing.h"
 #include "temp_folder.h"
 #include "test_model.h"
 #include "tiny_model.h"
@@ -58,7 +59,7 @@ class Nonsense : public Drafter {
   std::vector<int32_t> seen_;
 };
 
-class Drafters : public testing::Test {
+class Drafters : public ::testing::Test {
  protected:
   Drafters() : tokenizer_(TinyTokenizer()), pool_(2), transformer_(MakeModel(), pool_) {}
 
@@ -252,6 +253,10 @@ TEST_F(Drafters, CorruptAndForeignIndexesAreRefused) {
   WriteTokenIndex(path, tokenizer_, {{1, 2, 4}}, path);
   const TokenIndex merged(path), at_once(whole);
   EXPECT_TRUE(std::equal(merged.suffixes().begin(), merged.suffixes().end(), at_once.suffixes().begin()));
+
+  const std::string beyond = folder / "beyond.index";
+  WriteTokenIndex(beyond, tokenizer_, {{1, tokenizer_.vocab_size(), 2}});
+  testing::ExpectError(ErrorCode::kData, {"beyond.index", "token 1"}, [&] { TokenIndex(beyond).CheckVocabulary(tokenizer_); });
 
   FILE* file = std::fopen(whole.c_str(), "r+b");
   std::fseek(file, 40, SEEK_SET);

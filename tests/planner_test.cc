@@ -18,6 +18,7 @@ class Chain : public Drafter {
     int32_t parent = -1;
     for (int32_t i = 0; i < 4; ++i) parent = draft.Add(parent, next + 1 + i + (right ? 0 : 1000), 0.8f);
   }
+  bool Pays(const Draft& draft) const { return pays_(draft); }
   int32_t next = 0;  // the text counts upwards; the root is this token
   bool right = true;
   int asked = 0;
@@ -51,6 +52,13 @@ struct Request {
   int32_t next = 0;
   double milliseconds = 0;
 };
+
+// A drafter keeps what it was given: it may be asked at any time while the planner lives.
+TEST(Planner, WhatPaysMayBeAskedBetweenSteps) {
+  Request run;
+  run.Step();
+  EXPECT_TRUE(run.chain->Pays({}));
+}
 
 TEST(Planner, OneGoodTryBringsADrafterBack) {
   Request run;

@@ -170,9 +170,11 @@ bool Planner::AnotherLevelPays(size_t member, const Draft& draft, double spent_m
 void Planner::Ask(size_t member, int64_t budget, int64_t max_depth) {
   Draft draft;
   const Clock::time_point start = Clock::now();
-  members_[member]->set_pays(
-      [&](const Draft& so_far) { return AnotherLevelPays(member, so_far, MillisSince(start)); });
-  members_[member]->Propose(budget, max_depth, draft);
+  Drafter& drafter = *members_[member];
+  drafter.set_pays([this, member, start](const Draft& so_far) {
+    return AnotherLevelPays(member, so_far, MillisSince(start));
+  });
+  drafter.Propose(budget, max_depth, draft);
   draft_ms_ += MillisSince(start);
   if (!draft.proposals.empty()) {
     for (Draft::Node& node : draft.nodes) node.drafter = static_cast<uint8_t>(member);

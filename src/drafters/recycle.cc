@@ -17,7 +17,9 @@ class RecycleDrafter : public Drafter {
   std::string name() const override { return "recycle"; }
 
   void Begin(std::span<const int32_t> prompt) override {
-    if (history_.Begin(prompt) == 0 && !shared_) after_.clear();
+    if (history_.Begin(prompt) > 0 || shared_) return;
+    after_.clear();
+    older_.clear();
   }
 
   void Observe(const Observation& observation) override {
@@ -53,11 +55,11 @@ class RecycleDrafter : public Drafter {
       const Open best = open.top();
       open.pop();
       if (best.depth >= max_depth) continue;
-      auto found = after_.find(Key(best.before, best.token));
-      const float sure = found == after_.end() ? kSureOfOne : kSureOfTwo;
-      if (found == after_.end()) found = after_.find(Key(-1, best.token));
-      if (found == after_.end()) continue;
-      for (const TopToken& next : found->second) {
+      const std::vector<TopToken>* found = Find(best.before, best.token);
+      const float sure = found == nullptr ? kSureOfOne : kSureOfTwo;
+      if (found == nullptr) found = Find(-1, best.token);
+      if (found == nullptr) continue;
+      for (const TopToken& next : *found) {
         const float p = sure * next.probability;
         if (best.chance * p < kLeastChance || static_cast<int64_t>(draft.nodes.size()) >= limit) break;
         open.push({best.chance * p, best.token, next.token, draft.Add(best.node, next.token, p), best.depth + 1});
@@ -69,11 +71,24 @@ class RecycleDrafter : public Drafter {
   static constexpr size_t kKept = 6;
   static constexpr float kSureOfTwo = 0.8f, kSureOfOne = 0.5f, kLeastChance = 0.03f;
 
+  static constexpr size_t kMostKeys = size_t{1} << 16;  // of a table: some 8 MB
+
+  using Table = std::unordered_map<uint64_t, std::vector<TopToken>>;
   static uint64_t Key(int32_t before, int32_t token) {
     return static_cast<uint64_t>(static_cast<uint32_t>(before)) << 32 | static_cast<uint32_t>(token);
   }
+  const std::vector<TopToken>* Find(int32_t before, int32_t token) const {
+    for (const Table* table : {&after_, &older_}) {
+      if (const auto found = table->find(Key(before, token)); found != table->end()) return &found->second;
+    }
+    return nullptr;
+  }
   void Learn(int32_t before, int32_t token, Tensor logits, int64_t row) {
     std::vector<TopToken> top = TopTokens({logits.row(row), static_cast<size_t>(logits.columns())}, kKept);
+    if (after_.size() >= kMostKeys) {
+      older_ = std::move(after_);
+      after_.clear();
+    }
     after_[Key(before, token)] = top;
     after_[Key(-1, token)] = std::move(top);
   }
@@ -81,7 +96,7 @@ class RecycleDrafter : public Drafter {
   int64_t max_nodes_;
   bool shared_;
   History history_;
-  std::unordered_map<uint64_t, std::vector<TopToken>> after_;
+  Table after_, older_;  // older_: what after_ was when it had grown full
 };
 
 }  // namespace

@@ -192,8 +192,7 @@ Pass MtpModule::MakePass(const GraftContext& context, const HeadStep& step) {
 void MtpModule::Forward(const GraftContext& context, const HeadStep& step, Tensor features, Tensor state) {
   Pass pass = MakePass(context, step);
   if (state) pass.capture = {0};
-  step_ = &step;
-  positions_ = pass.positions;
+  const Underway underway(*this, step, pass);
   block_->Forward(pass);
   Convert(context.pool, pass.hidden, features);
   if (state) Convert(context.pool, pass.captured[0], state);
@@ -208,12 +207,9 @@ void MtpModule::Backward(const GraftContext& context, const HeadStep& step, Tens
     pass.capture = {0};
     pass.dcaptured = {dstate};
   }
-  step_ = &step;
-  positions_ = pass.positions;
-  dinput_ = dinput;
+  const Underway underway(*this, step, pass, dinput);
   block_->Forward(pass);
   block_->Backward(pass, dfeatures);
-  dinput_ = {};
 }
 
 void MtpModule::Pack(bool frozen) {

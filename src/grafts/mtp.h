@@ -43,6 +43,25 @@ class MtpModule : public Graft {
   };
   Joined Join(const GraftContext& context) const;
   Pass MakePass(const GraftContext& context, const HeadStep& step);
+  // Shows the block's hooks the step and the pass under way, until it goes.
+  class Underway {
+   public:
+    Underway(MtpModule& module, const HeadStep& step, const Pass& pass, Tensor dinput = {}) : module_(module) {
+      module.step_ = &step;
+      module.positions_ = pass.positions;
+      module.dinput_ = dinput;
+    }
+    ~Underway() {
+      module_.step_ = nullptr;
+      module_.positions_ = {};
+      module_.dinput_ = {};
+    }
+    Underway(const Underway&) = delete;
+    Underway& operator=(const Underway&) = delete;
+
+   private:
+    MtpModule& module_;
+  };
 
   Transformer& base_;
   bool chained_;

@@ -96,6 +96,10 @@ void TokenIndex::CheckVocabulary(const Tokenizer& tokenizer) const {
   if (VocabularyHash(tokenizer) != vocabulary_) {
     Fail(ErrorCode::kUsage, path_, ": the index was built with another vocabulary than the model's");
   }
+  for (int64_t i = 0; i < count_; ++i) {
+    if (tokens_[i] < tokenizer.vocab_size()) continue;
+    Fail(ErrorCode::kData, path_, ": token ", i, " is ", tokens_[i], ", the vocabulary has ", tokenizer.vocab_size());
+  }
 }
 
 TokenIndex::Match TokenIndex::LongestSuffix(std::span<const int32_t> text, int64_t longest) const {

@@ -1,6 +1,8 @@
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "io/gguf.h"
 #include "model/load.h"
@@ -122,10 +124,10 @@ ModelConfig ReadConfig(const GgufFile& file, TensorNames& names) {
     if (c.layers == 62) c.attention_scale = 1.0f / std::sqrt(static_cast<float>(c.hidden / c.heads));  // 27B
     c.inv_freq_sliding =
         MakeRopeTable(file.F64(arch + ".rope.freq_base_swa", 10000.0), c.head_dim, {}).inv_freq;
-    c.sliding_window = static_cast<int>(count(".attention.sliding_window", 0));
+    c.sliding_window = static_cast<int>(std::min<int64_t>(count(".attention.sliding_window", 0), std::numeric_limits<int32_t>::max()));
     for (int64_t layer = 0; layer < c.layers; ++layer) c.layer_slides.push_back((layer + 1) % 6 != 0);
   } else {
-    c.sliding_window = static_cast<int>(count(".attention.sliding_window", 0));
+    c.sliding_window = static_cast<int>(std::min<int64_t>(count(".attention.sliding_window", 0), std::numeric_limits<int32_t>::max()));
   }
   return c;
 }

@@ -1,4 +1,6 @@
+#include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "io/hf_config.h"
 #include "io/safetensors.h"
@@ -68,7 +70,7 @@ ModelConfig FromHf(const HfConfig& hf, TensorNames& names) {
   }
   ValidateConfig(c, hf.path);
   c.attention_scale = 1.0f / std::sqrt(static_cast<float>(c.head_dim));
-  c.sliding_window = static_cast<int>(hf.sliding_window);
+  c.sliding_window = static_cast<int>(std::min<int64_t>(hf.sliding_window, std::numeric_limits<int32_t>::max()));
   c.layer_slides = hf.layer_slides;
   c.qk_norm = c.family == "qwen3" || c.family == "gemma3";
   if (c.family == "gpt2") {
