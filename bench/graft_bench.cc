@@ -62,7 +62,7 @@ class Decoder {
         variant_(variant),
         kv_(model.config(), DType::kF16,
             static_cast<int64_t>(variant.sequences.size()) * (kLength + kContext + kPasses + 64)) {
-    for (size_t i = 0; i < variant.sequences.size(); ++i) sequences_.push_back(kv_.NewSequence());
+    for (size_t i = 0; i < variant.sequences.size(); ++i) sequences_.push_back(kv_.Open());
   }
   void Restart() {
     std::vector<int32_t> text;
@@ -92,7 +92,7 @@ class Decoder {
   Transformer& model_;
   const Variant& variant_;
   KvCache kv_;
-  std::vector<int> sequences_;
+  std::vector<KvCache::Id> sequences_;
 };
 
 void Compare(Transformer& model, const std::vector<Variant>& variants, int rounds) {

@@ -4,12 +4,10 @@
 
 int main() {
   cambium::Engine engine = cambium::Engine::Load("smollm2");
-  cambium::GenerateOptions options;
-  options.max_tokens = 64;
-  options.sampling.seed = 7;
-  engine.Generate(engine.Tokenize("The cambium of a tree is"), options, [](std::string_view text) {
-    std::cout << text << std::flush;
-    return true;  // false stops
-  });
+  cambium::Request request;
+  request.prompt = engine.model().Tokenize("The cambium of a tree is");
+  request.max_tokens = 64;
+  request.sampling.seed = 7;
+  engine.Generate(request, [](const cambium::Event& event) { std::cout << event.text << std::flush; });
   std::cout << '\n';
 }

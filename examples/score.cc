@@ -6,7 +6,7 @@
 int main() {
   cambium::Engine engine = cambium::Engine::Load("smollm2");
   for (const char* sentence : {"The capital of France is Paris.", "The capital of France is Berlin."}) {
-    const cambium::Score score = engine.ScoreIds(engine.Tokenize(sentence));
+    const cambium::Score score = engine.ScoreIds(engine.model().Tokenize(sentence));
     std::cout << score.perplexity << "  " << sentence << '\n';
   }
 }

@@ -146,9 +146,9 @@ TEST_F(DeltaTest, RowsOfOthersDoNotSeeIt) {
   Pass pass;
   pass.compute = Compute::kF32;
   pass.kv = &kv;
-  pass.Append(kv.NewSequence(), 0, kIds);
-  pass.Append(kv.NewSequence(), 0, kIds).grafts = grafts;
-  pass.Append(kv.NewSequence(), 0, kIds);
+  pass.Append(kv.Open(), 0, kIds);
+  pass.Append(kv.Open(), 0, kIds).grafts = grafts;
+  pass.Append(kv.Open(), 0, kIds);
   const int32_t count = static_cast<int32_t>(kIds.size());
   for (int32_t i = 0; i < 3 * count; ++i) pass.logit_rows.push_back(i);
   base.Forward(pass);

@@ -1,15 +1,22 @@
 // Law 7: drafting never changes a token. Every drafter of the list, and one that proposes nonsense, against plain decoding.
+#include "drafters/drafters.h"
+
 #include <gtest/gtest.h>
 
 #include <cstdio>
 #include <filesystem>
+#include <fstream>
 
 #include "base/random.h"
 #include "cambium/cambium.h"
 #include "decode/planner.h"
-#include "drafters/drafters.h"
 #include "grafts/grafts.h"
+#include "io/json.h"
 #include "io/token_index.h"
+#include "file_testing.h"
+#include "model/load.h"
+#include "model/save.h"
+#include "serving.h"
 #include "temp_folder.h"
 #include "test_model.h"
 #include "tiny_model.h"
@@ -18,14 +25,23 @@
 namespace cambium {
 namespace {
 
+struct TextSession : DraftSession {
+  explicit TextSession(const DraftText& of) : text(of) {}
+  DraftText text;
+  uint64_t step = 0;
+};
+
 // Proposes one token for ever, as deep as it may.
 class Parrot : public Drafter {
  public:
   std::string name() const override { return "parrot"; }
-  void Begin(std::span<const int32_t>) override {}
-  void Observe(const Observation&) override {}
-  void Propose(int64_t budget, int64_t max_depth, Draft& draft) override {
-    for (int64_t i = 0; i < std::min(budget, max_depth); ++i) draft.Add(static_cast<int32_t>(i) - 1, 65, 0.99f);
+  std::unique_ptr<DraftSession> Open(const DraftText& text) override { return std::make_unique<TextSession>(text); }
+  void Propose(std::span<DraftTask> tasks, const Pays&) override {
+    for (DraftTask& task : tasks) {
+      for (int64_t i = 0; i < std::min(task.budget, task.max_depth); ++i) {
+        task.draft.Add(static_cast<int32_t>(i) - 1, 65, 0.99f);
+      }
+    }
   }
 };
 
@@ -34,31 +50,31 @@ class Nonsense : public Drafter {
  public:
   explicit Nonsense(int32_t vocab) : vocab_(vocab) {}
   std::string name() const override { return "nonsense"; }
-  void Begin(std::span<const int32_t>) override {}
-  void Observe(const Observation& o) override {
-    for (const int32_t token : o.tokens) seen_.push_back(token);
-    seen_.push_back(o.next);
+  std::unique_ptr<DraftSession> Open(const DraftText& text) override { return std::make_unique<TextSession>(text); }
+  void Propose(std::span<DraftTask> tasks, const Pays&) override {
+    for (DraftTask& task : tasks) Propose(static_cast<TextSession&>(*task.session), task);
   }
-  void Propose(int64_t budget, int64_t max_depth, Draft& draft) override {
+
+ private:
+  void Propose(TextSession& session, DraftTask& task) const {
     const Philox random(99);
-    ++step_;
-    for (int64_t i = 0; i < std::min<int64_t>(budget, 20); ++i) {
-      const auto words = random(step_, static_cast<uint64_t>(i));
+    const std::vector<int32_t>& seen = session.text.tokens;
+    Draft& draft = task.draft;
+    ++session.step;
+    for (int64_t i = 0; i < std::min<int64_t>(task.budget, 20); ++i) {
+      const auto words = random(session.step, static_cast<uint64_t>(i));
       int32_t parent = static_cast<int32_t>(words[0] % (draft.nodes.size() + 1)) - 1;
-      if (!draft.nodes.empty() && parent >= 0 && draft.Depths()[static_cast<size_t>(parent)] + 1 >= max_depth) parent = -1;
+      if (parent >= 0 && draft.Depths()[static_cast<size_t>(parent)] + 1 >= task.max_depth) parent = -1;
       const int32_t token = words[1] % 2 == 0 ? static_cast<int32_t>(words[2] % static_cast<uint32_t>(vocab_))
-                                              : seen_[words[2] % seen_.size()];
+                                              : seen[words[2] % seen.size()];
       draft.Add(parent, token, 0.5f);
     }
   }
 
- private:
   int32_t vocab_;
-  uint64_t step_ = 0;
-  std::vector<int32_t> seen_;
 };
 
-class Drafters : public testing::Test {
+class Drafters : public ::testing::Test {
  protected:
   Drafters() : tokenizer_(TinyTokenizer()), pool_(2), transformer_(MakeModel(), pool_) {}
 
@@ -70,26 +86,27 @@ class Drafters : public testing::Test {
     return TinyModel(pool_, 5, options);
   }
 
-  DecodeResult Run(Drafter* drafter, KvCache& kv, DecodeState& state, float temperature, uint64_t seed,
+  DecodeResult Run(std::shared_ptr<DrafterSet> drafters, KvCache& kv, float temperature, uint64_t seed,
                    int64_t max_tokens = 60) {
-    SamplingOptions options;
-    options.temperature = temperature;
-    options.seed = seed;
-    options.repeat_penalty = seed % 2 == 1 ? 1.1f : 1.0f;
-    Sampler sampler(options);
     DecodeRequest request;
+    request.drafters = std::move(drafters);
+    request.sampling.temperature = temperature;
+    request.sampling.seed = seed;
+    request.sampling.repeat_penalty = seed % 2 == 1 ? 1.1f : 1.0f;
     for (int i = 0; i < 24; ++i) request.prompt.push_back(65 + i % 7);
     request.max_tokens = max_tokens;
     request.context = 128;
-    request.prefill_chunk = 10;
     request.verify = verify_;
-    return Generate(transformer_, kv, state, sampler, drafter, request);
+    return Answer(transformer_, kv, request, {.prefill_rows = 10});
   }
 
   std::vector<int32_t> Plain(float temperature, uint64_t seed, int64_t max_tokens = 60) {
     KvCache kv(transformer_.config(), DType::kF16, 256);
-    DecodeState state{kv.NewSequence(), {}, {}};
-    return Run(nullptr, kv, state, temperature, seed, max_tokens).tokens;
+    return Run(nullptr, kv, temperature, seed, max_tokens).tokens;
+  }
+
+  std::shared_ptr<DrafterSet> Make(const std::string& spec, KvCache& kv) {
+    return DraftersOf(MakeDrafters({spec}, {transformer_, kv, tokenizer_, Compute::kInt8, 128, {}}));
   }
 
   VerifyRule verify_;
@@ -114,12 +131,11 @@ TEST_F(Drafters, EveryOneOfTheListLeavesEveryTokenAsItIs) {
       spec += ":path=" + heads;
     }
     KvCache kv(transformer_.config(), DType::kF16, 256);
-    DecodeState state{kv.NewSequence(), {}, {}};
-    const auto drafter = MakeDrafters({spec}, {transformer_, kv, state, tokenizer_, Compute::kInt8, 128});
+    const auto drafters = Make(spec, kv);
     int64_t accepted = 0;
     for (uint64_t seed = 0; seed < 6; ++seed) {
       const float temperature = seed == 5 ? 0.0f : 1.0f;
-      const DecodeResult drafted = Run(drafter.get(), kv, state, temperature, seed);
+      const DecodeResult drafted = Run(drafters, kv, temperature, seed);
       EXPECT_EQ(drafted.tokens, Plain(temperature, seed)) << spec << " seed " << seed;
       accepted += drafted.counters.num_accepted_tokens;
     }
@@ -130,66 +146,37 @@ TEST_F(Drafters, EveryOneOfTheListLeavesEveryTokenAsItIs) {
 TEST_F(Drafters, NonsenseIsRefusedWithoutATrace) {
   for (uint64_t seed = 0; seed < 6; ++seed) {
     KvCache kv(transformer_.config(), DType::kF16, 256);
-    DecodeState state{kv.NewSequence(), {}, {}};
-    Nonsense nonsense(tokenizer_.vocab_size());
+    const auto nonsense = DraftersOf(std::make_unique<Nonsense>(tokenizer_.vocab_size()), false);
     const float temperature = seed == 0 ? 0.0f : 1.0f;
-    EXPECT_EQ(Run(&nonsense, kv, state, temperature, seed).tokens, Plain(temperature, seed));
+    EXPECT_EQ(Run(nonsense, kv, temperature, seed).tokens, Plain(temperature, seed));
     // To the very end of the context.
-    EXPECT_EQ(Run(&nonsense, kv, state, temperature, seed, -1).tokens, Plain(temperature, seed, -1));
+    EXPECT_EQ(Run(nonsense, kv, temperature, seed, -1).tokens, Plain(temperature, seed, -1));
   }
 }
 
 TEST_F(Drafters, OneTokenForEverIsRefused) {
   for (const float temperature : {0.0f, 1.0f}) {
     KvCache kv(transformer_.config(), DType::kF16, 256);
-    DecodeState state{kv.NewSequence(), {}, {}};
-    std::vector<std::unique_ptr<Drafter>> members;
-    members.push_back(std::make_unique<Parrot>());
-    Planner planner(std::move(members));
-    const DecodeResult drafted = Run(&planner, kv, state, temperature, 4, -1);
+    const DecodeResult drafted = Run(DraftersOf(std::make_unique<Parrot>()), kv, temperature, 4, -1);
     EXPECT_EQ(drafted.tokens, Plain(temperature, 4, -1));
   }
 }
 
 TEST(Planner, StopsDraftingWhereNothingIsAccepted) {
-  std::vector<std::unique_ptr<Drafter>> members;
-  members.push_back(std::make_unique<Parrot>());
-  Planner planner(std::move(members));
-  const std::vector<int32_t> prompt = {1, 2, 3}, committed = {7};
-  planner.Begin(prompt);
+  const auto set = DraftersOf(std::make_unique<Parrot>());
+  Planner planner;
+  const std::vector<int32_t> tokens = {1, 2, 3, 7}, committed = {7};
+  const SamplingOptions sampling;
+  DrafterSet::Drafting drafting = set->Open({tokens, 0, 0, 0, {}, sampling, false});
   int64_t drafted = 0;
   for (int64_t step = 0; step < 200; ++step) {
-    Draft draft;
-    planner.Propose(63, 63, draft);
-    drafted += step >= 100 && !draft.empty();
-    planner.Observe({3 + step, committed, {}, {}, 7, &draft, {}});
-    planner.Measure(static_cast<int64_t>(draft.nodes.size()) + 1, 10.0 + static_cast<double>(draft.nodes.size()));
+    Planner::Task task = {set.get(), &drafting, 63, 63, {}};
+    planner.Propose({&task, 1}, 63);
+    drafted += step >= 100 && !task.draft.empty();
+    set->Observe(drafting, {3 + step, committed, {}, {}, 7, &task.draft, {}});
+    planner.Measure(task.draft.size() + 1, 10.0 + static_cast<double>(task.draft.size()), 1, true);
   }
   EXPECT_EQ(drafted, 0);
-}
-
-TEST_F(Drafters, OtherRequestsTextServesOnlyWhereAllowed) {
-  for (const bool shared : {false, true}) {
-    for (const std::string name : {"ngram", "recycle"}) {
-      KvCache kv(transformer_.config(), DType::kF16, 256);
-      DecodeState state{kv.NewSequence(), {}, {}};
-      const auto drafter = MakeDrafters({shared ? name + ":shared=1" : name},
-                                        {transformer_, kv, state, tokenizer_, Compute::kInt8, 128});
-      const auto first_draft = [&](std::vector<int32_t> prompt, int32_t next) {
-        drafter->Begin(prompt);
-        std::vector<float> logits(static_cast<size_t>(tokenizer_.vocab_size()));
-        logits[40] = 30;
-        const std::vector<int32_t> tokens = {prompt.back()};
-        drafter->Observe({static_cast<int64_t>(prompt.size()) - 1, tokens, {}, {}, next, nullptr,
-                          Tensor(logits.data(), {1, tokenizer_.vocab_size()})});
-        Draft draft;
-        drafter->Propose(8, 4, draft);
-        return draft;
-      };
-      first_draft({1, 2, 3, 50, 60}, 40);
-      EXPECT_EQ(first_draft({7, 8, 9, 50}, 60).empty(), !shared) << name << ": 40 followed in the other request";
-    }
-  }
 }
 
 TEST_F(Drafters, OtherRulesEndGreedilyInTheSameText) {
@@ -199,11 +186,10 @@ TEST_F(Drafters, OtherRulesEndGreedilyInTheSameText) {
   for (const char* rule : {"match", "rejection", "typical", "typical:epsilon=0.2,delta=0.5"}) {
     for (const std::string spec : {"corpus:index=" + index, std::string("exit:layer=2")}) {
       KvCache kv(transformer_.config(), DType::kF16, 256);
-      DecodeState state{kv.NewSequence(), {}, {}};
-      const auto drafter = MakeDrafters({spec}, {transformer_, kv, state, tokenizer_, Compute::kInt8, 128});
+      const auto drafters = Make(spec, kv);
       verify_ = ParseVerifyRule(rule);
       const bool match = verify_.kind == VerifyRule::kMatch;
-      const DecodeResult greedy = Run(drafter.get(), kv, state, 0, 2), sampled = Run(drafter.get(), kv, state, 1, 3);
+      const DecodeResult greedy = Run(drafters, kv, 0, 2), sampled = Run(drafters, kv, 1, 3);
       verify_ = {};
       EXPECT_EQ(greedy.tokens, Plain(0, 2)) << rule << " " << spec;
       if (match) EXPECT_EQ(sampled.tokens, Plain(1, 3)) << spec;
@@ -212,10 +198,85 @@ TEST_F(Drafters, OtherRulesEndGreedilyInTheSameText) {
   }
 }
 
+// Models on disk that share the golden Qwen2's tokenizer.
+struct DraftPair {
+  static constexpr int kTokens = 704;
+  // A model of `rows` rows at folder / name; `change` may change its tokenizer.json.
+  std::string Write(const std::string& name, int64_t rows, uint64_t seed,
+                    const std::function<void(nlohmann::json&)>& change = {}) {
+    const std::string base = folder / (name + "-base"), path = folder / name;
+    std::filesystem::create_directories(base);
+    TinyOptions options;
+    options.vocab = rows;
+    options.scale = 2.0f;
+    const auto weights = TinyModel(pool, seed, options);
+    const nlohmann::json config = {{"model_type", "llama"},          {"vocab_size", rows},
+                                   {"hidden_size", options.hidden},  {"num_hidden_layers", options.layers},
+                                   {"num_attention_heads", 4},       {"num_key_value_heads", 2},
+                                   {"head_dim", options.head_dim},   {"intermediate_size", options.ffn},
+                                   {"max_position_embeddings", 256}, {"rms_norm_eps", 1e-5}};
+    const std::string golden = std::string(CAMBIUM_TEST_DIR) + "/golden/tiny_qwen2.json";
+    nlohmann::json tokenizer = ParseJson(ReadTextFile(golden), golden)["tokenizer"];
+    if (change) change(tokenizer);
+    std::ofstream(base + "/config.json") << config;
+    std::ofstream(base + "/tokenizer.json") << tokenizer;
+    return SaveWeights(pool, *weights, base, path);
+  }
+  static Generation Run(Engine& engine, const std::string& drafter, float temperature) {
+    Request request;
+    request.prompt = engine.model().Tokenize("the cambium of a tree");
+    request.max_tokens = 40;
+    request.sampling.temperature = temperature;
+    request.sampling.seed = 3;
+    request.drafting.drafters = {drafter};
+    return engine.Generate(std::move(request));
+  }
+  TempFolder folder;
+  ThreadPool pool{2};
+};
+
+// Rows of the embedding beyond the tokenizer's are never drawn and never proposed, whichever of the two has more.
+TEST(DraftVocabulary, PaddingDoesNotMatter) {
+  for (const auto& [target_rows, draft_rows] : {std::pair{704, 3000}, {3000, 704}, {2000, 3000}}) {
+    DraftPair pair;
+    const std::string target = pair.Write("target", target_rows, 5), draft = pair.Write("draft", draft_rows, 6);
+    Engine engine = Engine::Load(target, {.threads = 2, .context = 128});
+    for (const float temperature : {0.0f, 1.5f}) {
+      const Generation plain = DraftPair::Run(engine, "none", temperature);
+      for (const int32_t id : plain.ids) EXPECT_LT(id, DraftPair::kTokens);
+      for (const std::string& drafter : {"model:path=" + draft, std::string("recycle"), std::string("exit")}) {
+        const Generation drafted = DraftPair::Run(engine, drafter, temperature);
+        EXPECT_EQ(drafted.ids, plain.ids) << drafter << " at " << temperature;
+      }
+    }
+  }
+}
+
+TEST(DraftVocabulary, OtherTokensAreNamed) {
+  DraftPair pair;
+  const std::string target = pair.Write("target", 704, 5);
+  const std::string other =
+      pair.Write("other", 704, 6, [](nlohmann::json& t) { t["added_tokens"][2]["content"] = "<|tooth|>"; });
+  const std::string fewer = pair.Write("fewer", 704, 6, [](nlohmann::json& t) { t["added_tokens"].erase(3); });
+  const std::string short_of_rows = pair.Write("short", 700, 6);
+  Engine engine = Engine::Load(target, {.threads = 2, .context = 128});
+  const auto said = [&](const std::string& draft) {
+    try {
+      DraftPair::Run(engine, "model:path=" + draft, 0);
+    } catch (const Error& error) {
+      return std::string(error.what());
+    }
+    return std::string("nothing was refused");
+  };
+  EXPECT_NE(said(other).find("token 702 is \"<|tooth|>\", the target's is \"<|tool|>\""), std::string::npos)
+      << said(other);
+  EXPECT_NE(said(fewer).find("token 703 is none, the target's is \"<mask>\""), std::string::npos) << said(fewer);
+  EXPECT_NE(said(short_of_rows).find("704 tokens, the embedding 700 rows"), std::string::npos) << said(short_of_rows);
+}
+
 TEST_F(Drafters, BadOptionsAreNamed) {
   KvCache kv(transformer_.config(), DType::kF16, 256);
-  DecodeState state{kv.NewSequence(), {}, {}};
-  const DrafterTarget target = {transformer_, kv, state, tokenizer_, Compute::kInt8, 128};
+  const DrafterTarget target = {transformer_, kv, tokenizer_, Compute::kInt8, 128, {}};
   const struct {
     const char* spec;
     const char* says;
@@ -253,6 +314,10 @@ TEST_F(Drafters, CorruptAndForeignIndexesAreRefused) {
   const TokenIndex merged(path), at_once(whole);
   EXPECT_TRUE(std::equal(merged.suffixes().begin(), merged.suffixes().end(), at_once.suffixes().begin()));
 
+  const std::string beyond = folder / "beyond.index";
+  WriteTokenIndex(beyond, tokenizer_, {{1, tokenizer_.vocab_size(), 2}});
+  testing::ExpectError(ErrorCode::kData, {"beyond.index", "token 1"}, [&] { TokenIndex(beyond).CheckVocabulary(tokenizer_); });
+
   FILE* file = std::fopen(whole.c_str(), "r+b");
   std::fseek(file, 40, SEEK_SET);
   std::fputc(77, file);
@@ -272,20 +337,21 @@ TEST(SmolLM2, EveryDrafterLeavesEveryTokenAsItIs) {
   EngineOptions options;
   options.context = 512;
   Engine engine = Engine::Load(model, options);
-  const std::vector<int32_t> prompt =
-      engine.Tokenize("Repeat after me: the quick brown fox jumps over the lazy dog. The quick brown fox jumps over");
+  const std::vector<int32_t> prompt = engine.model().Tokenize(
+      "Repeat after me: the quick brown fox jumps over the lazy dog. The quick brown fox jumps over");
   for (const uint64_t seed : {0, 1, 2, 3, 4, 5}) {  // 0: greedy
     const float temperature = seed == 0 ? 0.0f : 1.0f;
-    GenerateOptions plain;
+    Request plain;
+    plain.prompt = prompt;
     plain.sampling.temperature = temperature;
     plain.sampling.seed = seed;
     plain.max_tokens = 40;
-    plain.drafters = {"none"};
-    const Generation want = engine.Generate(prompt, plain);
+    plain.drafting.drafters = {"none"};
+    const Generation want = engine.Generate(plain);
     for (const std::string spec : {std::string("auto"), std::string("exit:layer=20"), "model:path=" + model}) {
-      GenerateOptions drafted = plain;
-      drafted.drafters = {spec};
-      const Generation got = engine.Generate(prompt, drafted);
+      Request drafted = plain;
+      drafted.drafting.drafters = {spec};
+      const Generation got = engine.Generate(drafted);
       EXPECT_EQ(got.ids, want.ids) << spec << " seed " << seed;
       EXPECT_EQ(got.text, want.text);
       if (spec.starts_with("model") && seed == 0) EXPECT_GT(got.draft.num_accepted_tokens, 0) << "it drafts for itself";

@@ -55,7 +55,7 @@ std::vector<Example> Examples(const Graft& graft) {
 OwnedTensor LastLogits(Transformer& model, Graft& graft, const std::vector<int32_t>& ids) {
   Graft* grafts[] = {&graft};
   KvCache kv(model.config(), DType::kF32, graft.slots_before() + static_cast<int64_t>(ids.size()));
-  const int sequence = kv.NewSequence();
+  const KvCache::Id sequence = kv.Open();
   Pass pass;
   pass.compute = Compute::kF32;
   pass.kv = &kv;

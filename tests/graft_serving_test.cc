@@ -5,9 +5,9 @@
 #include <fstream>
 
 #include "cambium/cambium.h"
-#include "decode/generate.h"
 #include "drafters/drafters.h"
 #include "grafts/grafts.h"
+#include "serving.h"
 #include "temp_folder.h"
 #include "test_graft.h"
 #include "test_model.h"
@@ -54,7 +54,7 @@ Rows LogitRows(const Pass& pass) {
 // The logits of every row by passes of `chunk` rows over a cache.
 Rows Serve(Transformer& model, Compute compute, std::span<const int32_t> ids, std::vector<Graft*> grafts, int64_t chunk) {
   KvCache kv(model.config(), DType::kF32, 256);
-  const int sequence = kv.NewSequence();
+  const KvCache::Id sequence = kv.Open();
   model.BeginSequence(kv, sequence, grafts);
   Rows rows;
   for (size_t begin = 0; begin < ids.size(); begin += static_cast<size_t>(chunk)) {
@@ -124,7 +124,7 @@ TEST_P(GraftServing, RowsWithDifferentGraftsDoNotMeet) {
     std::vector<std::vector<int32_t>> ids;
     for (size_t i = 0; i < grafts.size(); ++i) ids.push_back(Prompt(3 + 11 * static_cast<int64_t>(i % 3), static_cast<int32_t>(i)));
     for (size_t i = 0; i < grafts.size(); ++i) {
-      const int sequence = kv.NewSequence();
+      const KvCache::Id sequence = kv.Open();
       const int64_t past = model_.BeginSequence(kv, sequence, grafts[i]);
       pass.Append(sequence, past, ids[i]).grafts = grafts[i];
     }
@@ -169,20 +169,16 @@ TEST(GraftDecoding, DraftsNeverChangeAToken) {
   for (const std::vector<Graft*>& grafts : {std::vector<Graft*>{lora.get()}, {lora.get(), &prefix}}) {
     const auto run = [&](const std::vector<std::string>& specs, int64_t chunk, uint64_t seed) {
       KvCache kv(model.config(), DType::kF16, 256);
-      DecodeState state{kv.NewSequence(), {}, {}};
-      state.Restart(model, kv, grafts);
-      const auto drafter = MakeDrafters(specs, {model, kv, state, tokenizer, Compute::kInt8, 128});
-      SamplingOptions options;
-      options.temperature = seed == 0 ? 0.0f : 1.0f;
-      options.seed = seed;
-      Sampler sampler(options);
       DecodeRequest request;
+      request.grafts = GraftsOf(grafts);
+      request.drafters = DraftersOf(MakeDrafters(specs, {model, kv, tokenizer, Compute::kInt8, 128, grafts}));
+      request.sampling.temperature = seed == 0 ? 0.0f : 1.0f;
+      request.sampling.seed = seed;
       for (int i = 0; i < 24; ++i) request.prompt.push_back(65 + i % 7);
       request.max_tokens = -1;
-      request.context = 100;
-      request.prefill_chunk = chunk;
-      const DecodeResult result = Generate(model, kv, state, sampler, drafter.get(), request);
-      EXPECT_EQ(result.tokens.size() + request.prompt.size() + static_cast<size_t>(state.prefix), 100u);
+      request.context = 100 - request.grafts->slots_before();
+      const DecodeResult result = Answer(model, kv, request, {.prefill_rows = chunk});
+      EXPECT_EQ(std::ssize(result.tokens) + std::ssize(request.prompt) + request.grafts->slots_before(), 100);
       return result.tokens;
     };
     for (uint64_t seed = 0; seed < 3; ++seed) {
@@ -245,25 +241,27 @@ TEST(SmolLM2, ARequestChoosesItsGrafts) {
     RandomLora(model, 7)->Save(path);
   }
   Engine engine = Engine::Load(file, {.threads = 2, .context = 256});
-  const std::vector<int32_t> prompt = engine.Tokenize("The old lighthouse keeper opened the door and");
-  const auto generate = [&](std::vector<std::string> grafts) {
-    GenerateOptions options;
-    options.sampling.temperature = 0;
-    options.max_tokens = 12;
-    options.ignore_end = true;
-    options.grafts = std::move(grafts);
-    return engine.Generate(prompt, options).ids;
+  const Adapter adapter = Adapter::Load(engine.model(), path);
+  const std::vector<int32_t> prompt = engine.model().Tokenize("The old lighthouse keeper opened the door and");
+  const auto generate = [&](std::vector<AdapterUse> adapters) {
+    Request request;
+    request.prompt = prompt;
+    request.sampling.temperature = 0;
+    request.max_tokens = 12;
+    request.ignore_end = true;
+    request.adapters = std::move(adapters);
+    return engine.Generate(request).ids;
   };
-  const auto base = generate({}), grafted = generate({path});
+  const auto base = generate({}), grafted = generate({{adapter}});
   EXPECT_NE(base, grafted);
   EXPECT_EQ(generate({}), base);
-  EXPECT_EQ(generate({path + "=0"}), base);
-  EXPECT_EQ(generate({path}), grafted);
+  EXPECT_EQ(generate({{adapter, 0}}), base);
+  EXPECT_EQ(generate({{adapter}}), grafted);
   const double loss = engine.ScoreIds(prompt).loss;
-  EXPECT_NE(engine.ScoreIds(prompt, {path}).loss, loss);
+  EXPECT_NE(engine.ScoreIds(prompt, {{adapter}}).loss, loss);
   EXPECT_EQ(engine.ScoreIds(prompt).loss, loss);
-  EXPECT_EQ(generate({path}), grafted);
-  EXPECT_THROW(generate({path + "-none"}), Error);
+  EXPECT_EQ(generate({{adapter}}), grafted);
+  EXPECT_THROW(Adapter::Load(engine.model(), path + "-none"), Error);
   EXPECT_EQ(generate({}), base);
 }
 

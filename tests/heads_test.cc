@@ -12,6 +12,7 @@
 #include "grafts/grafts.h"
 #include "grafts/mtp.h"
 #include "heads_testing.h"
+#include "serving.h"
 #include "temp_folder.h"
 #include "tiny_model.h"
 #include "tiny_tokenizer.h"
@@ -212,24 +213,23 @@ TEST_P(HeadsOfKind, DraftingLeavesEveryTokenAsItIs) {
   TinyOptions tiny;
   tiny.vocab = tokenizer.vocab_size();
   Transformer model(TinyModel(pool_, 5, tiny), pool_);
-  const auto answer = [&](Drafter* drafter, KvCache& kv, DecodeState& state, float temperature, uint64_t seed) {
-    SamplingOptions sampling;
-    sampling.temperature = temperature;
-    sampling.seed = seed;
-    Sampler sampler(sampling);
+  const auto answer = [&](std::shared_ptr<DrafterSet> drafters, std::shared_ptr<const GraftSet> grafts, KvCache& kv,
+                          uint64_t seed) {
     DecodeRequest request;
+    request.grafts = std::move(grafts);
+    request.drafters = std::move(drafters);
+    request.sampling.temperature = seed % 2 == 0 ? 0.0f : 1.0f;
+    request.sampling.seed = seed;
     for (int i = 0; i < 20; ++i) request.prompt.push_back(static_cast<int32_t>(65 + (i + static_cast<int>(seed)) % 7));
     request.max_tokens = 50;
     request.context = 128;
-    request.prefill_chunk = 7;
-    return Generate(model, kv, state, sampler, drafter, request);
+    return Answer(model, kv, request, {.prefill_rows = 7});
   };
   std::vector<Example> texts;
   std::vector<std::vector<int32_t>> plain;
   for (uint64_t seed = 0; seed < 6; ++seed) {
     KvCache kv(model.config(), DType::kF16, 256);
-    DecodeState state{kv.NewSequence(), {}, {}};
-    plain.push_back(answer(nullptr, kv, state, seed % 2 == 0 ? 0.0f : 1.0f, seed).tokens);
+    plain.push_back(answer(nullptr, nullptr, kv, seed).tokens);
     Example& text = texts.emplace_back();
     for (int i = 0; i < 20; ++i) text.ids.push_back(static_cast<int32_t>(65 + (i + static_cast<int>(seed)) % 7));
     text.ids.insert(text.ids.end(), plain.back().begin(), plain.back().end());
@@ -246,17 +246,18 @@ TEST_P(HeadsOfKind, DraftingLeavesEveryTokenAsItIs) {
   Trainer(model, *graft, texts, {}, options, "").Run({});
 
   KvCache kv(model.config(), DType::kF16, 256);
-  DecodeState state{kv.NewSequence(), {}, {graft.get()}};
-  const DrafterTarget target = {model, kv, state, tokenizer, Compute::kInt8, 128};
+  Graft* const carried[] = {graft.get()};
+  const auto grafts = GraftsOf({graft.get()});
+  const DrafterTarget target = {model, kv, tokenizer, Compute::kInt8, 128, carried};
   const auto entry = std::ranges::find_if(DrafterList(), [](const auto& e) { return e.name == std::string(GetParam().kind); });
-  const auto raw = entry->make({GetParam().kind, {}}, target);
-  const auto planned = MakeDrafters({}, target);  // auto: takes the heads that the request carries
+  const auto raw = DraftersOf(entry->make({GetParam().kind, {}}, target), false);
+  const auto planned = DraftersOf(MakeDrafters({}, target));  // auto: takes the heads that the request carries
   int64_t accepted = 0;
   for (uint64_t seed = 0; seed < 6; ++seed) {
-    for (Drafter* drafter : {raw.get(), planned.get()}) {
-      const DecodeResult drafted = answer(drafter, kv, state, seed % 2 == 0 ? 0.0f : 1.0f, seed);
+    for (const auto& drafters : {raw, planned}) {
+      const DecodeResult drafted = answer(drafters, grafts, kv, seed);
       EXPECT_EQ(drafted.tokens, plain[seed]) << GetParam().name << " seed " << seed;
-      if (drafter == raw.get()) accepted += drafted.counters.num_accepted_tokens;
+      if (drafters == raw) accepted += drafted.counters.num_accepted_tokens;
     }
   }
   EXPECT_GT(accepted, 40) << "of some 300";

@@ -483,6 +483,74 @@ TEST_F(LoraKinds, ABadRankTargetOrBaseIsNamed) {
             std::string::npos) << why;
 }
 
+// An adapter on some layers is written as one on those: PEFT would give every layer a term otherwise.
+TEST_F(LoraKinds, LayersWithoutATermStayWithoutOne) {
+  const TempFolder dir;
+  Make({.rank = 2, .targets = {"q_proj", "up_proj"}}, 1)->Save(dir / "all");
+  const auto config = [](const std::string& path) {
+    return ParseJson(ReadTextFile(path + "/adapter_config.json"), path);
+  };
+  EXPECT_TRUE(config(dir / "all")["layers_to_transform"].is_null());
+  EXPECT_EQ(config(dir / "all")["target_modules"], nlohmann::json({"q_proj", "up_proj"}));
+  const SafetensorsFile whole(dir / "all/adapter_model.safetensors");
+  // Keeps the tensors whose names hold none of `without`, as PEFT's file for them.
+  const auto cut = [&](const std::string& path, std::initializer_list<const char*> without) {
+    fs::create_directories(path);
+    std::vector<TensorToWrite> tensors;
+    for (const NamedTensor& tensor : whole.tensors()) {
+      const bool gone =
+          std::ranges::any_of(without, [&](const char* part) { return tensor.name.find(part) != std::string::npos; });
+      if (!gone) tensors.push_back({.name = tensor.name, .view = tensor.view});
+    }
+    WriteSafetensors(path + "/adapter_model.safetensors", std::move(tensors));
+    nlohmann::json read = config(dir / "all");
+    read["revision"] = "v2";
+    std::ofstream(path + "/adapter_config.json") << read;
+  };
+  const auto again = [&](const std::string& path) {
+    LoadGraft(path, model_)->Save(path + "-again");
+    EXPECT_EQ(LargestDifference(Logits(model_, {LoadGraft(path, model_).get()}, Ids(9)),
+                                Logits(model_, {LoadGraft(path + "-again", model_).get()}, Ids(9))),
+              0);
+    return config(path + "-again");
+  };
+  cut(dir / "some", {"layers.1."});
+  const nlohmann::json some = again(dir / "some");
+  std::vector<int> layers;
+  for (int layer = 0; layer < static_cast<int>(model_.config().layers); ++layer) {
+    if (layer != 1) layers.push_back(layer);
+  }
+  EXPECT_EQ(some["layers_to_transform"], nlohmann::json(layers));
+  EXPECT_EQ(some["layers_pattern"], "layers");
+  EXPECT_EQ(some["target_modules"], nlohmann::json({"q_proj", "up_proj"}));
+  EXPECT_EQ(some["revision"], "v2");
+  cut(dir / "mixed", {"layers.1.mlp"});
+  const nlohmann::json mixed = again(dir / "mixed");
+  EXPECT_TRUE(mixed["layers_to_transform"].is_null());
+  EXPECT_EQ(mixed["target_modules"].size(), static_cast<size_t>(2 * model_.config().layers - 1));
+  EXPECT_TRUE(std::ranges::count(mixed["target_modules"], nlohmann::json("model.layers.1.self_attn.q_proj")) == 1);
+}
+
+TEST_F(LoraKinds, IntegersAreNoFactors) {
+  const TempFolder dir;
+  Make({.rank = 2, .targets = {"q_proj"}}, 1)->Save(dir / "a");
+  const std::string path = dir / "a/adapter_model.safetensors";
+  const std::string bytes = ReadTextFile(path);
+  for (const DType type : {DType::kI32, DType::kI64}) {
+    const SafetensorsFile whole("whole", {reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size()});
+    std::vector<TensorToWrite> tensors;
+    std::vector<OwnedTensor> memory;
+    for (const NamedTensor& tensor : whole.tensors()) {
+      memory.emplace_back(type, std::initializer_list<int64_t>{tensor.shape[0], tensor.shape[1]});
+      tensors.push_back({.name = tensor.name, .view = memory.back().view});
+    }
+    WriteSafetensors(path, std::move(tensors));
+    const std::string said = Error(dir / "a");
+    EXPECT_NE(said.find("lora_A"), std::string::npos) << said;
+    EXPECT_NE(said.find(Info(type).name), std::string::npos) << said;
+  }
+}
+
 TEST_F(LoraKinds, KeysThatMeanSomethingAreRefusedByName) {
   const TempFolder dir;
   Make({}, 1)->Save(dir / "a");

@@ -89,6 +89,22 @@ TEST(MergeFiles, LeavesWhatNoGraftTouchesBitForBit) {
   }
 }
 
+TEST(MergeFiles, LeavesWhatTheUserMadeBesideIt) {
+  const TempFolder folder;
+  ThreadPool pool(2);
+  Transformer model(LoadWeights(pool, Family("llama")), pool);
+  const auto graft = Lora(model);
+  Graft* const grafts[] = {graft.get()};
+  std::vector<std::string> own;
+  for (const char* part : {".base.gguf", ".merged.gguf", ".typed.gguf", ".partial", ".trial", ".tmp"}) {
+    own.push_back(folder / ("out" + std::string(part)));
+    testing::WriteFile(own.back() + "/notes.txt", "the user's");
+  }
+  WriteMerged(model, grafts, Family("llama"), folder / "out", DType::kBF16);
+  for (const std::string& path : own) EXPECT_EQ(testing::ReadFile(path + "/notes.txt"), "the user's") << path;
+  EXPECT_EQ(std::distance(std::filesystem::directory_iterator(folder.path()), {}), 1 + std::ssize(own));
+}
+
 TEST(MergeFiles, RefusesWhatIsMoreThanMatrices) {
   const TempFolder folder;
   ThreadPool pool(1);

@@ -31,7 +31,7 @@ Rows Logits(Transformer& transformer, std::span<const int32_t> ids, Compute comp
             KvCache* shared = nullptr) {
   KvCache own(transformer.config(), kv_type, static_cast<int64_t>(ids.size()));
   KvCache& kv = shared ? *shared : own;
-  const int sequence = kv.NewSequence();
+  const KvCache::Id sequence = kv.Open();
   Rows rows;
   for (size_t begin = 0; begin < ids.size(); begin += chunk) {
     const auto part = ids.subspan(begin, std::min(chunk, ids.size() - begin));
@@ -111,7 +111,7 @@ TEST_P(Family, TreesAndBatchesEqualChains) {
   const std::vector<int32_t> tokens = {ids[29], ids[30], ids[31], ids[32], 5, 6};
   const std::vector<int32_t> parents = {-1, 0, 1, 2, 0, 4};
   KvCache kv(transformer.config(), DType::kF16, 256);
-  const int sequence = kv.NewSequence(), other = kv.NewSequence();
+  const KvCache::Id sequence = kv.Open(), other = kv.Open();
   Pass prompt;
   prompt.kv = &kv;
   prompt.compute = compute;
@@ -128,7 +128,7 @@ TEST_P(Family, TreesAndBatchesEqualChains) {
   transformer.Forward(tree);
   Rows got;
   for (int64_t i = 0; i < 17; ++i) got.emplace_back(tree.logits.row(i), tree.logits.row(i) + tree.logits.columns());
-  kv.Commit(sequence, {0, 4, 5});
+  kv.Commit(sequence, std::vector<int32_t>{0, 4, 5});
 
   std::vector<int32_t> main_path(ids.begin(), ids.begin() + 33);
   const Rows chain = Logits(transformer, main_path, compute, DType::kF16, 64);

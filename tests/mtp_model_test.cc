@@ -14,6 +14,7 @@
 #include "io/gguf.h"
 #include "io/gguf_writer.h"
 #include "io/safetensors.h"
+#include "serving.h"
 #include "temp_folder.h"
 #include "tensor/quantize.h"
 #include "tiny_tokenizer.h"
@@ -127,26 +128,25 @@ TEST_F(OwnModule, DraftsWithoutAGraftAndChangesNoToken) {
   Transformer model(LoadWeights(pool_, WithModule(false)), pool_);
   const Tokenizer tokenizer = TinyTokenizer();
   KvCache kv(model.config(), DType::kF16, 256);
-  DecodeState state{kv.NewSequence(), {}, {}};
-  const auto answer = [&](Transformer& target, Drafter* drafter) {
-    Sampler sampler(SamplingOptions{});
+  const auto answer = [&](std::shared_ptr<DrafterSet> drafters) {
     DecodeRequest request;
+    request.drafters = std::move(drafters);
     request.prompt = tokens_;
     request.max_tokens = 40;
     request.context = 128;
-    return Generate(target, kv, state, sampler, drafter, request);
+    return Answer(model, kv, request);
   };
-  const std::vector<int32_t> plain = answer(model, nullptr).tokens;
+  const std::vector<int32_t> plain = answer(nullptr).tokens;
+  const DrafterTarget target = {model, kv, tokenizer, Compute::kInt8, 128, {}};
   for (const std::vector<std::string>& asked : {std::vector<std::string>{"mtp"}, std::vector<std::string>{}}) {
-    const auto drafter = MakeDrafters(asked, {model, kv, state, tokenizer, Compute::kInt8, 128});
-    EXPECT_EQ(answer(model, drafter.get()).tokens, plain);
+    EXPECT_EQ(answer(DraftersOf(MakeDrafters(asked, target))).tokens, plain);
   }
   const auto entry = std::ranges::find_if(DrafterList(), [](const auto& e) { return e.name == std::string("mtp"); });
-  const DecodeResult drafted = answer(model, entry->make({"mtp", {}}, {model, kv, state, tokenizer, Compute::kInt8, 128}).get());
+  const DecodeResult drafted = answer(DraftersOf(entry->make({"mtp", {}}, target), false));
   EXPECT_EQ(drafted.tokens, plain);
   EXPECT_GT(drafted.counters.num_draft_tokens, 0);
   Refused("--draft mtp: path=DIR is missing", [&] {
-    MakeDrafters({"mtp"}, {model_, kv, state, tokenizer, Compute::kInt8, 128});
+    MakeDrafters({"mtp"}, {model_, kv, tokenizer, Compute::kInt8, 128, {}});
   });
 }
 

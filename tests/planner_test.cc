@@ -3,6 +3,8 @@
 
 #include <gtest/gtest.h>
 
+#include "serving.h"
+
 namespace cambium {
 namespace {
 
@@ -11,49 +13,61 @@ class Chain : public Drafter {
  public:
   std::string name() const override { return "chain"; }
   bool cheap() const override { return false; }
-  void Begin(std::span<const int32_t>) override {}
-  void Observe(const Observation&) override {}
-  void Propose(int64_t, int64_t, Draft& draft) override {
-    ++asked;
-    int32_t parent = -1;
-    for (int32_t i = 0; i < 4; ++i) parent = draft.Add(parent, next + 1 + i + (right ? 0 : 1000), 0.8f);
+  std::unique_ptr<DraftSession> Open(const DraftText& text) override { return std::make_unique<Session>(text); }
+  void Propose(std::span<DraftTask> tasks, const Pays&) override {
+    for (DraftTask& task : tasks) {
+      ++asked;
+      const int32_t root = static_cast<Session&>(*task.session).text.tokens.back();
+      int32_t parent = -1;
+      for (int32_t i = 0; i < 4; ++i) parent = task.draft.Add(parent, root + 1 + i + (right ? 0 : 1000), 0.8f);
+    }
   }
-  int32_t next = 0;  // the text counts upwards; the root is this token
   bool right = true;
   int asked = 0;
+
+ private:
+  struct Session : DraftSession {
+    explicit Session(const DraftText& of) : text(of) {}
+    DraftText text;
+  };
 };
 
-struct Request {
-  Request() {
+// A text that counts upwards.
+struct Counting {
+  Counting() {
     auto made = std::make_unique<Chain>();
     chain = made.get();
-    std::vector<std::unique_ptr<Drafter>> members;
-    members.push_back(std::move(made));
-    planner = std::make_unique<Planner>(std::move(members));
-    planner->Begin({});
+    set = DraftersOf(std::move(made));
+    Begin();
   }
+  void Begin() { drafting = set->Open({tokens, 0, 0, 0, {}, sampling, false}); }
   // One step; a pass takes 2 ms and 0.1 more for every further row. Returns the tokens it brought.
   int64_t Step() {
-    chain->next = next;
-    Draft draft;
-    planner->Propose(64, 64, draft);
-    std::vector<int32_t> tokens = {next};
-    for (int32_t node = -1; (node = draft.Child(node, tokens.back() + 1)) >= 0;) tokens.push_back(draft.nodes[static_cast<size_t>(node)].token);
-    next = tokens.back() + 1;
-    planner->Observe({.position = 0, .tokens = tokens, .hidden = {}, .after_layer = {}, .next = next, .draft = &draft, .logits = {}});
-    const double rows = 1 + static_cast<double>(draft.nodes.size());
-    planner->Measure(static_cast<int64_t>(rows), 2 + 0.1 * (rows - 1));
-    milliseconds += 2 + 0.1 * (rows - 1);
-    return static_cast<int64_t>(tokens.size());
+    Planner::Task task = {set.get(), &drafting, 64, 64, {}};
+    planner.Propose({&task, 1}, 64);
+    const int64_t root = std::ssize(tokens) - 1;
+    for (int32_t node = -1; (node = task.draft.Child(node, tokens.back() + 1)) >= 0;) {
+      tokens.push_back(tokens.back() + 1);
+    }
+    const std::vector<int32_t> committed(tokens.begin() + root, tokens.end());
+    tokens.push_back(tokens.back() + 1);
+    set->Observe(drafting, {root, committed, {}, {}, tokens.back(), &task.draft, {}});
+    const double ms = 2 + 0.1 * static_cast<double>(task.draft.size());
+    planner.Measure(1 + task.draft.size(), ms, std::ssize(committed), true);
+    milliseconds += ms;
+    return std::ssize(committed);
   }
-  std::unique_ptr<Planner> planner;
+  Planner planner;
+  std::shared_ptr<DrafterSet> set;
   Chain* chain;
-  int32_t next = 0;
+  std::vector<int32_t> tokens = {0};
+  SamplingOptions sampling;
+  DrafterSet::Drafting drafting;
   double milliseconds = 0;
 };
 
 TEST(Planner, OneGoodTryBringsADrafterBack) {
-  Request run;
+  Counting run;
   for (int i = 0; i < 20; ++i) run.Step();
   run.chain->right = false;
   for (int i = 0; i < 400; ++i) run.Step();
@@ -67,7 +81,7 @@ TEST(Planner, OneGoodTryBringsADrafterBack) {
 }
 
 TEST(Planner, ADrafterThatIsAlwaysWrongCostsTwoPercent) {
-  Request run;
+  Counting run;
   run.chain->right = false;
   constexpr int kSteps = 1000;
   for (int i = 0; i < kSteps; ++i) EXPECT_EQ(run.Step(), 1);
@@ -76,10 +90,10 @@ TEST(Planner, ADrafterThatIsAlwaysWrongCostsTwoPercent) {
 }
 
 TEST(Planner, AnotherRequestIsAnotherTry) {
-  Request run;
+  Counting run;
   run.chain->right = false;
   for (int i = 0; i < 100; ++i) run.Step();
-  run.planner->Begin({});
+  run.Begin();
   run.chain->right = true;
   int64_t tokens = 0;
   for (int i = 0; i < 20; ++i) tokens += run.Step();

@@ -58,9 +58,9 @@ struct Sequence {
 // Logits of every row of several sequences: the whole texts in one pass, then (for `steps`) one row of each a pass.
 Rows Serve(Transformer& model, Compute compute, DType kv_type, const std::vector<Sequence>& sequences, int steps = 0) {
   KvCache kv(model.config(), kv_type, 1024);
-  std::vector<int> ids;
+  std::vector<KvCache::Id> ids;
   for (const Sequence& s : sequences) {
-    ids.push_back(kv.NewSequence());
+    ids.push_back(kv.Open());
     model.BeginSequence(kv, ids.back(), s.grafts);
   }
   Rows rows(sequences.size());

@@ -59,25 +59,28 @@ TEST_F(SmolLM2, ExactLogitsMatchPyTorch) {
 TEST_F(SmolLM2, ExactGreedyMatchesPyTorch) {
   Engine engine = Load(true);
   for (const auto& prompt : Golden("greedy48.json")) {
-    GenerateOptions options;
-    options.sampling.temperature = 0;
-    options.max_tokens = 48;
-    options.ignore_end = true;
-    const Generation got = engine.Generate(prompt["input_ids"].get<std::vector<int32_t>>(), options);
+    Request request;
+    request.prompt = prompt["input_ids"].get<std::vector<int32_t>>();
+    request.sampling.temperature = 0;
+    request.max_tokens = 48;
+    request.ignore_end = true;
+    const Generation got = engine.Generate(request);
     EXPECT_EQ(got.ids, prompt["ids"].get<std::vector<int32_t>>()) << prompt["name"];
   }
 }
 
 TEST_F(SmolLM2, SampledTextDoesNotDependOnThreadsOrWarmCache) {
   Engine two = Load(false, 2), one = Load(false, 1);
-  GenerateOptions options;
-  options.sampling.seed = 42;
-  options.sampling.temperature = 1;
-  options.max_tokens = 40;
-  const std::vector<int32_t> prompt = two.Tokenize("The old lighthouse keeper opened the door and");
-  const Generation first = two.Generate(prompt, options);
-  EXPECT_EQ(one.Generate(prompt, options).ids, first.ids);
-  EXPECT_EQ(two.Generate(prompt, options).ids, first.ids);  // the prompt's keys and values are still cached
+  Request request;
+  request.prompt = two.model().Tokenize("The old lighthouse keeper opened the door and");
+  request.sampling.seed = 42;
+  request.sampling.temperature = 1;
+  request.max_tokens = 40;
+  const Generation first = two.Generate(request);
+  EXPECT_EQ(one.Generate(request).ids, first.ids);
+  const Generation again = two.Generate(request);
+  EXPECT_EQ(again.ids, first.ids);
+  EXPECT_GT(again.timings.cached_tokens, 0) << "the prompt's keys and values are still cached";
 }
 
 // The first 2,048 tokens of the CMake manual (BSD-3-Clause): enough that 0.5 % is not noise.

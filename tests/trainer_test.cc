@@ -14,6 +14,7 @@
 #include <thread>
 
 #include "cambium/error.h"
+#include "file_testing.h"
 #include "temp_folder.h"
 #include "test_graft.h"
 
@@ -399,6 +400,19 @@ TEST_F(TrainerTest, NotANumberInTheModelIsFoundAtTheFirstStep) {
               std::string::npos) << why;
     EXPECT_NE(why.find("no checkpoint was saved yet"), std::string::npos) << why;
   }
+}
+
+// A token that only the validation data holds: the run ends with the loss that is none, and keeps what it learned.
+TEST_F(TrainerTest, AValidationLossThatIsNoNumberEndsTheRun) {
+  Lab run(Options(), directory_);
+  PackedMatrix& embedding = run.model.mutable_weights().embedding;
+  OwnedTensor rows({embedding.out(), embedding.in()});
+  embedding.Unpack(run.pool, rows.view);
+  rows.view.row(50)[0] = NAN;
+  embedding = PackedMatrix(run.pool, rows.view);
+  run.valid[0].ids[0] = 50;
+  testing::ExpectError(ErrorCode::kRuntime, {"step 4: the validation loss is", "the last checkpoint is step 4"},
+                       [&] { run.trainer.Run({}); });
 }
 
 // The file size limit stands in for a full disk; with room again the run goes on as if nothing had happened.

@@ -1,6 +1,8 @@
 #pragma once
 
 #include <concepts>
+#include <cstdint>
+#include <initializer_list>
 #include <limits>
 #include <source_location>
 #include <string_view>
@@ -27,5 +29,9 @@ T CheckedAdd(T a, T b, std::string_view what) {
   if (__builtin_add_overflow(a, b, &result)) Fail(ErrorCode::kData, what, ": ", a, " + ", b, " overflows");
   return result;
 }
+
+// The product of counts as a number of bytes to ask memory for; one that no address space holds is kResource with its
+// factors.
+size_t CheckedBytes(std::initializer_list<int64_t> factors);
 
 }  // namespace cambium

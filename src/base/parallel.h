@@ -3,6 +3,7 @@
 #include <atomic>
 #include <condition_variable>
 #include <cstdint>
+#include <exception>
 #include <mutex>
 #include <thread>
 #include <vector>
@@ -13,7 +14,9 @@ namespace cambium {
 // must not matter (law 2), so tasks write disjoint results and never combine sums by thread.
 class ThreadPool {
  public:
-  explicit ThreadPool(int threads);  // the caller is one of them; 1 runs everything inline
+  // The caller is one of the threads; 1 runs everything inline. Throws kResource where the system gives no more
+  // threads.
+  explicit ThreadPool(int threads);
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
   ThreadPool& operator=(const ThreadPool&) = delete;
@@ -21,7 +24,8 @@ class ThreadPool {
   int threads() const { return static_cast<int>(workers_.size()) + 1; }
 
   // Calls f(task, thread) for every task in [0, tasks), thread in [0, threads()), and returns when all are done.
-  // f must not throw and must not call Run. At most 2^32 - 1 tasks.
+  // When f throws, tasks that nobody has begun are left out, and the first exception comes out of here once no thread
+  // is inside f. f must not call Run. At most 2^32 - 1 tasks.
   template <class F>
   void Run(int64_t tasks, const F& f) {
     if (tasks <= 1 || workers_.empty()) {
@@ -38,6 +42,8 @@ class ThreadPool {
   void RunErased(int64_t tasks, Function function, const void* context);
   void WorkerLoop(int thread);
   void Drain(uint32_t generation, int thread);
+  void Fault(uint32_t generation) noexcept;
+  void Stop() noexcept;
 
   // The job: written before its ticket is published, and stable until its last task is done.
   Function function_ = nullptr;
@@ -47,14 +53,16 @@ class ThreadPool {
   // generation or nothing left; nobody waits for it.
   alignas(64) std::atomic<uint64_t> ticket_{0};
   alignas(64) std::atomic<int64_t> done_{0};
-  std::mutex mutex_;
+  std::mutex mutex_;            // of sleeping and of failure_
+  std::exception_ptr failure_;  // of the job's first task that threw; read once the job is done
   std::condition_variable wake_;
   std::atomic<int> sleepers_{0};
   std::atomic<bool> stop_{false};
   std::vector<std::thread> workers_;
 };
 
-// The number of hardware threads this process may use.
+// The number of threads that this process may keep busy: its affinity, and the quota of its control group
+// (base/limits.h).
 int DefaultThreads();
 
 }  // namespace cambium

@@ -8,11 +8,21 @@
 #include "base/random.h"
 #include "cambium/sliding_max.h"
 #include "cli/bench_draft.h"
+#include "cli/bench_streams.h"
 #include "cli/options.h"
 #include "cli/verbs.h"
-#include "engine_impl.h"
 
 namespace cambium::cli {
+
+std::vector<int32_t> RandomIds(const Model& model, int64_t count, uint64_t stream) {
+  const Philox random(stream);
+  std::vector<int32_t> ids(static_cast<size_t>(count));
+  for (size_t i = 0; i < ids.size(); ++i) {
+    ids[i] = static_cast<int32_t>(random.Uniform(i) * static_cast<double>(model.info().vocab));
+  }
+  return ids;
+}
+
 namespace {
 
 struct Flags {
@@ -22,6 +32,7 @@ struct Flags {
   int64_t prompt = 512, predict = 128, depth = 0, verify_depth = 256;
   int repetitions = 5;
   BenchDraftFlags draft;
+  BenchStreamsFlags streams;
   std::vector<int64_t> rows = {1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64};
 };
 
@@ -29,16 +40,6 @@ double Median(std::vector<double> values) {
   std::sort(values.begin(), values.end());
   const size_t half = values.size() / 2;
   return values.size() % 2 == 1 ? values[half] : (values[half - 1] + values[half]) / 2;
-}
-
-// The same ids on every machine; another `stream` shares no prefix.
-std::vector<int32_t> RandomIds(const Engine& engine, int64_t count, uint64_t stream) {
-  const Philox random(stream);
-  std::vector<int32_t> ids(static_cast<size_t>(count));
-  for (size_t i = 0; i < ids.size(); ++i) {
-    ids[i] = static_cast<int32_t>(random.Uniform(i) * static_cast<double>(engine.vocab()));
-  }
-  return ids;
 }
 
 // A stall shows as the worst of so many neighbouring decoding passes.
@@ -49,11 +50,21 @@ class Bench {
   explicit Bench(const Flags& flags) : flags_(flags), engine_(LoadModel(WithContext(flags), flags.output)) {
     greedy_.sampling.temperature = 0;
     greedy_.ignore_end = true;
-    greedy_.drafters = {"none"};
-    greedy_.grafts = flags_.grafts;
+    greedy_.drafting.drafters = {"none"};
+    if (flags_.streams.streams.empty()) greedy_.adapters = Adapters().Load(engine_.model(), flags_.grafts);
   }
 
   void Run() {
+    if (!flags_.streams.streams.empty()) {
+      BenchStreamsFlags& streams = flags_.streams;
+      streams.drafters = flags_.draft.drafters;
+      streams.grafts = flags_.grafts;
+      streams.prompts = flags_.draft.prompts;
+      streams.prompt = flags_.prompt;
+      streams.predict = flags_.predict;
+      BenchStreams(streams, flags_.output, engine_, flags_.repetitions);
+      return;
+    }
     if (!flags_.draft.drafters.empty()) {
       flags_.draft.grafts = flags_.grafts;
       BenchDraft(flags_.draft, flags_.output, engine_, flags_.predict, flags_.repetitions);
@@ -63,8 +74,8 @@ class Bench {
     for (int i = -1; i < flags_.repetitions; ++i) {  // -1 warms up
       const double prefill = flags_.prompt > 0 ? Prefill() : 0, decode = flags_.predict > 0 ? Decode() : 0;
       std::vector<double> verify;
-      for (const int64_t rows : flags_.rows) verify.push_back(VerifyMs(rows));
-      engine_.impl().state.Restart(engine_.impl().transformer, engine_.impl().kv);
+      for (const int64_t rows : flags_.rows) verify.push_back(engine_.TimePass(flags_.verify_depth, rows, greedy_.adapters));
+      engine_.ForgetCached();
       if (i < 0) {
         worst_pass_ms_.clear();
         continue;
@@ -91,6 +102,11 @@ class Bench {
       most_rows = std::max(most_rows, rows);
     }
     ModelFlags model = flags.model;
+    for (const int64_t streams : flags.streams.streams) {
+      CheckRange("--streams", static_cast<double>(streams), 1, 1024);
+      model.engine.parallel = std::max(model.engine.parallel, streams);
+    }
+    if (!flags.streams.streams.empty()) return model;
     if (model.engine.context == 0 && flags.draft.drafters.empty()) {
       model.engine.context =
           std::max(flags.depth + std::max(flags.prompt, flags.predict) + 2, flags.verify_depth + most_rows);
@@ -101,17 +117,17 @@ class Bench {
   // Tokens per second over `prompt` tokens behind `depth` cached ones, the first drawn token included.
   double Prefill() {
     greedy_.max_tokens = 1;
-    std::vector<int32_t> ids = RandomIds(engine_, flags_.depth + flags_.prompt, ++stream_);
+    std::vector<int32_t> ids = RandomIds(engine_.model(), flags_.depth + flags_.prompt, ++stream_);
     if (flags_.depth > 0) {
-      engine_.Generate(std::span(ids).first(static_cast<size_t>(flags_.depth)), greedy_);
+      Answer({ids.begin(), ids.begin() + flags_.depth});
     }
-    const Timings timings = engine_.Generate(ids, greedy_).timings;
+    const Timings timings = Answer(ids);
     return 1000 * static_cast<double>(timings.prompt_tokens) / timings.prompt_ms;
   }
 
   double Decode() {
     greedy_.max_tokens = flags_.predict + 1;  // the first comes from the prompt's pass
-    const Timings timings = engine_.Generate(RandomIds(engine_, flags_.depth + 1, ++stream_), greedy_).timings;
+    const Timings timings = Answer(RandomIds(engine_.model(), flags_.depth + 1, ++stream_));
     SlidingMaximum<double> worst(kLatencyWindow);
     for (const double ms : timings.pass_ms) {
       worst.Push(ms);
@@ -120,29 +136,10 @@ class Bench {
     return 1000 * static_cast<double>(timings.decode_tokens) / timings.decode_ms;
   }
 
-  // One pass of `rows` tokens behind `verify_depth` cached ones, with the logits of every row, as verification does.
-  double VerifyMs(int64_t rows) {
-    Engine::Impl& e = engine_.impl();
-    if (verify_prefix_.empty() || e.state.committed != verify_prefix_) {
-      verify_prefix_ = RandomIds(engine_, flags_.verify_depth, 0);
-      greedy_.max_tokens = 1;
-      engine_.Generate(verify_prefix_, greedy_);
-    }
-    // The last of a run of passes: decoding goes on for long, and the first passes behind a prompt find the weights
-    // further away (measured: 5.0 ms, the twentieth 2.6).
-    double ms = 0;
-    for (int repeat = 0; repeat < 20; ++repeat) {
-      const std::vector<int32_t> ids = RandomIds(engine_, rows, ++stream_);
-      const auto start = std::chrono::steady_clock::now();
-      Pass pass;
-      pass.compute = e.compute;
-      pass.kv = &e.kv;
-      pass.Append(e.state.sequence, e.kv.length(e.state.sequence), ids).grafts = e.state.grafts;
-      for (int64_t row = 0; row < rows; ++row) pass.logit_rows.push_back(static_cast<int32_t>(row));
-      e.transformer.Forward(pass);
-      ms = std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
-    }
-    return ms;
+  Timings Answer(std::vector<int32_t> prompt) {
+    Request request = greedy_;
+    request.prompt = std::move(prompt);
+    return engine_.Generate(std::move(request)).timings;
   }
 
   std::vector<double> VerifyRuns(size_t index) const {
@@ -175,12 +172,12 @@ class Bench {
                {"prompt_tokens", flags_.prompt},
                {"decode_tokens", flags_.predict},
                {"depth", flags_.depth},
-               {"threads", engine_.threads()},
-               {"load_ms", engine_.load_ms()}});
+               {"threads", engine_.model().info().threads},
+               {"load_ms", engine_.model().info().load_ms}});
   }
 
   void PrintText() const {
-    std::string text = engine_.description() + fmt::format(", {} threads\n", engine_.threads());
+    std::string text = engine_.model().info().Describe() + fmt::format(", {} threads\n", engine_.model().info().threads);
     const auto line = [&](const std::string& name, const std::vector<double>& runs) {
       if (runs.empty()) return;
       const auto [low, high] = std::ranges::minmax_element(runs);
@@ -205,9 +202,8 @@ class Bench {
 
   Flags flags_;
   Engine engine_;
-  GenerateOptions greedy_;
+  Request greedy_;
   uint64_t stream_ = 0;
-  std::vector<int32_t> verify_prefix_;
   std::vector<double> prefill_, decode_;
   std::vector<double> worst_pass_ms_;        // over every window of kLatencyWindow decoding passes
   std::vector<std::vector<double>> verify_;  // [repetition][rows]
@@ -229,6 +225,9 @@ void AddBench(CLI::App& app) {
   verb->add_flag_callback(
       "--no-verify", [flags] { flags->rows.clear(); }, "Leave these passes out");
   verb->add_option("--verify-depth", flags->verify_depth, "Tokens in the cache before them")->capture_default_str();
+  verb->add_option("--streams", flags->streams.streams,
+                   "Instead: so many requests at once, of -p tokens in and -n out, or --prompts; --graft is dealt out in turn")
+      ->delimiter(',');
   BenchDraftFlags& draft = flags->draft;
   verb->add_option("--draft", draft.drafters,
                    "Instead: decode --prompts plainly and with this drafter (a+b: with both) and compare; repeatable")

@@ -10,23 +10,15 @@
 #include <set>
 
 #include "cli/draft_tree.h"
-#include "engine_impl.h"
 #include "io/json_lines.h"
 
 namespace cambium::cli {
-namespace {
 
-struct Prompt {
-  std::string id, task;
-  std::vector<std::string> turns;  // what the user says, turn by turn; or one raw text
-  bool raw = false;
-};
-
-std::vector<Prompt> ReadPrompts(const std::string& path) {
-  std::vector<Prompt> prompts;
+std::vector<BenchPrompt> ReadBenchPrompts(const std::string& path) {
+  std::vector<BenchPrompt> prompts;
   for (JsonLines lines(path); lines.Next();) {
     const nlohmann::ordered_json& record = lines.record();
-    Prompt prompt;
+    BenchPrompt prompt;
     try {
       prompt.id = record.value("id", std::to_string(lines.line()));
       prompt.task = record.value("task", "all");
@@ -43,7 +35,7 @@ std::vector<Prompt> ReadPrompts(const std::string& path) {
   return prompts;
 }
 
-std::vector<std::string> Split(const std::string& text) {
+std::vector<std::string> SplitDrafters(const std::string& text) {
   std::vector<std::string> parts;
   for (size_t begin = 0; begin <= text.size();) {
     const size_t end = std::min(text.find('+', begin), text.size());
@@ -52,6 +44,8 @@ std::vector<std::string> Split(const std::string& text) {
   }
   return parts;
 }
+
+namespace {
 
 struct Totals {
   int64_t runs = 0, equal = 0, tokens = 0, passes = 0, drafts = 0, nodes = 0, accepted = 0;
@@ -88,8 +82,9 @@ class BenchDrafts {
     options_.sampling.temperature = static_cast<float>(flags.temperature);
     options_.sampling.seed = static_cast<uint64_t>(flags.seed);
     options_.max_tokens = max_tokens;
-    options_.draft_rows = flags.rows;
-    options_.grafts = flags.grafts;
+    options_.drafting.max_rows = flags.rows;
+    options_.adapters = Adapters().Load(engine.model(), flags.grafts);
+    options_.trace = !flags.tree.empty();
     modes_ = {"none"};
     for (const std::string& drafter : flags.drafters) {
       if (drafter != "none") modes_.push_back(drafter);
@@ -97,13 +92,11 @@ class BenchDrafts {
   }
 
   void Run(int repetitions) {
-    const std::vector<Prompt> prompts = ReadPrompts(flags_.prompts);
-    if (!flags_.tree.empty()) engine_.impl().on_verified = [this](int32_t root, const Draft& d, const Verdict& v) { Draw(root, d, v); };
+    const std::vector<BenchPrompt> prompts = ReadBenchPrompts(flags_.prompts);
     Generate(Ids({{"user", "Say hello."}}), modes_.front());  // warms up
     for (int repetition = 0; repetition < repetitions; ++repetition) {
       for (size_t i = 0; i < prompts.size(); ++i) RunPrompt(prompts[i], i);
     }
-    engine_.impl().on_verified = nullptr;
     if (!flags_.tree.empty()) {
       std::ofstream file(flags_.tree, std::ios::binary);
       if (!(file << tree_ << std::flush)) Fail(ErrorCode::kResource, flags_.tree, ": cannot be written");
@@ -113,20 +106,23 @@ class BenchDrafts {
   }
 
  private:
-  std::vector<int32_t> Ids(const std::vector<Message>& messages) const { return engine_.TokenizeChat(messages); }
+  std::vector<int32_t> Ids(const std::vector<Message>& messages) const { return engine_.model().TokenizeChat(messages); }
 
   Generation Generate(const std::vector<int32_t>& ids, const std::string& mode) {
-    Engine::Impl& e = engine_.impl();
-    e.state.Restart(e.transformer, e.kv, e.state.grafts);  // every run pays for its prompt
-    options_.drafters = Split(mode);
-    return engine_.Generate(ids, options_);
+    engine_.ForgetCached();  // every run pays for its prompt
+    Request request = options_;
+    request.prompt = ids;
+    request.drafting.drafters = SplitDrafters(mode);
+    return engine_.Generate(std::move(request), [&](const Event& event) {
+      if (event.kind == Event::Kind::kPass) Draw(*event.pass);
+    });
   }
 
-  void RunPrompt(const Prompt& prompt, size_t number) {
+  void RunPrompt(const BenchPrompt& prompt, size_t number) {
     std::vector<Message> messages;
     for (size_t turn = 0; turn < prompt.turns.size(); ++turn) {
       messages.push_back({"user", prompt.turns[turn]});
-      const std::vector<int32_t> ids = prompt.raw ? engine_.Tokenize(prompt.turns[turn]) : Ids(messages);
+      const std::vector<int32_t> ids = prompt.raw ? engine_.model().Tokenize(prompt.turns[turn]) : Ids(messages);
       std::map<std::string, Generation> runs;
       // Modes take turns at going first, so that a drift of the machine meets them all.
       for (size_t i = 0; i < modes_.size(); ++i) {
@@ -146,7 +142,7 @@ class BenchDrafts {
     }
   }
 
-  void PrintRun(const Prompt& prompt, size_t turn, const std::string& mode, const Generation& run, bool equal) const {
+  void PrintRun(const BenchPrompt& prompt, size_t turn, const std::string& mode, const Generation& run, bool equal) const {
     nlohmann::ordered_json line = ToJson(run);
     line.erase("text");
     line.erase("ids");
@@ -155,17 +151,23 @@ class BenchDrafts {
   }
 
   // Keeps the picture of a tree that fits a page, branches much and was accepted far.
-  void Draw(int32_t root, const Draft& draft, const Verdict& verdict) {
+  void Draw(const DraftTrace& pass) {
     std::set<int32_t> parents;
-    for (const Draft::Node& node : draft.nodes) parents.insert(node.parent);
+    std::vector<int32_t> depths;
+    size_t accepted = 0;
+    for (const DraftTrace::Node& node : pass.nodes) {
+      parents.insert(node.parent);
+      depths.push_back(node.parent < 0 ? 0 : depths[static_cast<size_t>(node.parent)] + 1);
+      accepted += node.accepted;
+    }
     constexpr size_t kMostNodes = 16;
     constexpr int32_t kMostDepth = 6;
-    const size_t branches = draft.nodes.size() - parents.size();
-    if (branches == 0 || draft.nodes.size() > kMostNodes || std::ranges::max(draft.Depths()) >= kMostDepth) return;
-    const size_t score = verdict.path.size() * (1 + branches);
+    const size_t branches = pass.nodes.size() - parents.size();
+    if (branches == 0 || pass.nodes.size() > kMostNodes || std::ranges::max(depths) >= kMostDepth) return;
+    const size_t score = accepted * (1 + branches);
     if (score <= best_tree_) return;
     best_tree_ = score;
-    tree_ = DraftTreeSvg(engine_, root, draft, verdict);
+    tree_ = DraftTreeSvg(engine_.model(), pass);
   }
 
   nlohmann::ordered_json Json(const std::string& mode, const std::string& task, const Totals& t) const {
@@ -191,7 +193,7 @@ class BenchDrafts {
     for (const auto& [key, totals] : totals_) {
       if (key.first != "none") summary.push_back(Json(key.first, key.second, totals));
     }
-    WriteJson({{"summary", summary}, {"threads", engine_.threads()}});
+    WriteJson({{"summary", summary}, {"threads", engine_.model().info().threads}});
   }
 
   void PrintText() const {
@@ -217,7 +219,7 @@ class BenchDrafts {
   const BenchDraftFlags& flags_;
   const OutputFlags& output_;
   Engine& engine_;
-  GenerateOptions options_;
+  Request options_;
   std::vector<std::string> modes_;
   std::map<std::pair<std::string, std::string>, Totals> totals_;  // by mode and task; "" is all tasks
   int64_t unequal_ = 0;

@@ -5,7 +5,7 @@
 #include <chrono>
 #include <filesystem>
 
-#include "decode/batch.h"
+#include "decode/scheduler.h"
 #include "io/atomic_file.h"
 #include "io/json_lines.h"
 
@@ -50,15 +50,7 @@ Dataset Distill(TrainSession& session, const TrainFlags& flags) {
   if (Answered(path, settings)) {
     Note(flags.output, fmt::format("distilled   {}: answers of an earlier run", path));
   } else {
-    BatchRequest request;
-    for (const Example& prompt : prompts.examples) request.prompts.push_back(prompt.ids);
-    request.grafts = flags.train.heads.trunk;
-    request.sampling.temperature = flags.distill_temp;
-    request.sampling.seed = flags.train.seed;
-    request.max_tokens = flags.distill_tokens;
-    request.context = flags.sequence_length;
-    request.is_end = [&](int32_t token) { return session.tokenizer.IsEndOfGeneration(token); };
-    std::vector<std::vector<int32_t>> answers(request.prompts.size());
+    std::vector<std::vector<int32_t>> answers(prompts.examples.size());
     size_t done = 0, tokens = 0;
     const auto start = std::chrono::steady_clock::now();
     const auto said = [&] {
@@ -67,15 +59,36 @@ Dataset Distill(TrainSession& session, const TrainFlags& flags) {
                          static_cast<double>(tokens) / elapsed.count());
     };
     const size_t every = std::max<size_t>(1, answers.size() / 10);
-    request.on_answer = [&](size_t prompt, const std::vector<int32_t>& answer) {
-      answers[prompt] = answer;
-      tokens += answer.size();
-      if (++done % every == 0 || done == answers.size()) Note(flags.output, said());
-    };
-    GenerateBatch(*session.model, request);
+    const auto grafts = std::make_shared<GraftSet>();
+    grafts->grafts = flags.train.heads.trunk;
+    SchedulerOptions scheduling;
+    scheduling.parallel = 32;
+    KvCache kv(session.model->config(), DType::kF16, scheduling.parallel * (grafts->slots_before() + flags.sequence_length + 64));
+    Scheduler scheduler(*session.model, kv, scheduling);
+    for (size_t i = 0; i < answers.size(); ++i) {
+      DecodeRequest request;
+      request.prompt = prompts.examples[i].ids;
+      request.grafts = grafts;
+      request.sampling.temperature = flags.distill_temp;
+      request.sampling.seed = flags.train.seed;
+      request.max_tokens = flags.distill_tokens;
+      request.context = flags.sequence_length;
+      request.vocabulary = session.tokenizer.text_size();
+      request.is_end = [&](int32_t token) { return session.tokenizer.IsEndOfGeneration(token); };
+      request.on_end = [&, i](const DecodeResult& result) {
+        if (result.error) std::rethrow_exception(result.error);
+        answers[i] = result.tokens;
+        if (result.end_token >= 0) answers[i].push_back(result.end_token);
+        tokens += answers[i].size();
+        if (++done % every == 0 || done == answers.size()) Note(flags.output, said());
+      };
+      scheduler.Add(std::move(request));
+    }
+    while (scheduler.Step()) {
+    }
     AtomicFile file(path);
     for (size_t i = 0; i < answers.size(); ++i) {
-      std::vector<int32_t> ids = request.prompts[i], labels(ids.size(), -100);
+      std::vector<int32_t> ids = prompts.examples[i].ids, labels(ids.size(), -100);
       ids.insert(ids.end(), answers[i].begin(), answers[i].end());
       labels.insert(labels.end(), answers[i].begin(), answers[i].end());
       nlohmann::ordered_json record = {{"answer", session.tokenizer.Decode(answers[i])}, {"input_ids", ids}, {"labels", labels}};

@@ -42,17 +42,22 @@ struct Picture {
 
 }  // namespace
 
-std::string DraftTreeSvg(const Engine& engine, int32_t root, const Draft& draft, const Verdict& verdict) {
+std::string DraftTreeSvg(const Model& model, const DraftTrace& pass) {
   // A node stands on its first child's line; every leaf takes a line of its own, the drawn token too.
-  const size_t count = draft.nodes.size();
-  const std::vector<int32_t> depths = draft.Depths();
-  const int32_t end = verdict.path.empty() ? -1 : verdict.path.back();
+  const size_t count = pass.nodes.size();
+  std::vector<int32_t> depths;
+  int32_t end = -1;  // the last accepted node
+  for (size_t i = 0; i < count; ++i) {
+    const DraftTrace::Node& node = pass.nodes[i];
+    depths.push_back(node.parent < 0 ? 0 : depths[static_cast<size_t>(node.parent)] + 1);
+    if (node.accepted) end = static_cast<int32_t>(i);
+  }
   std::vector<double> line(count + 1, -1);
   double lines = 0, drawn_line = 0;
   const auto place = [&](const auto& self, int32_t node) -> double {
     double own = -1;
     for (size_t child = static_cast<size_t>(node + 1); child < count; ++child) {
-      if (draft.nodes[child].parent != node) continue;
+      if (pass.nodes[child].parent != node) continue;
       const double at = self(self, static_cast<int32_t>(child));
       if (own < 0) own = at;
     }
@@ -68,20 +73,20 @@ std::string DraftTreeSvg(const Engine& engine, int32_t root, const Draft& draft,
   const auto y_of = [&](double at) { return kMargin + kBoxHeight / 2 + kLine * at; };
 
   Picture picture;
-  picture.Box(x_of(0), y_of(line[0]), Escaped(engine.Detokenize({&root, 1})), "taken");
+  picture.Box(x_of(0), y_of(line[0]), Escaped(model.Detokenize({&pass.root, 1})), "taken");
   for (size_t i = 0; i < count; ++i) {
-    const Draft::Node& node = draft.nodes[i];
-    const bool taken = std::ranges::count(verdict.path, static_cast<int32_t>(i)) > 0;
+    const DraftTrace::Node& node = pass.nodes[i];
+    const bool taken = node.accepted;
     picture.Edge(x_of(depths[i]), y_of(line[static_cast<size_t>(node.parent + 1)]), x_of(depths[i] + 1),
                  y_of(line[i + 1]), taken ? "on" : "off");
     picture.Box(x_of(depths[i] + 1), y_of(line[i + 1]),
-                fmt::format("{} <tspan class=\"p\">{:.2f}</tspan>", Escaped(engine.Detokenize({&node.token, 1})),
+                fmt::format("{} <tspan class=\"p\">{:.2f}</tspan>", Escaped(model.Detokenize({&node.id, 1})),
                             node.probability),
                 taken ? "taken" : "left");
   }
   const int32_t depth = end < 0 ? 0 : depths[static_cast<size_t>(end)] + 1;
   picture.Edge(x_of(depth), y_of(line[static_cast<size_t>(end + 1)]), x_of(depth + 1), y_of(drawn_line), "on");
-  picture.Box(x_of(depth + 1), y_of(drawn_line), Escaped(engine.Detokenize({&verdict.tokens.back(), 1})), "drawn");
+  picture.Box(x_of(depth + 1), y_of(drawn_line), Escaped(model.Detokenize({&pass.drawn, 1})), "drawn");
 
   int32_t deepest = depth + 1;
   for (const int32_t d : depths) deepest = std::max(deepest, d + 1);

@@ -3,12 +3,11 @@
 #include <string>
 
 #include "cambium/cambium.h"
-#include "decode/verify.h"
 
 namespace cambium::cli {
 
-// An SVG picture of a draft and what became of it: the root, the nodes by depth, the accepted path, and the token that the
+// An SVG picture of a draft and what a pass made of it: the root, the nodes by depth, the accepted path, and the token that the
 // target drew where the path ended.
-std::string DraftTreeSvg(const Engine& engine, int32_t root, const Draft& draft, const Verdict& verdict);
+std::string DraftTreeSvg(const Model& model, const DraftTrace& pass);
 
 }  // namespace cambium::cli

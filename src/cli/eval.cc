@@ -6,7 +6,7 @@
 
 #include "cli/options.h"
 #include "cli/verbs.h"
-#include "engine_impl.h"
+#include "engine/impl.h"
 #include "io/json_lines.h"
 #include "train/bleu.h"
 #include "train/record.h"
@@ -26,7 +26,7 @@ struct Flags {
 };
 
 // The beginning-of-sequence token if the model wants one, else nothing.
-std::vector<int32_t> Bos(const Engine& engine) { return engine.Tokenize("", false, true); }
+std::vector<int32_t> Bos(const Model& model) { return model.Tokenize("", false, true); }
 
 // As llama-perplexity: the text is cut into chunks of n tokens, the first of each replaced by BOS where the model has
 // one; the targets at n/2 + 1 .. n - 1 of each chunk are scored.
@@ -35,8 +35,9 @@ void EvalText(const Flags& flags) {
   ModelFlags model = flags.model;
   if (model.engine.context == 0) model.engine.context = 512;
   Engine engine = LoadModel(model, flags.output);
+  const std::vector<AdapterUse> adapters = Adapters().Load(engine.model(), flags.grafts);
   const int64_t size = model.engine.context;
-  const std::vector<int32_t> ids = input.Ids(engine), bos = Bos(engine);
+  const std::vector<int32_t> ids = input.Ids(engine.model()), bos = Bos(engine.model());
   const auto available = static_cast<int64_t>(ids.size()) / size;
   if (available < 1 || size < 4) {
     Fail(ErrorCode::kUsage, "the text has ", ids.size(), " tokens, fewer than one chunk of ", size, " (-c)");
@@ -48,7 +49,7 @@ void EvalText(const Flags& flags) {
   for (int64_t chunk = 0; chunk < chunks; ++chunk) {
     std::vector<int32_t> part(ids.begin() + chunk * size, ids.begin() + (chunk + 1) * size);
     if (!bos.empty()) part[0] = bos[0];
-    const Score score = engine.ScoreIds(part, flags.grafts);
+    const Score score = engine.ScoreIds(part, adapters);
     for (int64_t i = size / 2; i < size - 1; ++i) {
       const double loss = -score.logprobs[static_cast<size_t>(i)];
       sum += loss, squares += loss * loss, ++count;
@@ -72,18 +73,18 @@ void EvalText(const Flags& flags) {
   }
 }
 
-std::vector<int32_t> RecordIds(const Engine::Impl& engine, const JsonLines& lines, const Flags& flags) {
+std::vector<int32_t> RecordIds(const Model::Impl& model, const JsonLines& lines, const Flags& flags) {
   const nlohmann::ordered_json& record = lines.record();
   if (!record.is_object()) Fail(ErrorCode::kData, "a record is ", record.type_name(), ", expected object");
   if (const auto text = record.find(flags.field); text != record.end()) {
     if (!text->is_string()) Fail(ErrorCode::kData, "field \"", flags.field, "\" is ", text->type_name(), ", expected string");
-    return engine.tokenizer.Encode(text->get_ref<const std::string&>(), true, flags.input.special);
+    return model.tokenizer.Encode(text->get_ref<const std::string&>(), true, flags.input.special);
   }
-  const Record dialogue = RecordReader(engine.dialogues, "auto", flags.ignored_fields).Read(record, true);
+  const Record dialogue = RecordReader(model.dialogues, "auto", flags.ignored_fields).Read(record, true);
   if (dialogue.kind != Record::Kind::kDialogue) {
     Fail(ErrorCode::kData, "no field ", flags.field, ", messages or conversations");
   }
-  return engine.dialogues.Ids(dialogue.messages, dialogue.options);
+  return model.dialogues.Ids(dialogue.messages, dialogue.options);
 }
 
 // Mean loss over all tokens of all records; a record's first token is context only.
@@ -93,12 +94,13 @@ void EvalJsonl(const Flags& flags) {
     Fail(ErrorCode::kUsage, "--jsonl cannot be used with -p, -f, - or --ids");
   }
   Engine engine = LoadModel(flags.model, flags.output);
+  const std::vector<AdapterUse> adapters = Adapters().Load(engine.model(), flags.grafts);
   double sum = 0;
   int64_t tokens = 0, records = 0;
   for (JsonLines lines(flags.jsonl); lines.Next();) {
     std::vector<int32_t> ids;
     try {
-      ids = RecordIds(engine.impl(), lines, flags);
+      ids = RecordIds(*engine.model().shared(), lines, flags);
     } catch (const Error& error) {
       throw Error(error.code(), lines.where() + ": " + error.what());
     }
@@ -107,7 +109,7 @@ void EvalJsonl(const Flags& flags) {
     }
     ++records;
     if (ids.size() < 2) continue;
-    const Score score = engine.ScoreIds(ids, flags.grafts);
+    const Score score = engine.ScoreIds(ids, adapters);
     for (const double logprob : score.logprobs) sum -= logprob;
     tokens += static_cast<int64_t>(score.logprobs.size());
   }

@@ -1,5 +1,6 @@
 #include <memory>
 
+#include "cli/generate_records.h"
 #include "cli/options.h"
 #include "cli/verbs.h"
 
@@ -11,17 +12,18 @@ struct Flags {
   ModelFlags model;
   InputFlags input;
   GenerateFlags generate;
+  RecordFlags records;
   bool chat = false, show_draft = false;
 };
 
 // The tokens by where they came from: a colour a drafter, red where the target went against a draft; without colour,
 // {name:drafted} and {!corrected}.
-std::string DraftView(const Engine& engine, const Generation& result, bool color) {
+std::string DraftView(const Model& model, const Generation& result, bool color) {
   static constexpr int kColors[] = {32, 36, 35, 33, 34};
   std::string view;
   for (size_t i = 0; i < result.ids.size(); ++i) {
     const int16_t origin = result.origins[i];
-    const std::string piece = engine.Piece(result.ids[i]);
+    const std::string piece = model.Piece(result.ids[i]);
     if (origin == Generation::kPlain) {
       view += piece;
     } else if (color) {
@@ -35,7 +37,15 @@ std::string DraftView(const Engine& engine, const Generation& result, bool color
 }
 
 void Generate(const Flags& flags) {
-  const GenerateOptions options = CheckedOptions(flags.generate);
+  if (!flags.records.input.empty()) {
+    if (flags.chat || flags.show_draft || flags.input.text_option->count() + flags.input.ids_option->count() > 0 ||
+        !flags.input.file.empty() || !flags.input.dash.empty()) {
+      Fail(ErrorCode::kUsage, "--jsonl takes its prompts from the file, not from -p, -f, -, --ids, --chat or --show-draft");
+    }
+    GenerateRecords(flags.records, flags.generate, flags.model, flags.output);
+    return;
+  }
+  Request request = CheckedRequest(flags.generate);
   Input input = ReadInput(flags.input);
   if (input.has_ids() && flags.chat) Fail(ErrorCode::kUsage, "--chat wraps a text; it cannot be used with --ids");
   // An editor's newline at the end of a file is no part of the prompt.
@@ -43,15 +53,16 @@ void Generate(const Flags& flags) {
     input.text.pop_back();
   Engine engine = LoadModel(flags.model, flags.output);
   const Message message{"user", input.text};
-  const std::vector<int32_t> ids = flags.chat ? engine.TokenizeChat({&message, 1}) : input.Ids(engine);
-  const Generation result = engine.Generate(ids, options, [&](std::string_view text) {
-    if (!flags.output.json && !flags.show_draft) Write(text);
-    return true;
+  const Model& model = engine.model();
+  request.prompt = flags.chat ? model.TokenizeChat({&message, 1}) : input.Ids(model);
+  request.adapters = Adapters().Load(model, flags.generate.grafts);
+  const Generation result = engine.Generate(std::move(request), [&](const Event& event) {
+    if (!flags.output.json && !flags.show_draft) Write(event.text);
   });
   if (flags.output.json) {
     WriteJson(ToJson(result));
   } else {
-    if (flags.show_draft) Write(DraftView(engine, result, UseColor(stdout)));
+    if (flags.show_draft) Write(DraftView(model, result, UseColor(stdout)));
     Write("\n");
   }
   NoteTimings(flags.output, result.timings);
@@ -68,6 +79,7 @@ void AddGenerate(CLI::App& app) {
   verb->add_flag("--chat", flags->chat, "Wrap the text as a user's message in the model's chat template");
   verb->add_flag("--show-draft", flags->show_draft, "Colour each token by who proposed it");
   AddGenerateOptions(*verb, flags->generate);
+  AddRecords(*verb, flags->records);
   AddOutput(*verb, flags->output);
   verb->callback([flags] { Generate(*flags); });
 }

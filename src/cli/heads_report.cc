@@ -3,9 +3,10 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <chrono>
 
-#include "decode/batch.h"
+#include "decode/scheduler.h"
 #include "drafters/drafters.h"
 #include "drafters/tree_shape.h"
 #include "io/atomic_file.h"
@@ -27,54 +28,72 @@ std::vector<std::vector<int32_t>> Beginnings(const std::vector<Example>& example
   return prompts;
 }
 
+std::shared_ptr<const GraftSet> TrunkOf(const std::vector<Graft*>& grafts) {
+  auto set = std::make_shared<GraftSet>();
+  set->grafts = grafts;
+  set->key = 1;  // each cache here sees one set
+  return set;
+}
+
+DecodeRequest Greedy(TrainSession& session, std::vector<int32_t> prompt, std::shared_ptr<const GraftSet> grafts) {
+  DecodeRequest request;
+  request.prompt = std::move(prompt);
+  request.grafts = std::move(grafts);
+  request.sampling.temperature = 0;
+  request.max_tokens = kAnswer;
+  request.context = kContext;
+  request.vocabulary = session.tokenizer.text_size();
+  request.is_end = [&](int32_t token) { return session.tokenizer.IsEndOfGeneration(token); };
+  return request;
+}
+
 // How right the heads are on what the model says itself, which is what drafts meet: on greedy answers to `prompts`.
 // First over all rows, then along chains (HeadsLoss::along).
 std::pair<HeadAccuracy, HeadAccuracy> OnAnswers(TrainSession& session, const HeadsOptions& options, Compute compute,
                                                 const std::vector<std::vector<int32_t>>& prompts) {
   std::vector<Example> answered(prompts.size());
-  BatchRequest request;
-  request.prompts = prompts;
-  request.grafts = options.trunk;
-  request.sampling.temperature = 0;
-  request.max_tokens = kAnswer;
-  request.context = kContext;
-  request.is_end = [&](int32_t token) { return session.tokenizer.IsEndOfGeneration(token); };
-  request.on_answer = [&](size_t prompt, const std::vector<int32_t>& tokens) {
-    Example& example = answered[prompt];
-    example.ids = prompts[prompt];
-    example.ids.insert(example.ids.end(), tokens.begin(), tokens.end());
-    example.trained.assign(prompts[prompt].size(), 0);
-    example.trained.resize(example.ids.size(), 1);
-  };
-  GenerateBatch(*session.model, request);
+  int64_t longest = 0;
+  for (const std::vector<int32_t>& prompt : prompts) longest = std::max<int64_t>(longest, std::ssize(prompt));
+  SchedulerOptions scheduling;
+  scheduling.parallel = 32;
+  const auto grafts = TrunkOf(options.trunk);
+  KvCache kv(session.model->config(), DType::kF16, scheduling.parallel * (grafts->slots_before() + longest + kAnswer + 64));
+  Scheduler scheduler(*session.model, kv, scheduling);
+  for (size_t i = 0; i < prompts.size(); ++i) {
+    DecodeRequest request = Greedy(session, prompts[i], grafts);
+    request.on_end = [&answered, &prompts, i](const DecodeResult& result) {
+      if (result.error) std::rethrow_exception(result.error);
+      Example& example = answered[i];
+      example.ids = prompts[i];
+      example.ids.insert(example.ids.end(), result.tokens.begin(), result.tokens.end());
+      if (result.end_token >= 0) example.ids.push_back(result.end_token);
+      example.trained.assign(prompts[i].size(), 0);
+      example.trained.resize(example.ids.size(), 1);
+    };
+    scheduler.Add(std::move(request));
+  }
+  while (scheduler.Step()) {
+  }
   HeadsLoss loss(*session.model, session.heads(), compute, options, {}, "");
-  for (const Example& example : answered) loss.Run({&example}, 0);
+  for (const Example& example : answered) {
+    if (std::isfinite(loss.Run({&example}, 0))) continue;
+    Fail(ErrorCode::kRuntime, "the loss of the heads is not finite; `cambium inspect --check` looks for NaN");
+  }
   return {loss.accuracy(), loss.along()};
 }
 
 // Milliseconds of passes over 1, 2, ... kMostNodes + 1 rows behind a short text; the fastest of several, straight lines
 // between the sizes that are timed.
-std::vector<double> PassTimes(TrainSession& session, KvCache& kv, int sequence) {
+std::vector<double> PassTimes(TrainSession& session, Scheduler& scheduler, const std::shared_ptr<const GraftSet>& grafts) {
   const std::vector<int64_t> sizes = {1, 2, 3, 4, 6, 8, 12, 16, 24, 32};
   std::vector<double> times(sizes.size(), 1e30);
   const std::vector<int32_t>& text = session.data.examples.front().ids;
   std::vector<int32_t> ids;
   for (size_t i = 0; i < 96; ++i) ids.push_back(text[i % text.size()]);
-  const auto run = [&](std::span<const int32_t> tokens) {
-    Pass pass;
-    pass.kv = &kv;
-    pass.Append(sequence, kv.length(sequence), tokens).grafts = session.train_grafts;
-    for (size_t i = 0; i < tokens.size(); ++i) pass.logit_rows.push_back(static_cast<int32_t>(i));
-    const auto start = std::chrono::steady_clock::now();
-    session.model->Forward(pass);
-    return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
-  };
-  session.model->BeginSequence(kv, sequence, session.train_grafts);
-  run(std::span(ids).first(64));
-  kv.sequence(sequence).length += 64;
-  for (int round = 0; round < 6; ++round) {
+  const DecodeRequest request = Greedy(session, {ids.begin(), ids.begin() + 64}, grafts);
+  for (int round = 0; round < 3; ++round) {
     for (size_t i = 0; i < sizes.size(); ++i) {
-      times[i] = std::min(times[i], run(std::span(ids).last(static_cast<size_t>(sizes[i]))));
+      times[i] = std::min(times[i], scheduler.TimePass(request, std::span(ids).last(static_cast<size_t>(sizes[i]))));
     }
   }
   std::vector<double> all;
@@ -99,21 +118,14 @@ struct Measured {
 };
 
 // Greedy answers to the prompts, one at a time.
-Measured Answer(TrainSession& session, KvCache& kv, DecodeState& state, Drafter* drafter,
-                const std::vector<std::vector<int32_t>>& prompts) {
+Measured Answer(TrainSession& session, Scheduler& scheduler, const std::shared_ptr<const GraftSet>& grafts,
+                const std::shared_ptr<DrafterSet>& drafters, const std::vector<std::vector<int32_t>>& prompts) {
   Measured sum;
-  SamplingOptions greedy;
-  greedy.temperature = 0;
   for (const std::vector<int32_t>& prompt : prompts) {
     ++sum.prompts;
-    Sampler sampler(greedy);
-    DecodeRequest request;
-    request.prompt = prompt;
-    request.max_tokens = kAnswer;
-    request.context = kContext + state.prefix;
-    request.is_end = [&](int32_t token) { return session.tokenizer.IsEndOfGeneration(token); };
-    state.Restart(*session.model, kv, session.train_grafts);
-    const DecodeResult result = Generate(*session.model, kv, state, sampler, drafter, request);
+    DecodeRequest request = Greedy(session, prompt, grafts);
+    request.drafters = drafters;
+    const DecodeResult result = RunToEnd(scheduler, std::move(request));
     sum.tokens += result.decode_tokens;
     sum.passes += result.counters.passes;
     sum.ms += result.decode_ms;
@@ -152,11 +164,10 @@ void ReportHeads(TrainSession& session, const TrainFlags& flags) {
   const std::vector<std::vector<int32_t>> answered = Beginnings(held_out, 0, kAnswers), prompts = Beginnings(held_out, 1, kPrompts);
   const auto [accuracy, along] = OnAnswers(session, options, PlanOf(flags.train.precision).compute, answered);
   session.train_grafts.push_back(&heads);
-  KvCache kv(session.model->config(), DType::kF16, prefix + kContext + 128);
-  DecodeState state;
-  state.sequence = kv.NewSequence();
-  const std::vector<double> pass_ms = PassTimes(session, kv, state.sequence);
-  state.Restart(*session.model, kv, session.train_grafts);
+  const std::shared_ptr<const GraftSet> grafts = TrunkOf(session.train_grafts);
+  KvCache kv(session.model->config(), DType::kF16, 2 * (prefix + kContext) + 128);
+  Scheduler scheduler(*session.model, kv, {});
+  const std::vector<double> pass_ms = PassTimes(session, scheduler, grafts);
 
   std::vector<std::vector<double>> rates;
   for (size_t d = 0; d < static_cast<size_t>(depths); ++d) {
@@ -189,18 +200,20 @@ void ReportHeads(TrainSession& session, const TrainFlags& flags) {
   out.Write(shape.dump() + "\n");
   out.Commit();
 
-  const DrafterTarget target = {*session.model, kv, state, session.tokenizer, Compute::kInt8, kContext + prefix};
-  const Measured plain = Answer(session, kv, state, nullptr, prompts);
+  heads.Freeze();  // as serving has them
+  const DrafterTarget target = {*session.model, kv, session.tokenizer, Compute::kInt8, kContext, session.train_grafts};
+  const Measured plain = Answer(session, scheduler, grafts, nullptr, prompts);
   Measured drafted;
   if (best > 0) {
     DrafterSpec spec{heads.kind(), {}};
     spec.options = {{"max", std::to_string(deepest)}};
     if (!heads.chained()) spec.options["tree"] = tree_file;
-    const auto drafter = MakeHeadsDrafter(spec, target);
-    drafted = Answer(session, kv, state, drafter.get(), prompts);
+    std::vector<std::unique_ptr<Drafter>> drafter;
+    drafter.push_back(MakeHeadsDrafter(spec, target));
+    drafted = Answer(session, scheduler, grafts, std::make_shared<DrafterSet>(std::move(drafter), false), prompts);
   }
-  const auto planner = MakeDrafters({heads.kind()}, target);
-  const Measured planned = Answer(session, kv, state, planner.get(), prompts);
+  const auto drafters = std::make_shared<DrafterSet>(MakeDrafters({heads.kind()}, target));
+  const Measured planned = Answer(session, scheduler, grafts, drafters, prompts);
 
   const auto line = [&](const std::string& text) { Note(flags.output, text); };
   nlohmann::ordered_json by_depth = nlohmann::ordered_json::array();

@@ -89,6 +89,7 @@ Contents Open(const std::string& path, const ordered_json& adapter) {
   }
   contents.gguf.emplace(path);
   contents.format = fmt::format("GGUF v{}", contents.gguf->version());
+  if (contents.gguf->parts() > 1) contents.format += fmt::format(", {} parts", contents.gguf->parts());
   if (contents.gguf->Str("general.type", "model") == "adapter") {
     contents.format += ", " + contents.gguf->Str("adapter.type", "unknown") + " adapter";
   }

@@ -8,7 +8,9 @@
 #include <exception>
 #include <iostream>
 #include <new>
+#include <set>
 
+#include "cambium/warning.h"
 #include "cli/options.h"
 #include "cli/verbs.h"
 
@@ -23,6 +25,13 @@ int Report(int code, std::string_view message) {
   const bool color = cli::UseColor(stderr);
   std::cerr << (color ? "\033[1;31merror:\033[0m " : "error: ") << message << '\n';
   return code;
+}
+
+// Once each: a model's files may be read more than once.
+void PrintWarning(const std::string& text) {
+  static std::set<std::string> said;
+  if (!said.insert(text).second) return;
+  std::cerr << (cli::UseColor(stderr) ? "\033[1;33mwarning:\033[0m " : "warning: ") << text << '\n';
 }
 
 int Run(int argc, char** argv) {
@@ -52,6 +61,7 @@ int Run(int argc, char** argv) {
 
 int main(int argc, char** argv) {
   std::signal(SIGINT, ExitOnInterrupt);
+  SetWarningHandler(PrintWarning);
   try {
     int code = Run(argc, argv);
     if (std::fflush(stdout) != 0 && code == 0) {

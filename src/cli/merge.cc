@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <cmath>
 #include <filesystem>
 #include <memory>
 
@@ -11,6 +12,7 @@
 #include "cli/verbs.h"
 #include "grafts/grafts.h"
 #include "grafts/lora.h"
+#include "io/atomic_file.h"
 #include "io/json.h"
 #include "io/model_cache.h"
 #include "io/quantize_model.h"
@@ -70,36 +72,34 @@ struct Merge {
     ids.resize(std::min<size_t>(ids.size(), static_cast<size_t>(std::min<int64_t>(256, model.config().context))));
     wanted = ExactLogits(model, grafts, ids);
     effect = Compare(wanted.view, ExactLogits(model, {}, ids).view);
+    if (!std::isfinite(effect.rms)) {
+      Fail(ErrorCode::kRuntime, path, ": the model's logits are not finite; `cambium inspect --check` looks for NaN");
+    }
+    const std::string made = flags.out.ends_with(".gguf") ? "model.gguf" : "model";
     Note(flags.output, fmt::format("{:<10} largest logit difference {:8.4f}, rms {:.4f}", "the grafts", effect.largest, effect.rms));
 
     if (flags.compare) {
       for (const DType type : {DType::kF32, DType::kBF16, DType::kF16, DType::kQ8_0, DType::kQ4_K, DType::kQ4_1, DType::kQ4_0}) {
         if (!flags.out.ends_with(".gguf") && IsQuantized(type)) continue;
-        const std::string trial = flags.out + (flags.out.ends_with(".gguf") ? ".trial.gguf" : ".trial");
-        Measure(type, trial, ids);
-        fs::remove_all(trial);
+        const ScratchDirectory trial(flags.out);
+        Measure(type, trial.Path(made), ids);
       }
     }
-    const std::string partial = flags.out + (flags.out.ends_with(".gguf") ? ".partial.gguf" : ".partial");
-    fs::remove_all(partial);
-    try {
-      std::optional<DType> type;
-      if (!flags.type.empty()) type = ParseQuantizeType(flags.type);
-      const LogitDifference damage = Measure(type, partial, ids);
-      // Encoding again loses what is smaller than a step of the type: the merged model must be nearer to what was asked
-      // for than the base is, by the factor of the threshold.
-      if (damage.rms > flags.threshold * effect.rms && !flags.force) {
-        Fail(ErrorCode::kData, flags.out, ": not written: merging would lose ", fmt::format("{:.0f}", 100 * damage.rms / effect.rms),
-             " % of what the grafts change (at most ", fmt::format("{:g}", 100 * flags.threshold),
-             " %, --threshold); choose a wider --type (--compare shows them), or --force");
-      }
-      if (fs::exists(flags.out)) fs::remove_all(flags.out);
-      fs::rename(partial, flags.out);
-    } catch (...) {
-      std::error_code ignored;
-      fs::remove_all(partial, ignored);
-      throw;
+    const ScratchDirectory scratch(flags.out);
+    std::optional<DType> type;
+    if (!flags.type.empty()) type = ParseQuantizeType(flags.type);
+    const LogitDifference damage = Measure(type, scratch.Path(made), ids);
+    // Encoding again loses what is smaller than a step of the type: the merged model must be nearer to what was asked
+    // for than the base is, by the factor of the threshold.
+    if (damage.rms > flags.threshold * effect.rms && !flags.force) {
+      Fail(ErrorCode::kData, flags.out, ": not written: merging would lose ",
+           fmt::format("{:.0f}", 100 * damage.rms / effect.rms), " % of what the grafts change (at most ",
+           fmt::format("{:g}", 100 * flags.threshold),
+           " %, --threshold); choose a wider --type (--compare shows them), or --force");
     }
+    std::error_code error;
+    fs::rename(scratch.Path(made), flags.out, error);
+    if (error) Fail(ErrorCode::kResource, flags.out, ": cannot be put in place: ", error.message());
     if (flags.output.json) {
       WriteJson({{"path", flags.out},
                  {"effect", {{"largest", effect.largest}, {"rms", effect.rms}}},

@@ -14,6 +14,7 @@
 
 #include "decode/sampler.h"
 #include "decode/verify.h"
+#include "grafts/grafts.h"
 #include "io/json.h"
 #include "io/unicode.h"
 
@@ -35,19 +36,22 @@ void AddModel(CLI::App& verb, ModelFlags& flags) {
       ->envname("CAMBIUM_THREADS");
   verb.add_option("-c,--ctx-size", flags.engine.context, "Tokens of context (0: the model's own, at most 4096)");
   verb.add_flag("--exact", flags.engine.exact, "32-bit activations and KV cache instead of 8 and 16 bits");
-  verb.add_option("--kv-type", flags.engine.kv_type, "Storage of the KV cache: f16 or f32");
+  verb.add_option("--kv-type", flags.kv_type, "Storage of the KV cache: f16 or f32");
 }
 
 Engine LoadModel(const ModelFlags& flags, const OutputFlags& output) {
   CheckRange("--threads", flags.engine.threads, 0, 1024);
   CheckRange("--ctx-size", static_cast<double>(flags.engine.context), 0, std::numeric_limits<int32_t>::max());
-  if (!flags.engine.kv_type.empty() && flags.engine.kv_type != "f16" && flags.engine.kv_type != "f32") {
-    Fail(ErrorCode::kUsage, "--kv-type: ", flags.engine.kv_type, " is neither f16 nor f32");
+  EngineOptions options = flags.engine;
+  if (flags.kv_type == "f16") options.kv_type = KvType::kF16;
+  if (flags.kv_type == "f32") options.kv_type = KvType::kF32;
+  if (!flags.kv_type.empty() && options.kv_type == KvType::kDefault) {
+    Fail(ErrorCode::kUsage, "--kv-type: ", flags.kv_type, " is neither f16 nor f32");
   }
   const bool progress = !output.quiet && IsTerminal(stderr);
   if (progress) std::cerr << "loading " << flags.model << " ..." << std::flush;
   try {
-    Engine engine = Engine::Load(flags.model, flags.engine);
+    Engine engine = Engine::Load(flags.model, options);
     if (progress) std::cerr << "\r\033[K" << std::flush;
     return engine;
   } catch (...) {
@@ -86,14 +90,25 @@ Input ReadInput(const InputFlags& flags) {
   return {std::move(text), {}, flags.special};
 }
 
-std::vector<int32_t> Input::Ids(const Engine& engine, bool add_bos) const {
-  return has_ids() ? ids : engine.Tokenize(text, special, add_bos);
+std::vector<int32_t> Input::Ids(const Model& model, bool add_bos) const {
+  return has_ids() ? ids : model.Tokenize(text, special, add_bos);
+}
+
+std::vector<AdapterUse> Adapters::Load(const Model& model, const std::vector<std::string>& grafts) {
+  std::vector<AdapterUse> uses;
+  for (const std::string& text : grafts) {
+    const GraftSpec spec = ParseGraftSpec(text);
+    auto found = loaded_.find(spec.path);
+    if (found == loaded_.end()) found = loaded_.emplace(spec.path, Adapter::Load(model, spec.path)).first;
+    uses.push_back({found->second, spec.scale});
+  }
+  return uses;
 }
 
 void AddGenerateOptions(CLI::App& verb, GenerateFlags& flags) {
-  SamplingOptions& sampling = flags.options.sampling;
-  AddGrafts(verb, flags.options.grafts);
-  verb.add_option("-n,--predict,--n-predict,--max-tokens", flags.options.max_tokens,
+  SamplingOptions& sampling = flags.request.sampling;
+  AddGrafts(verb, flags.grafts);
+  verb.add_option("-n,--predict,--n-predict,--max-tokens", flags.request.max_tokens,
                   "Tokens to generate at most (-1: until an end token or the end of the context)")
       ->capture_default_str();
   verb.add_option("-s,--seed", flags.seed, "Seed of the random numbers (-1: a new one each time)")
@@ -111,15 +126,15 @@ void AddGenerateOptions(CLI::App& verb, GenerateFlags& flags) {
       ->capture_default_str();
   verb.add_option("-l,--logit-bias", flags.logit_bias, "ID+BIAS or ID-BIAS: added to a token's logit; repeatable")
       ->allow_extra_args(false);
-  verb.add_option("--stop", flags.options.stop, "End the text before this string; repeatable")->allow_extra_args(false);
-  verb.add_flag("--ignore-eos", flags.options.ignore_end, "Go on past end-of-generation tokens");
-  verb.add_option("--draft", flags.options.drafters,
+  verb.add_option("--stop", flags.request.stop, "End the text before this string; repeatable")->allow_extra_args(false);
+  verb.add_flag("--ignore-eos", flags.request.ignore_end, "Go on past end-of-generation tokens");
+  verb.add_option("--draft", flags.request.drafting.drafters,
                   "Who drafts ahead: auto, none, ngram, recycle, corpus:index=FILE, model:path=MODEL, exit:layer=K; "
                   "repeatable. Drafts never change the text")
       ->allow_extra_args(false);
-  verb.add_option("--draft-rows", flags.options.draft_rows, "Rows that a verifying pass may have at most")
+  verb.add_option("--draft-rows", flags.request.drafting.max_rows, "Rows that a verifying pass may have at most")
       ->capture_default_str();
-  verb.add_option("--verify", flags.options.verify,
+  verb.add_option("--verify", flags.verify,
                   "How drafts are judged: match, rejection (keeps the distribution, not the text), typical (keeps neither)")
       ->capture_default_str();
 }
@@ -142,17 +157,23 @@ std::pair<int32_t, float> ParseLogitBias(const std::string& text) {
 
 }  // namespace
 
-GenerateOptions CheckedOptions(const GenerateFlags& flags) {
-  GenerateOptions options = flags.options;
+Request CheckedRequest(const GenerateFlags& flags) {
+  Request options = flags.request;
   CheckRange("-n", static_cast<double>(options.max_tokens), -1, std::numeric_limits<int32_t>::max());
-  CheckRange("--draft-rows", static_cast<double>(options.draft_rows), 1, 1024);
+  CheckRange("--draft-rows", static_cast<double>(options.drafting.max_rows), 1, 1024);
   CheckRange("--seed", static_cast<double>(flags.seed), -1, static_cast<double>(std::numeric_limits<int64_t>::max()));
   for (const std::string& stop : options.stop) {
     if (stop.empty()) Fail(ErrorCode::kUsage, "--stop: the string is empty");
   }
   for (const std::string& bias : flags.logit_bias) options.sampling.logit_bias.insert(ParseLogitBias(bias));
   options.sampling.seed = flags.seed >= 0 ? static_cast<uint64_t>(flags.seed) : std::random_device{}();
-  ParseVerifyRule(options.verify);
+  const VerifyRule rule = ParseVerifyRule(flags.verify);
+  using Verify = DraftOptions::Verify;
+  options.drafting.verify = rule.kind == VerifyRule::kMatch       ? Verify::kMatch
+                            : rule.kind == VerifyRule::kRejection ? Verify::kRejection
+                                                                  : Verify::kTypical;
+  options.drafting.epsilon = rule.epsilon;
+  options.drafting.delta = rule.delta;
   const Sampler check(options.sampling);  // refuses bad values now, not after the model is loaded
   return options;
 }
@@ -227,10 +248,11 @@ nlohmann::ordered_json ToJson(const Generation& generation) {
   const DraftReport& draft = generation.draft;
   return {{"text", generation.text},
           {"ids", generation.ids},
-          {"finish_reason", generation.finish_reason},
+          {"finish_reason", Name(generation.finish_reason)},
           {"timings",
            {{"load_ms", timings.load_ms},
             {"prompt_tokens", timings.prompt_tokens},
+            {"cached_tokens", timings.cached_tokens},
             {"prompt_ms", timings.prompt_ms},
             {"decode_tokens", timings.decode_tokens},
             {"decode_ms", timings.decode_ms}}},

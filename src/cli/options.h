@@ -3,6 +3,7 @@
 #include <CLI/CLI.hpp>
 #include <cstdint>
 #include <cstdio>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <string_view>
@@ -26,6 +27,8 @@ void AddModelName(CLI::App& verb, std::string& model);
 struct ModelFlags {
   std::string model;
   EngineOptions engine;
+  std::string kv_type;
+  ModelFlags() { engine.parallel = 1; }
 };
 void AddModel(CLI::App& verb, ModelFlags& flags);
 // Loads, with a line on stderr while it takes time.
@@ -35,6 +38,14 @@ Engine LoadModel(const ModelFlags& flags, const OutputFlags& output);
 // Fields of data that are passed over though they would change something.
 void AddIgnoreFields(CLI::App& verb, std::vector<std::string>& fields);
 void AddGrafts(CLI::App& verb, std::vector<std::string>& grafts);
+// What they name, each file loaded once.
+class Adapters {
+ public:
+  std::vector<AdapterUse> Load(const Model& model, const std::vector<std::string>& grafts);
+
+ private:
+  std::map<std::string, Adapter> loaded_;  // by path
+};
 
 // A text or ids: exactly one of -p, -f, - (standard input) and --ids.
 struct InputFlags {
@@ -54,20 +65,22 @@ struct Input {
 
   bool has_ids() const { return !ids.empty(); }
   // The ids given, or the text's; the engine checks ids against the vocabulary.
-  std::vector<int32_t> Ids(const Engine& engine, bool add_bos = true) const;
+  std::vector<int32_t> Ids(const Model& model, bool add_bos = true) const;
 };
 // kUsage where there is not exactly one source, or the text is empty or not UTF-8.
 Input ReadInput(const InputFlags& flags);
 
 // Sampling and length, under llama.cpp's names.
 struct GenerateFlags {
-  GenerateOptions options;
+  Request request;
+  std::vector<std::string> grafts;      // NAME or NAME=SCALE
+  std::string verify = "match";
   std::vector<std::string> logit_bias;  // ID+BIAS or ID-BIAS
   int64_t seed = -1;                    // -1 = a new one each time
 };
 void AddGenerateOptions(CLI::App& verb, GenerateFlags& flags);
-// The options, checked; a seed of -1 is drawn from the system.
-GenerateOptions CheckedOptions(const GenerateFlags& flags);
+// The options, checked, without prompt and adapters; a seed of -1 is drawn from the system.
+Request CheckedRequest(const GenerateFlags& flags);
 
 // kUsage with the value and the range unless low <= value <= high (false for NaN).
 void CheckRange(std::string_view flag, double value, double low, double high);

@@ -1,4 +1,3 @@
-#include "grafts/prefix.h"
 
 #include <fmt/format.h>
 
@@ -6,7 +5,6 @@
 
 #include "cli/options.h"
 #include "cli/verbs.h"
-#include "engine_impl.h"
 
 namespace cambium::cli {
 namespace {
@@ -21,14 +19,8 @@ struct Flags {
 void Compile(const Flags& flags) {
   const Input input = ReadInput(flags.input);
   Engine engine = LoadModel(flags.model, flags.output);
-  const std::vector<int32_t> ids = input.Ids(engine);
-  for (const int32_t id : ids) {
-    if (id < 0 || id >= engine.vocab()) Fail(ErrorCode::kUsage, "token id ", id, " is not one of ", engine.vocab());
-  }
-  Engine::Impl& e = engine.impl();
-  const std::unique_ptr<PrefixGraft> prefix = PrefixGraft::Compile(e.transformer, ids, e.compute, e.kv.dtype());
-  prefix->set_base(e.path);
-  prefix->Save(flags.directory);
+  const std::vector<int32_t> ids = input.Ids(engine.model());
+  engine.CompilePrefix(ids, flags.directory);
   if (flags.output.json) {
     WriteJson({{"path", flags.directory}, {"tokens", ids.size()}});
   } else {

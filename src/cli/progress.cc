@@ -12,7 +12,7 @@ ProgressBar::~ProgressBar() {
   if (drawn_) fmt::print(stderr, "\r\033[K");
 }
 
-void ProgressBar::Update(const std::string& label, uint64_t done, uint64_t total) {
+void ProgressBar::Update(const std::string& label, uint64_t done, uint64_t total, const std::string& said) {
   if (!shown_ || total == 0) return;
   const auto now = Clock::now();
   if (label != label_) label_ = label, first_ = done, begin_ = now, last_ = {};
@@ -22,9 +22,9 @@ void ProgressBar::Update(const std::string& label, uint64_t done, uint64_t total
   const double rate = seconds > 0 ? static_cast<double>(done - first_) / seconds : 0;
   constexpr uint64_t kWidth = 24;
   const auto filled = static_cast<size_t>(static_cast<double>(done) / static_cast<double>(total) * kWidth);
-  std::string line = fmt::format("\r\033[K{} [{:<{}}] {:3.0f} %  {}/s", label, std::string(filled, '#'), kWidth,
+  std::string line = fmt::format("\r\033[K{} [{:<{}}] {:3.0f} %  {}", label, std::string(filled, '#'), kWidth,
                                  100.0 * static_cast<double>(done) / static_cast<double>(total),
-                                 HumanBytes(static_cast<uint64_t>(rate)));
+                                 said.empty() ? HumanBytes(static_cast<uint64_t>(rate)) + "/s" : said);
   if (rate > 0) {
     const auto left = static_cast<uint64_t>(static_cast<double>(total - done) / rate);
     line += fmt::format("  {}:{:02} left", left / 60, left % 60);

@@ -11,7 +11,8 @@ class ProgressBar {
  public:
   explicit ProgressBar(bool quiet);
   ~ProgressBar();                                                        // clears the line
-  void Update(const std::string& label, uint64_t done, uint64_t total);  // bytes
+  // `done` of `total` bytes, or of what `rate` says how fast it goes by.
+  void Update(const std::string& label, uint64_t done, uint64_t total, const std::string& rate = "");
 
  private:
   using Clock = std::chrono::steady_clock;

@@ -2,7 +2,6 @@
 
 #include <atomic>
 #include <csignal>
-#include <fstream>
 #include <iostream>
 #include <memory>
 #include <optional>
@@ -10,6 +9,7 @@
 
 #include "cli/options.h"
 #include "cli/verbs.h"
+#include "io/atomic_file.h"
 
 namespace cambium::cli {
 namespace {
@@ -24,10 +24,12 @@ struct Flags {
 std::atomic<bool> interrupted{false};
 static_assert(std::atomic<bool>::is_always_lock_free);
 
-// Ctrl-C stops the answer, not the program; blocking reads return with EINTR.
-void CatchInterrupt() {
+// Ctrl-C stops the answer, not the program. With `flags` 0 it ends a read that waits; with SA_RESTART, for the time of an
+// answer, a write goes on behind it.
+void CatchInterrupt(int flags) {
   struct sigaction action = {};
   action.sa_handler = [](int) { interrupted = true; };
+  action.sa_flags = flags;
   sigaction(SIGINT, &action, nullptr);
 }
 
@@ -43,14 +45,17 @@ class Chat {
  public:
   explicit Chat(const Flags& flags)
       : flags_(flags), interactive_(IsTerminal(stdin)), engine_(LoadModel(flags.model, flags.output)) {
-    CheckedOptions(flags_.generate);
+    CheckedRequest(flags_.generate);
     Reset();
   }
 
   void Loop() {
-    CatchInterrupt();
-    if (interactive_) Note(flags_.output, engine_.description() + "; /help lists the commands");
-    while (const std::optional<std::string> line = ReadLine()) {
+    if (interactive_) Note(flags_.output, engine_.model().info().Describe() + "; /help lists the commands");
+    for (;;) {
+      CatchInterrupt(0);
+      const std::optional<std::string> line = ReadLine();
+      CatchInterrupt(SA_RESTART);
+      if (!line) return;
       const size_t first = line->find_first_not_of(" \t\r");
       if (first == std::string::npos) continue;
       try {
@@ -129,7 +134,7 @@ class Chat {
     } catch (const CLI::ParseError& error) {
       Fail(ErrorCode::kUsage, "/set ", key, ": ", error.what());
     }
-    CheckedOptions(changed);
+    CheckedRequest(changed);
     flags_.generate = changed;
   }
 
@@ -137,9 +142,9 @@ class Chat {
     if (path.empty()) Fail(ErrorCode::kUsage, "/save wants a file name");
     auto messages = nlohmann::ordered_json::array();
     for (const Message& message : messages_) messages.push_back({{"role", message.role}, {"content", message.content}});
-    std::ofstream file(path);
-    file << nlohmann::ordered_json{{"messages", messages}}.dump() << '\n';
-    if (!file.flush()) Fail(ErrorCode::kResource, path, ": cannot be written");
+    AtomicFile file(path);
+    file.Write(nlohmann::ordered_json{{"messages", messages}}.dump() + "\n");
+    file.Commit();
   }
 
   void Answer(const std::string& question) {
@@ -148,11 +153,13 @@ class Chat {
     Generation result;
     try {
       interrupted = false;
-      result = engine_.Generate(engine_.TokenizeChat(messages_), CheckedOptions(flags_.generate),
-                                [&](std::string_view text) {
-                                  if (!flags_.output.json) Write(text);
-                                  return !interrupted;
-                                });
+      Request request = CheckedRequest(flags_.generate);
+      request.prompt = engine_.model().TokenizeChat(messages_);
+      request.adapters = adapters_.Load(engine_.model(), flags_.generate.grafts);
+      result = engine_.Generate(std::move(request), [&](const Event& event) {
+        if (!flags_.output.json) Write(event.text);
+        if (interrupted) engine_.Cancel(event.request);
+      });
     } catch (...) {
       messages_.pop_back();
       throw;
@@ -169,6 +176,7 @@ class Chat {
   Flags flags_;
   bool interactive_;
   Engine engine_;
+  Adapters adapters_;
   std::vector<Message> messages_;
 };
 

@@ -2,6 +2,7 @@
 
 #include <memory>
 
+#include "cli/generate_records.h"
 #include "cli/options.h"
 #include "cli/verbs.h"
 
@@ -13,12 +14,17 @@ struct Flags {
   ModelFlags model;
   InputFlags input;
   std::vector<std::string> grafts;
+  RecordFlags records;
 };
 
 void ScoreText(const Flags& flags) {
+  if (!flags.records.input.empty()) {
+    ScoreRecords(flags.records, flags.grafts, flags.model, flags.output, flags.input.special);
+    return;
+  }
   const Input input = ReadInput(flags.input);
   Engine engine = LoadModel(flags.model, flags.output);
-  const Score score = engine.ScoreIds(input.Ids(engine), flags.grafts);
+  const Score score = engine.ScoreIds(input.Ids(engine.model()), Adapters().Load(engine.model(), flags.grafts));
   if (flags.output.json) {
     WriteJson(
         {{"ids", score.ids}, {"logprobs", score.logprobs}, {"loss", score.loss}, {"perplexity", score.perplexity}});
@@ -27,7 +33,7 @@ void ScoreText(const Flags& flags) {
   std::string lines;
   for (size_t i = 0; i < score.ids.size(); ++i) {
     const std::string logprob = i == 0 ? "" : fmt::format("{:.4f}", score.logprobs[i - 1]);
-    lines += fmt::format("{:6}  {:>9}  {}\n", score.ids[i], logprob, Quoted(engine.Piece(score.ids[i])));
+    lines += fmt::format("{:6}  {:>9}  {}\n", score.ids[i], logprob, Quoted(engine.model().Piece(score.ids[i])));
   }
   Write(lines + fmt::format("loss {:.6f}  perplexity {:.4f}\n", score.loss, score.perplexity));
 }
@@ -40,6 +46,7 @@ void AddScore(CLI::App& app) {
   AddModel(*verb, flags->model);
   AddInput(*verb, flags->input);
   AddGrafts(*verb, flags->grafts);
+  AddRecords(*verb, flags->records);
   AddOutput(*verb, flags->output);
   verb->callback([flags] { ScoreText(*flags); });
 }

@@ -2,14 +2,19 @@
 
 #include <cstdint>
 #include <functional>
+#include <limits>
+#include <memory>
 #include <span>
 #include <string>
 #include <vector>
 
 #include "cambium/cambium.h"
+#include "model/kv_cache.h"
 #include "tensor/tensor.h"
 
 namespace cambium {
+
+class Graft;
 
 // A proposed token tree; parents come before children. Its root is the last drawn token, which is not in it.
 struct Draft {
@@ -28,6 +33,7 @@ struct Draft {
   std::vector<std::vector<Share>> proposals;  // by row: the root, then the nodes; empty where children were chosen
 
   bool empty() const { return nodes.empty(); }
+  int64_t size() const { return std::ssize(nodes); }
   // The child of `parent` that carries `token`, or -1.
   int32_t Child(int32_t parent, int32_t token) const;
   // Adds a child unless it is there; returns its index.
@@ -37,20 +43,51 @@ struct Draft {
   const std::vector<Share>* Proposal(int32_t node) const;
 };
 
+// A sequence under way as its drafters see it. Everything outlives the sessions that were opened for it.
+struct DraftText {
+  const std::vector<int32_t>& tokens;  // the prompt and all that was drawn; the last is the root of the next draft
+  KvCache::Id sequence;                // in the target's cache, where token i sits in slot slots_before + i
+  int64_t slots_before;                // slots that grafts fill
+  int64_t known;                       // tokens whose keys and values, a draft module's too, came out of the prefix index
+  std::span<Graft* const> grafts;      // that act on its rows
+  const SamplingOptions& sampling;     // how the target draws
+  bool proposals;                      // record what proposals are drawn from, for the rejection rule
+};
+
 // What the target made of a pass: the rows that were committed.
 struct Observation {
   int64_t position;                 // of the first token in the sequence
   std::span<const int32_t> tokens;  // committed by the pass, in order
   Tensor hidden;                    // [tokens, hidden] after the final norm; empty unless asked for
   Tensor after_layer;               // [tokens, hidden] residual after Needs::after_layer; empty unless asked for
-  int32_t next;                     // drawn from the last row: the root of the next draft, not committed yet
+  int32_t next;                     // the token behind them: drawn from the last row, or the prompt's
   // What was verified, the draft that was not accepted included; after a prompt, null and the last token's row alone.
   const Draft* draft = nullptr;
-  Tensor logits;                    // [1 + nodes, vocab]: the root's row, then the nodes'
+  Tensor logits;                    // [1 + nodes, vocab]: the root's row, then the nodes'; empty inside a prompt
 };
 
-// Proposes tokens ahead of the target. One instance serves one sequence. Proposals never change the result, only the
-// speed (law 7).
+// What a drafter keeps of one sequence.
+class DraftSession {
+ public:
+  virtual ~DraftSession() = default;
+  // After every pass over the sequence, when its tokens end with what was drawn; of the prompt's passes only those that
+  // were computed, not what the cache still held.
+  virtual void Observe(const Observation& /*observation*/) {}
+  // How many of the text's tokens have all their keys and values in the cache, a draft module's too: so many may be
+  // published.
+  virtual int64_t kept() const { return std::numeric_limits<int64_t>::max(); }
+};
+
+// One sequence's part of a proposal.
+struct DraftTask {
+  DraftSession* session;
+  int64_t budget;     // nodes at most
+  int64_t max_depth;  // depths stay below
+  Draft draft;        // empty at first
+};
+
+// Proposes tokens ahead of the target: weights and what was learned, for all sequences of a model. Proposals never change
+// the result, only the speed (law 7).
 class Drafter {
  public:
   struct Needs {
@@ -63,24 +100,15 @@ class Drafter {
   virtual Needs needs() const { return {}; }
   // Whether proposing costs next to nothing beside a pass (retrieval), or runs a network.
   virtual bool cheap() const { return true; }
-  // Before Begin: how the target draws. A drafter that draws its proposals does it with the target's noise of the position,
-  // which agrees most often (Daliri et al. 2024); `proposals`: and records what it drew them from.
-  virtual void Sampling(const SamplingOptions& /*sampling*/, bool /*proposals*/) {}
-  // A new request; everything seen before is another request's.
-  virtual void Begin(std::span<const int32_t> prompt) = 0;
-  // After every pass; of the prompt's passes only those that were computed, not what the cache still held.
-  virtual void Observe(const Observation& observation) = 0;
-  // Adds at most `budget` nodes to the (empty) draft; depths below `max_depth`.
-  virtual void Propose(int64_t budget, int64_t max_depth, Draft& draft) = 0;
-  // After Observe: the time of that pass over `rows` rows, for the cost model.
-  virtual void Measure(int64_t /*rows*/, double /*pass_ms*/) {}
-
-  // Says whether another level of a draft is worth its time; unset: yes. Drafters that run a network ask it.
-  using Pays = std::function<bool(const Draft& draft)>;
-  void set_pays(Pays pays) { pays_ = std::move(pays); }
-
- protected:
-  Pays pays_;
+  // Whether sessions keep keys and values of a module in the target's cache, which therefore shares pages only among
+  // sequences that draft with it.
+  virtual bool keeps_kv() const { return false; }
+  // A session lives as long as the sequence keeps its place in the cache.
+  virtual std::unique_ptr<DraftSession> Open(const DraftText& text) = 0;
+  // Fills the tasks' drafts. A drafter that runs a network runs one pass for all of them, level by level, and goes on with
+  // the drafts that `pays` says yes to; empty: with all.
+  using Pays = std::function<bool(const DraftTask& task)>;
+  virtual void Propose(std::span<DraftTask> tasks, const Pays& pays) = 0;
 };
 
 }  // namespace cambium

@@ -1,9 +1,13 @@
 #include "decode/planner.h"
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <cmath>
+#include <limits>
 #include <utility>
+
+#include "base/check.h"
 
 namespace cambium {
 namespace {
@@ -17,7 +21,6 @@ constexpr int64_t kFirstCalls = 4;       // a neural drafter's first calls are f
 constexpr int64_t kFirstNodes = 8;       // of the first calls, whatever the drafter believes
 constexpr double kTrialShare = 0.01;     // of the time, for tries of one that does not pay
 constexpr double kMostBalance = 4;       // passes that one may lose when it stops paying
-constexpr int64_t kColdPasses = 2;       // of a request: slower than the next ones, whatever their rows
 
 double MillisSince(Clock::time_point start) {
   return std::chrono::duration<double, std::milli>(Clock::now() - start).count();
@@ -67,219 +70,270 @@ double VerifyCurve::Ms(int64_t rows) const {
   return below * static_cast<double>(rows) / below_rows;
 }
 
-Planner::Planner(std::vector<std::unique_ptr<Drafter>> members)
-    : members_(std::move(members)), calibrations_(members_.size()), payoffs_(members_.size()) {}
-
-Drafter::Needs Planner::needs() const {
-  Needs all;
+DrafterSet::DrafterSet(std::vector<std::unique_ptr<Drafter>> members, bool planned)
+    : members_(std::move(members)), planned_(planned), calibrations_(members_.size()), payoffs_(members_.size()) {
+  static std::atomic<uint64_t> sets{0};
+  key_ = ++sets;
+  Check(members_.size() <= 255, "a node of a draft names its drafter in a byte");
   for (const auto& member : members_) {
-    const Needs needs = member->needs();
-    all.hidden = all.hidden || needs.hidden;
+    const Drafter::Needs needs = member->needs();
+    needs_.hidden = needs_.hidden || needs.hidden;
     if (needs.after_layer < 0) continue;
-    if (all.after_layer >= 0 && all.after_layer != needs.after_layer) {
-      Fail(ErrorCode::kUsage, "two drafters want the hidden states after different layers, ", all.after_layer, " and ",
+    if (needs_.after_layer >= 0 && needs_.after_layer != needs.after_layer) {
+      Fail(ErrorCode::kUsage, "two drafters want the hidden states after different layers, ", needs_.after_layer, " and ",
            needs.after_layer);
     }
-    all.after_layer = needs.after_layer;
+    needs_.after_layer = needs.after_layer;
   }
-  return all;
 }
 
-void Planner::Sampling(const SamplingOptions& sampling, bool proposals) {
-  for (const auto& member : members_) member->Sampling(sampling, proposals);
+bool DrafterSet::keeps_kv() const {
+  return std::ranges::any_of(members_, [](const auto& member) { return member->keeps_kv(); });
 }
 
-void Planner::Begin(std::span<const int32_t> prompt) {
-  pool_.nodes.clear();
-  asked_.clear();
-  passes_ = 0;
+int64_t DrafterSet::Drafting::kept() const {
+  int64_t kept = std::numeric_limits<int64_t>::max();
+  for (const auto& session : sessions) kept = std::min(kept, session->kept());
+  return kept;
+}
+
+DrafterSet::Drafting DrafterSet::Open(const DraftText& text) {
+  Drafting drafting;
+  for (const auto& member : members_) drafting.sessions.push_back(member->Open(text));
   for (Payoff& payoff : payoffs_) {
     payoff.first = true;
     payoff.balance = std::max(payoff.balance, 0.0);  // another text, another try
   }
-  for (const auto& member : members_) member->Begin(prompt);
+  return drafting;
 }
 
-void Planner::Observe(const Observation& observation) {
-  ScorePool(observation);
-  observed_ = static_cast<int64_t>(observation.tokens.size());
-  for (const auto& member : members_) member->Observe(observation);
-}
-
-// Compares what was proposed, verified or not, with what the target drew.
-void Planner::ScorePool(const Observation& observation) {
+void DrafterSet::Observe(Drafting& drafting, const Observation& observation) {
+  Draft& pool = drafting.pool;
   int32_t node = -1;
   int depth = 0;
-  for (size_t i = 1; i <= observation.tokens.size() && !pool_.empty(); ++i, ++depth) {
+  for (size_t i = 1; i <= observation.tokens.size() && !pool.empty(); ++i, ++depth) {
     const int32_t drawn = i < observation.tokens.size() ? observation.tokens[i] : observation.next;
     int32_t match = -1;
-    const int none = static_cast<int>(members_.size());
-    int proposed = none, agreed = none;  // neural members at this level
-    for (size_t child = static_cast<size_t>(node + 1); child < pool_.nodes.size(); ++child) {
-      if (pool_.nodes[child].parent != node) continue;
-      const bool hit = pool_.nodes[child].token == drawn;
-      const int member = pool_.nodes[child].drafter;
-      if (!members_[static_cast<size_t>(member)]->cheap()) proposed = member;
-      if (hit) match = static_cast<int32_t>(child);
-      if (hit) agreed = member;
-      Calibration& calibration = calibrations_[pool_.nodes[child].drafter][Slot(depth, raw_[child])];
+    const size_t none = members_.size();
+    size_t proposed = none, agreed = none;  // members at this level, the first a neural one
+    for (size_t child = static_cast<size_t>(node + 1); child < pool.nodes.size(); ++child) {
+      if (pool.nodes[child].parent != node) continue;
+      const bool hit = pool.nodes[child].token == drawn;
+      const size_t member = pool.nodes[child].drafter;
+      if (!members_[member]->cheap()) proposed = member;
+      if (hit) {
+        match = static_cast<int32_t>(child);
+        agreed = member;
+      }
+      Calibration& calibration = calibrations_[member][Slot(depth, drafting.raw[child])];
       calibration.outcome.Push(hit ? 1 : 0);
-      calibration.predicted.Push(raw_[child]);
+      calibration.predicted.Push(drafting.raw[child]);
     }
-    if (proposed != none) payoffs_[static_cast<size_t>(proposed)].agreement.Push(agreed != none ? 1 : 0);
+    if (proposed != none) payoffs_[proposed].agreement.Push(agreed != none ? 1 : 0);
     if (match < 0) break;
     node = match;
   }
-  pool_.nodes.clear();
+  pool.nodes.clear();
+  for (const auto& session : drafting.sessions) session->Observe(observation);
 }
 
 // Bins are finer towards 1: half a halving of the doubt each.
-size_t Planner::Slot(int depth, float probability) {
+size_t DrafterSet::Slot(int depth, float probability) {
   const int bin = static_cast<int>(-2 * std::log2(std::clamp(1 - probability, 0.01f, 1.0f)));
   return static_cast<size_t>(std::min(depth, kDepths - 1) * kBins + std::min(bin, kBins - 1));
 }
 
-float Planner::Calibrated(size_t member, int depth, float probability) const {
+float DrafterSet::Calibrated(size_t member, int depth, float probability) const {
   const Calibration& seen = calibrations_[member][Slot(depth, probability)];
   const double ratio = (seen.outcome.sum() + kPriorWeight * probability) /
                        (seen.predicted.sum() + kPriorWeight * std::max(probability, 1e-3f));
   return static_cast<float>(std::clamp(probability * ratio, 0.001, 0.99));
 }
 
-// Another level is worth it while its tokens per ms are above those of the step so far.
-bool Planner::AnotherLevelPays(size_t member, const Draft& draft, double spent_ms) const {
-  if (draft.empty() || (payoffs_[member].calls <= kFirstCalls && static_cast<int64_t>(draft.nodes.size()) < kFirstNodes)) {
-    return true;
-  }
-  const std::vector<int32_t> depths = draft.Depths();
-  std::vector<double> chance;
-  double expected = 1, deepest = 0;
-  for (size_t i = 0; i < draft.nodes.size(); ++i) {
-    const Draft::Node& node = draft.nodes[i];
-    const double own = Calibrated(member, depths[i], node.probability);
-    chance.push_back(own * (node.parent < 0 ? 1.0 : chance[static_cast<size_t>(node.parent)]));
-    expected += chance.back();
-    if (depths[i] == depths.back()) deepest = std::max(deepest, chance.back());
-  }
-  const int64_t levels = depths.back() + 1, rows = static_cast<int64_t>(draft.nodes.size()) + 1;
-  const double before = expected / (curve_.Ms(rows) + draft_ms_ + spent_ms);
-  const double gain = deepest * payoffs_[member].agreement.mean();
-  return gain / (curve_.Ms(rows + 1) - curve_.Ms(rows) + spent_ms / static_cast<double>(levels)) > before;
-}
-
-void Planner::Ask(size_t member, int64_t budget, int64_t max_depth) {
-  Draft draft;
-  const Clock::time_point start = Clock::now();
-  members_[member]->set_pays(
-      [&](const Draft& so_far) { return AnotherLevelPays(member, so_far, MillisSince(start)); });
-  members_[member]->Propose(budget, max_depth, draft);
-  draft_ms_ += MillisSince(start);
-  if (!draft.proposals.empty()) {
-    for (Draft::Node& node : draft.nodes) node.drafter = static_cast<uint8_t>(member);
-    drawn_ = draft;
-  }
-  const std::vector<int32_t> depths = draft.Depths();
-  std::vector<int32_t> in_pool;
-  for (size_t i = 0; i < draft.nodes.size(); ++i) {
-    const Draft::Node& node = draft.nodes[i];
-    const int32_t parent = node.parent < 0 ? -1 : in_pool[static_cast<size_t>(node.parent)];
-    const float probability = Calibrated(member, depths[i], node.probability);
-    const size_t before = pool_.nodes.size();
-    const int32_t at = pool_.Add(parent, node.token, probability, static_cast<uint8_t>(member));
-    in_pool.push_back(at);
-    if (pool_.nodes.size() > before) {
-      raw_.push_back(node.probability);
-    } else if (Draft::Node& old = pool_.nodes[static_cast<size_t>(at)]; old.probability < probability) {
-      old.probability = probability;  // two drafters agree: the surer one speaks
-      old.drafter = static_cast<uint8_t>(member);
-      raw_[static_cast<size_t>(at)] = node.probability;
-    }
-  }
-}
-
-Planner::Plan Planner::Choose(int64_t budget) const {
-  // A node's chance is the product along its path, so the best n nodes are always a tree.
-  std::vector<double> chance(pool_.nodes.size());
-  std::vector<int32_t> order(pool_.nodes.size());
-  for (size_t i = 0; i < pool_.nodes.size(); ++i) {
-    const Draft::Node& node = pool_.nodes[i];
-    chance[i] = node.probability * (node.parent < 0 ? 1.0 : chance[static_cast<size_t>(node.parent)]);
-    order[i] = static_cast<int32_t>(i);
-  }
-  std::stable_sort(order.begin(), order.end(), [&](int32_t a, int32_t b) {
-    return chance[static_cast<size_t>(a)] > chance[static_cast<size_t>(b)];
-  });
-  if (static_cast<int64_t>(order.size()) > budget) order.resize(static_cast<size_t>(budget));
-
-  Plan plan;
-  plan.tokens_per_ms = 1 / (curve_.Ms(1) + draft_ms_);
-  double expected = 1, bar = plan.tokens_per_ms * kMargin;
-  size_t best = 0;
-  for (size_t n = 1; n <= order.size(); ++n) {
-    expected += chance[static_cast<size_t>(order[n - 1])];
-    const double rate = expected / (curve_.Ms(static_cast<int64_t>(n) + 1) + draft_ms_);
-    if (rate > bar) {
-      bar = plan.tokens_per_ms = rate;
-      best = n;
-    }
-  }
-  order.resize(best);
-  std::sort(order.begin(), order.end());
-  plan.nodes = std::move(order);
-  return plan;
-}
-
-bool Planner::Payoff::Due(double plain) const {
+bool DrafterSet::Payoff::Due(double plain) const {
   if (calls < 2 * kFirstCalls) return true;
   // Where others promise more than plain decoding, it must have brought more than they promise.
   const bool alone = without <= kMargin * plain;
   return balance >= 0 && (alone || tokens.sum() > kMargin * without * ms.sum());
 }
 
-void Planner::Propose(int64_t budget, int64_t max_depth, Draft& draft) {
-  pool_.nodes.clear();
-  raw_.clear();
-  drawn_ = {};
-  asked_.clear();
-  draft_ms_ = 0;
-  for (size_t i = 0; i < members_.size(); ++i) {
-    if (members_[i]->cheap()) Ask(i, budget, max_depth);
+// Another level is worth it while its tokens per ms are above those of the step so far. `spent_ms`: by this member.
+bool Planner::AnotherLevelPays(const DrafterSet& set, size_t member, const DraftTask& task, double spent_ms) const {
+  const Draft& draft = task.draft;
+  const DrafterSet::Payoff& payoff = set.payoffs_[member];
+  if (draft.empty() || (payoff.calls <= kFirstCalls && draft.size() < kFirstNodes)) return true;
+  const std::vector<int32_t> depths = draft.Depths();
+  std::vector<double> chance;
+  double expected = 1, deepest = 0;
+  for (size_t i = 0; i < draft.nodes.size(); ++i) {
+    const Draft::Node& node = draft.nodes[i];
+    const double own = set.Calibrated(member, depths[i], node.probability);
+    chance.push_back(own * (node.parent < 0 ? 1.0 : chance[static_cast<size_t>(node.parent)]));
+    expected += chance.back();
+    if (depths[i] == depths.back()) deepest = std::max(deepest, chance.back());
   }
-  Plan plan = Choose(budget);
-  for (size_t i = 0; i < members_.size(); ++i) {
-    if (members_[i]->cheap()) continue;
-    payoffs_[i].without = plan.tokens_per_ms;
-    if (!payoffs_[i].Due(1 / curve_.Ms(1))) continue;
-    asked_.push_back(i);
-    ++payoffs_[i].calls;
-    Ask(i, budget, max_depth);
-    plan = Choose(budget);
+  const int64_t levels = depths.back() + 1, rows = draft.size() + 1;
+  const double before = expected / (curve_.Ms(rows) + draft_ms_ + spent_ms);
+  const double gain = deepest * payoff.agreement.mean();
+  return gain / (curve_.Ms(rows + 1) - curve_.Ms(rows) + spent_ms / static_cast<double>(levels)) > before;
+}
+
+void Planner::Ask(DrafterSet& set, size_t member, std::span<Task> tasks) {
+  std::vector<DraftTask> asked;
+  std::vector<Task*> askers;
+  for (Task& task : tasks) {
+    if (task.set != &set || task.max_depth <= 0 || task.budget <= 0) continue;
+    asked.push_back({task.drafting->sessions[member].get(), task.budget, task.max_depth, {}});
+    askers.push_back(&task);
   }
-  if (!drawn_.empty()) {
-    draft = std::move(drawn_);
-    return;
+  if (asked.empty()) return;
+  const Clock::time_point start = Clock::now();
+  const double sharers = static_cast<double>(asked.size());
+  Drafter::Pays pays;
+  if (set.planned_) {
+    pays = [&](const DraftTask& task) { return AnotherLevelPays(set, member, task, MillisSince(start) / sharers); };
   }
-  std::vector<int32_t> renumbered(pool_.nodes.size(), -1);
-  for (int32_t index : plan.nodes) {
-    Draft::Node node = pool_.nodes[static_cast<size_t>(index)];
-    if (node.parent >= 0) node.parent = renumbered[static_cast<size_t>(node.parent)];
-    renumbered[static_cast<size_t>(index)] = static_cast<int32_t>(draft.nodes.size());
-    draft.nodes.push_back(node);
+  set.members_[member]->Propose(asked, pays);
+  draft_ms_ += MillisSince(start);
+  for (size_t t = 0; t < asked.size(); ++t) {
+    DrafterSet::Drafting& drafting = *askers[t]->drafting;
+    Draft& draft = asked[t].draft;
+    if (!draft.proposals.empty()) {
+      for (Draft::Node& node : draft.nodes) node.drafter = static_cast<uint8_t>(member);
+      drafting.drawn = draft;
+    }
+    const std::vector<int32_t> depths = draft.Depths();
+    std::vector<int32_t> in_pool;
+    for (size_t i = 0; i < draft.nodes.size(); ++i) {
+      const Draft::Node& node = draft.nodes[i];
+      const int32_t parent = node.parent < 0 ? -1 : in_pool[static_cast<size_t>(node.parent)];
+      const float probability = set.Calibrated(member, depths[i], node.probability);
+      const int64_t before = drafting.pool.size();
+      const int32_t at = drafting.pool.Add(parent, node.token, probability, static_cast<uint8_t>(member));
+      in_pool.push_back(at);
+      if (drafting.pool.size() > before) {
+        drafting.raw.push_back(node.probability);
+      } else if (Draft::Node& old = drafting.pool.nodes[static_cast<size_t>(at)]; old.probability < probability) {
+        old.probability = probability;  // two drafters agree: the surer one speaks
+        old.drafter = static_cast<uint8_t>(member);
+        drafting.raw[static_cast<size_t>(at)] = node.probability;
+      }
+    }
   }
 }
 
-void Planner::Measure(int64_t rows, double pass_ms) {
-  if (++passes_ > kColdPasses) curve_.Measure(rows, pass_ms);
-  for (Payoff& payoff : payoffs_) {
-    if (payoff.balance < 0) payoff.balance = std::min(0.0, payoff.balance + kTrialShare * pass_ms);
+Planner::Choice Planner::Choose(std::span<Task> tasks, int64_t budget) const {
+  struct Candidate {
+    double chance;  // of the node's whole path: a product along it, so the best n nodes of a task are always a tree
+    size_t task;
+    int32_t node;
+  };
+  std::vector<Candidate> order;
+  double expected = static_cast<double>(tasks.size());
+  int64_t rows = std::ssize(tasks);
+  for (size_t t = 0; t < tasks.size(); ++t) {
+    if (tasks[t].set == nullptr) continue;
+    const DrafterSet::Drafting& drafting = *tasks[t].drafting;
+    std::vector<double> chance;
+    for (const Draft::Node& node : drafting.pool.nodes) {
+      chance.push_back(node.probability * (node.parent < 0 ? 1.0 : chance[static_cast<size_t>(node.parent)]));
+    }
+    if (!drafting.drawn.empty() || !tasks[t].set->planned()) {  // taken whole
+      rows += std::ssize(chance);
+      for (const double c : chance) expected += c;
+      continue;
+    }
+    const size_t first = order.size();
+    for (size_t i = 0; i < chance.size(); ++i) order.push_back({chance[i], t, static_cast<int32_t>(i)});
+    std::stable_sort(order.begin() + static_cast<int64_t>(first), order.end(),
+                     [](const Candidate& a, const Candidate& b) { return a.chance > b.chance; });
+    order.resize(std::min(order.size(), first + static_cast<size_t>(tasks[t].budget)));
   }
-  for (const size_t member : asked_) {
-    Payoff& payoff = payoffs_[member];
-    if (std::exchange(payoff.first, false) || payoff.calls <= kFirstCalls) continue;
-    const double tokens = static_cast<double>(observed_), ms = pass_ms + draft_ms_;
-    payoff.tokens.Push(tokens);
-    payoff.ms.Push(ms);
-    payoff.balance = std::min(payoff.balance + tokens / payoff.without - ms, kMostBalance * curve_.Ms(1));
+  std::stable_sort(order.begin(), order.end(), [](const Candidate& a, const Candidate& b) { return a.chance > b.chance; });
+  order.resize(std::min(order.size(), static_cast<size_t>(std::max<int64_t>(0, budget))));
+
+  Choice choice;
+  choice.nodes.resize(tasks.size());
+  choice.tokens_per_ms = expected / (curve_.Ms(rows) + draft_ms_);
+  double bar = choice.tokens_per_ms * kMargin;
+  size_t best = 0;
+  for (size_t n = 1; n <= order.size(); ++n) {
+    expected += order[n - 1].chance;
+    const double rate = expected / (curve_.Ms(rows + static_cast<int64_t>(n)) + draft_ms_);
+    if (rate > bar) {
+      bar = choice.tokens_per_ms = rate;
+      best = n;
+    }
+  }
+  for (size_t n = 0; n < best; ++n) choice.nodes[order[n].task].push_back(order[n].node);
+  for (std::vector<int32_t>& nodes : choice.nodes) std::ranges::sort(nodes);
+  return choice;
+}
+
+void Planner::Propose(std::span<Task> tasks, int64_t budget) {
+  draft_ms_ = 0;
+  sets_.clear();
+  for (Task& task : tasks) {
+    if (task.set == nullptr) continue;
+    task.drafting->pool.nodes.clear();
+    task.drafting->raw.clear();
+    task.drafting->drawn = {};
+    if (std::ranges::find(sets_, task.set) == sets_.end()) sets_.push_back(task.set);
+  }
+  for (DrafterSet* set : sets_) {
+    for (size_t i = 0; i < set->members_.size(); ++i) {
+      set->payoffs_[i].asked = false;
+      if (set->members_[i]->cheap()) Ask(*set, i, tasks);
+    }
+  }
+  Choice choice = Choose(tasks, budget);
+  const double plain = static_cast<double>(tasks.size()) / curve_.Ms(std::ssize(tasks));
+  for (DrafterSet* set : sets_) {
+    for (size_t i = 0; i < set->members_.size(); ++i) {
+      if (set->members_[i]->cheap()) continue;
+      DrafterSet::Payoff& payoff = set->payoffs_[i];
+      payoff.without = choice.tokens_per_ms;
+      if (set->planned_ && !payoff.Due(plain)) continue;
+      payoff.asked = true;
+      ++payoff.calls;
+      Ask(*set, i, tasks);
+      choice = Choose(tasks, budget);
+    }
+  }
+  for (size_t t = 0; t < tasks.size(); ++t) {
+    Task& task = tasks[t];
+    task.draft = {};
+    if (task.set == nullptr) continue;
+    if (!task.drafting->drawn.empty()) {
+      task.draft = std::move(task.drafting->drawn);
+      continue;
+    }
+    if (!task.set->planned()) {
+      task.draft = task.drafting->pool;
+      continue;
+    }
+    std::vector<int32_t> renumbered(task.drafting->pool.nodes.size(), -1);
+    for (const int32_t index : choice.nodes[t]) {
+      Draft::Node node = task.drafting->pool.nodes[static_cast<size_t>(index)];
+      if (node.parent >= 0) node.parent = renumbered[static_cast<size_t>(node.parent)];
+      renumbered[static_cast<size_t>(index)] = static_cast<int32_t>(task.draft.nodes.size());
+      task.draft.nodes.push_back(node);
+    }
+  }
+}
+
+void Planner::Measure(int64_t rows, double pass_ms, int64_t tokens, bool warm) {
+  if (warm) curve_.Measure(rows, pass_ms);
+  for (DrafterSet* set : sets_) {
+    for (DrafterSet::Payoff& payoff : set->payoffs_) {
+      if (payoff.balance < 0) payoff.balance = std::min(0.0, payoff.balance + kTrialShare * pass_ms);
+      if (!payoff.asked) continue;
+      if (std::exchange(payoff.first, false) || payoff.calls <= kFirstCalls) continue;
+      const double brought = static_cast<double>(tokens), ms = pass_ms + draft_ms_;
+      payoff.tokens.Push(brought);
+      payoff.ms.Push(ms);
+      payoff.balance = std::min(payoff.balance + brought / payoff.without - ms, kMostBalance * curve_.Ms(1));
+    }
   }
 }
 

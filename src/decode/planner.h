@@ -2,6 +2,8 @@
 
 #include <array>
 #include <memory>
+#include <span>
+#include <string>
 #include <vector>
 
 #include "cambium/sliding_max.h"
@@ -27,25 +29,34 @@ class VerifyCurve {
   std::vector<Point> points_;
 };
 
-// Several drafters behind one: asks the cheap ones first and the neural ones where they have been paying off, merges their
-// proposals, corrects their beliefs by how they fared in a sliding window (per drafter, depth and confidence), and keeps
-// the tree that maximises expected tokens per second; nothing at all if plain decoding is best.
-class Planner : public Drafter {
+// The drafters that a kind of request asked for, and what they have been worth: beliefs corrected by how they fared in a
+// sliding window (per drafter, depth and confidence), and for neural ones what their steps brought. Serves any number of
+// sequences.
+class DrafterSet {
  public:
-  explicit Planner(std::vector<std::unique_ptr<Drafter>> members);
-
-  std::string name() const override { return "auto"; }
-  Needs needs() const override;
-  void Begin(std::span<const int32_t> prompt) override;
-  void Observe(const Observation& observation) override;
-  void Propose(int64_t budget, int64_t max_depth, Draft& draft) override;
-  void Measure(int64_t rows, double pass_ms) override;
-  void Sampling(const SamplingOptions& sampling, bool proposals) override;
+  // planned: false takes what the members propose as it is, whatever it costs.
+  explicit DrafterSet(std::vector<std::unique_ptr<Drafter>> members, bool planned = true);
 
   const std::vector<std::unique_ptr<Drafter>>& members() const { return members_; }
-  const VerifyCurve& curve() const { return curve_; }
+  Drafter::Needs needs() const { return needs_; }
+  bool keeps_kv() const;
+  bool planned() const { return planned_; }
+  uint64_t key() const { return key_; }  // of no other set
+
+  // The members' sessions of one sequence, and what they proposed in the step under way.
+  struct Drafting {
+    std::vector<std::unique_ptr<DraftSession>> sessions;
+    Draft pool;               // everything proposed, with corrected probabilities
+    std::vector<float> raw;   // the drafters' own beliefs, per pool node
+    Draft drawn;              // a draft that was drawn: choosing among its nodes would bias the rejection rule
+    int64_t kept() const;     // the least of the sessions'
+  };
+  Drafting Open(const DraftText& text);
+  // Shows a pass to every session, after comparing what was proposed, verified or not, with what the target drew.
+  void Observe(Drafting& drafting, const Observation& observation);
 
  private:
+  friend class Planner;
   static constexpr int kDepths = 6, kBins = 8, kWindow = 128;
   struct Calibration {
     SlidingMean outcome{kWindow}, predicted{kWindow};
@@ -57,33 +68,56 @@ class Planner : public Drafter {
     SlidingMean tokens{16}, ms{16};
     SlidingMean agreement{64};  // share of its levels at which the target drew one of its tokens
     int64_t calls = 0;
-    bool first = true;  // of a request: it may have the whole prompt to run, which says nothing about the next steps
+    bool first = true;   // since a sequence came: it may have a whole prompt to run, which says nothing about the next steps
     double balance = 0;  // ms
     double without = 0;  // tokens per ms promised for this step without it
+    bool asked = false;  // in this step
     bool Due(double plain) const;  // plain: tokens per ms of plain decoding
   };
   static size_t Slot(int depth, float probability);
   float Calibrated(size_t member, int depth, float probability) const;
-  void Ask(size_t member, int64_t budget, int64_t max_depth);
-  bool AnotherLevelPays(size_t member, const Draft& draft, double spent_ms) const;
-  struct Plan {
-    std::vector<int32_t> nodes;  // of the pool, parents first
-    double tokens_per_ms = 0;
-  };
-  Plan Choose(int64_t budget) const;
-  void ScorePool(const Observation& observation);
 
   std::vector<std::unique_ptr<Drafter>> members_;
+  bool planned_;
+  Drafter::Needs needs_;
+  uint64_t key_;
   std::vector<std::array<Calibration, kDepths * kBins>> calibrations_;  // per member
   std::vector<Payoff> payoffs_;
+};
+
+// Gives the rows of a step to where one more row gains most: asks the cheap drafters of every sequence and the neural ones
+// where they have been paying off, merges what they propose, and keeps the trees that maximise the expected tokens per
+// second of all sequences together; nothing at all if plain decoding is best.
+class Planner {
+ public:
+  // A sequence that decodes: one row for its root, and a draft behind it.
+  struct Task {
+    DrafterSet* set;               // null: it does not draft
+    DrafterSet::Drafting* drafting;
+    int64_t budget, max_depth;     // nodes at most; depths stay below
+    Draft draft;                   // the result
+  };
+  // `budget`: nodes at most, over all tasks.
+  void Propose(std::span<Task> tasks, int64_t budget);
+  // After a pass over `rows` rows for the sequences of the last Propose, which brought `tokens` of them. `warm`: a time to
+  // learn from.
+  void Measure(int64_t rows, double pass_ms, int64_t tokens, bool warm);
+
+  double draft_ms() const { return draft_ms_; }  // spent by the last Propose
+  const VerifyCurve& curve() const { return curve_; }
+
+ private:
+  struct Choice {
+    std::vector<std::vector<int32_t>> nodes;  // by task: of its pool, parents first
+    double tokens_per_ms = 0;
+  };
+  void Ask(DrafterSet& set, size_t member, std::span<Task> tasks);
+  bool AnotherLevelPays(const DrafterSet& set, size_t member, const DraftTask& task, double spent_ms) const;
+  Choice Choose(std::span<Task> tasks, int64_t budget) const;
+
   VerifyCurve curve_;
-  Draft pool_;                      // everything proposed in this step, with corrected probabilities
-  std::vector<float> raw_;          // the drafters' own beliefs, per pool node
-  Draft drawn_;                     // a draft that was drawn: choosing among its nodes would bias the rejection rule
-  std::vector<size_t> asked_;       // neural members of this step
-  int64_t observed_ = 0;            // tokens that this step brought
-  int64_t passes_ = 0;              // of this request
-  double draft_ms_ = 0;             // spent proposing in this step
+  std::vector<DrafterSet*> sets_;  // of the step under way
+  double draft_ms_ = 0;
 };
 
 }  // namespace cambium

@@ -20,7 +20,8 @@ void Require(bool good, const char* name, double value, const char* range) {
 
 }  // namespace
 
-Sampler::Sampler(SamplingOptions options) : options_(std::move(options)) {
+Sampler::Sampler(SamplingOptions options, int64_t tokens, LogitsFilter* filter)
+    : options_(std::move(options)), tokens_(tokens), filter_(filter) {
   const SamplingOptions& o = options_;
   Require(o.temperature >= 0 && std::isfinite(o.temperature), "temperature", o.temperature, "a number >= 0");
   Require(o.top_k >= 0, "top-k", o.top_k, ">= 0");
@@ -42,14 +43,17 @@ void Sampler::Penalize(std::span<const int32_t> history) {
   std::sort(seen.begin(), seen.end());
   seen.erase(std::unique(seen.begin(), seen.end()), seen.end());
   for (int32_t token : seen) {
+    if (static_cast<size_t>(token) >= adjusted_.size()) continue;
     float& logit = adjusted_[static_cast<size_t>(token)];
     logit = logit > 0 ? logit / options_.repeat_penalty : logit * options_.repeat_penalty;
   }
 }
 
 std::span<const Sampler::Candidate> Sampler::Warp(std::span<const float> logits, std::span<const int32_t> history) {
-  if (!options_.logit_bias.empty() || options_.repeat_penalty != 1.0f) {
+  logits = logits.first(static_cast<size_t>(std::min(tokens_, static_cast<int64_t>(logits.size()))));
+  if (filter_ != nullptr || !options_.logit_bias.empty() || options_.repeat_penalty != 1.0f) {
     adjusted_.assign(logits.begin(), logits.end());
+    if (filter_ != nullptr) filter_->Apply(history, adjusted_);
     Penalize(history);
     logits = adjusted_;
   }

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <span>
 #include <vector>
 
@@ -12,7 +13,10 @@ namespace cambium {
 // seed and position, so it is the same on any thread count, in any batch, and inside or outside a draft (law 7).
 class Sampler {
  public:
-  explicit Sampler(SamplingOptions options);  // kUsage for values out of range
+  // Tokens from `tokens` on, rows of the embedding that no text has a token for, are never drawn. `filter` (null: none)
+  // sees the logits first and outlives the sampler. kUsage for values out of range.
+  explicit Sampler(SamplingOptions options, int64_t tokens = std::numeric_limits<int64_t>::max(),
+                   LogitsFilter* filter = nullptr);
 
   const SamplingOptions& options() const { return options_; }
   bool greedy() const { return options_.temperature == 0; }
@@ -34,7 +38,9 @@ class Sampler {
   void Penalize(std::span<const int32_t> history);
 
   SamplingOptions options_;
-  std::vector<float> adjusted_;        // logits after bias and penalties, when there are any
+  int64_t tokens_;
+  LogitsFilter* filter_;
+  std::vector<float> adjusted_;        // logits after filter, bias and penalties, when there are any
   std::vector<Candidate> candidates_;
 };
 

@@ -1,112 +1,186 @@
-// A smaller model of the same vocabulary, with a cache of its own, and `exit`: the target's own first layers read out by
-// its final norm and head, or by a trained exit. Both grow a tree by their probabilities, one pass a level.
+// A smaller model of the same vocabulary, with a cache of its own, and `exit`: the target's own first layers read out
+// by its final norm and head, or by a trained exit. Both grow trees by their probabilities, one pass a level for all
+// texts.
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <limits>
+#include <nlohmann/json.hpp>
 #include <optional>
 
 #include "decode/sampler.h"
 #include "decode/top.h"
 #include "drafters/drafters.h"
-#include "drafters/history.h"
 #include "io/model_cache.h"
 #include "model/heads.h"
 
 namespace cambium {
 namespace {
 
-// Grows a chain with `width` - 1 alternatives a level, by autoregression of `layers` blocks of a transformer on a sequence
-// whose committed slots hold the text before `pending`. The chain is the likeliest tokens; where the target samples, it is
-// drawn with the target's noise.
+class ChainSession : public DraftSession {
+ public:
+  explicit ChainSession(const DraftText& text) : text(text) {
+    if (text.sampling.temperature > 0) sampler.emplace(text.sampling);
+  }
+
+  const DraftText text;
+  std::optional<Sampler> sampler;  // where the target samples
+};
+
+// Grows a chain with `width` - 1 alternatives a level, by autoregression of `layers` blocks of a transformer on
+// sequences whose slots hold the text before. The chain is the likeliest tokens; where the target samples, it is drawn
+// with the target's noise of the position, which agrees most often (Daliri et al. 2024).
 class AutoregressiveDrafter : public Drafter {
  public:
   AutoregressiveDrafter(int64_t max_depth, int64_t width) : max_depth_(max_depth), width_(width) {}
   bool cheap() const override { return false; }
-  void Sampling(const SamplingOptions& sampling, bool proposals) override {
-    sampler_ = sampling.temperature > 0 ? std::make_optional<Sampler>(sampling) : std::nullopt;
-    proposals_ = proposals && sampler_;
-  }
-  void Begin(std::span<const int32_t> prompt) override { history_.Begin(prompt); }
-  void Observe(const Observation& observation) override { history_.Observe(observation); }
 
  protected:
   struct Runner {
     Transformer& transformer;
     KvCache& kv;
-    int sequence;
-    std::span<Graft* const> grafts;
     Compute compute;
     int64_t layers;
+    int64_t tokens;         // that the target has: ids from here on are never drafted
     Heads* exit = nullptr;  // reads the last of these layers out; null: the final norm and head do
   };
+  // A draft under way.
+  struct Growth {
+    Growth(DraftTask& task, ChainSession& session, KvCache::Id sequence, int64_t past, std::span<const int32_t> rows)
+        : task(&task), session(&session), sequence(sequence), past(past), pending(rows.begin(), rows.end()) {
+      if (session.sampler) text = session.text.tokens;
+    }
+    DraftTask* task;
+    ChainSession* session;
+    KvCache::Id sequence;            // of the runner's cache
+    int64_t past;                    // slots before the rows that come next
+    std::vector<int32_t> pending;    // tokens of these rows; the last is the root, or the chain's end
+    std::vector<int32_t> run = {};   // tokens that were run
+    std::vector<int32_t> text = {};  // up to the chain's end, where the target samples
+    std::span<Graft* const> grafts = {};
+    int32_t end = -1;  // the chain's last node
+  };
 
-  // One pass over a chain, committed; logits of its last row [vocab].
-  std::span<const float> Run(const Runner& runner, std::span<const int32_t> tokens, bool logits) {
+  void GrowAll(const Runner& runner, std::vector<Growth>& growths, const Pays& pays) {
+    std::vector<Growth*> live;
+    for (Growth& growth : growths) live.push_back(&growth);
+    for (int64_t depth = 0;; ++depth) {
+      std::erase_if(live, [&](const Growth* g) {
+        const DraftTask& task = *g->task;
+        return depth >= std::min(task.max_depth, max_depth_) || task.draft.size() >= task.budget ||
+               (pays && !pays(task)) || !runner.kv.TryGrow(g->sequence, g->past + std::ssize(g->pending));
+      });
+      if (depth == 0) CatchUp(runner, live);
+      if (live.empty()) return;
+      const Tensor logits = Run(runner, live);
+      for (size_t i = 0; i < live.size(); ++i) AddLevel(Row(runner, logits, static_cast<int64_t>(i)), *live[i]);
+      std::erase_if(live, [](const Growth* g) { return g->pending.empty(); });
+    }
+  }
+
+ private:
+  static Pass NewPass(const Runner& runner) {
     Pass pass;
     pass.compute = runner.compute;
     pass.kv = &runner.kv;
     pass.layers = runner.layers;
-    pass.Append(runner.sequence, runner.kv.length(runner.sequence), tokens).grafts = runner.grafts;
-    if (logits && runner.exit == nullptr) pass.logit_rows = {static_cast<int32_t>(tokens.size()) - 1};
-    if (runner.exit != nullptr) pass.capture = {runner.exit->after_layer()};
-    runner.transformer.Forward(pass);
-    CommitAll(pass);
-    if (!logits) return {};
-    if (runner.exit != nullptr) return ReadOut(runner, pass.captured[0].Rows(pass.rows() - 1, 1));
-    return {pass.logits.row(0), static_cast<size_t>(pass.logits.columns())};
+    return pass;
+  }
+  // Appends the first `count` pending rows.
+  static void Take(Pass& pass, Growth& g, int64_t count) {
+    const auto begin = g.pending.begin(), end = begin + count;
+    pass.Append(g.sequence, g.past, {begin, end}).grafts = g.grafts;
+    g.past += count;
+    g.run.insert(g.run.end(), begin, end);
+    g.pending.erase(begin, end);
   }
 
-  // Tokens `pending` are not in the cache yet; the last of them is the root. Returns what was run.
-  std::vector<int32_t> Grow(const Runner& runner, std::span<const int32_t> pending, int64_t budget, int64_t max_depth,
-                            Draft& draft) {
-    std::vector<int32_t> text = history_.tokens(), run;
-    int32_t parent = -1;
-    for (int64_t depth = 0; depth < std::min(max_depth, max_depth_); ++depth) {
-      if (static_cast<int64_t>(draft.nodes.size()) >= budget || (pays_ && !pays_(draft))) break;
-      const std::span<const float> logits = Run(runner, pending, true);
-      run.insert(run.end(), pending.begin(), pending.end());
-      parent = sampler_ ? Draw(logits, text, parent, draft) : Likeliest(logits, parent, budget, draft);
-      if (parent < 0) break;
-      text.push_back(draft.nodes[static_cast<size_t>(parent)].token);
-      pending = std::span(text).last(1);
+  // Runs what is more than one pass should hold, as at the beginning of long texts.
+  static void CatchUp(const Runner& runner, std::span<Growth* const> live) {
+    constexpr int64_t kChunk = 512;
+    const auto shorter = [](const Growth* a, const Growth* b) { return a->pending.size() < b->pending.size(); };
+    int64_t rows = 0;
+    for (const Growth* g : live) rows += std::ssize(g->pending);
+    while (rows > kChunk) {
+      Growth& longest = **std::ranges::max_element(live, shorter);
+      const int64_t count = std::min(kChunk, std::ssize(longest.pending) - 1);
+      if (count == 0) return;
+      Pass pass = NewPass(runner);
+      Take(pass, longest, count);
+      runner.transformer.Forward(pass);
+      rows -= count;
     }
-    return run;
   }
 
-  History history_;
+  // One pass over the pending rows; logits of each text's last one, [texts, vocab] or an exit's [texts, draft
+  // vocabulary].
+  Tensor Run(const Runner& runner, std::span<Growth* const> live) {
+    Pass pass = NewPass(runner);
+    std::vector<int32_t> last;
+    for (Growth* g : live) {
+      Take(pass, *g, std::ssize(g->pending));
+      last.push_back(static_cast<int32_t>(pass.rows()) - 1);
+    }
+    if (runner.exit == nullptr) {
+      pass.logit_rows = std::move(last);
+      runner.transformer.Forward(pass);
+      return pass.logits;
+    }
+    pass.capture = {runner.exit->after_layer()};
+    runner.transformer.Forward(pass);
+    return ReadOut(runner, pass.captured[0], last);
+  }
 
- private:
-  // Logits [vocab] of a trained exit; what its draft vocabulary lacks has none.
-  std::span<const float> ReadOut(const Runner& runner, Tensor state) {
+  Tensor ReadOut(const Runner& runner, Tensor states, std::span<const int32_t> rows) {
     ThreadPool& pool = runner.transformer.pool();
-    workspace_.Reset();
     const PackedMatrix& readout = runner.exit->readout(0);
-    Tensor features = workspace_.New({1, state.columns()}), logits = workspace_.New({1, readout.out()});
-    const int64_t lengths[] = {1};
-    runner.exit->Forward({pool, workspace_, runner.compute, nullptr}, 0, {state, {}, lengths}, features, {});
+    const int64_t texts = std::ssize(rows), width = states.columns();
+    workspace_.Reset();
+    Tensor input = workspace_.New({texts, width}), features = workspace_.New({texts, width});
+    Tensor logits = workspace_.New({texts, readout.out()});
+    for (int64_t i = 0; i < texts; ++i) std::copy_n(states.row(rows[static_cast<size_t>(i)]), width, input.row(i));
+    const std::vector<int64_t> lengths(rows.size(), 1);
+    runner.exit->Forward({pool, workspace_, runner.compute, nullptr}, 0, {input, {}, lengths}, features, {});
     const Product product[] = {{&readout, logits}};
     MatMul(pool, workspace_, runner.compute, features, product);
-    if (runner.exit->draft_tokens().empty()) return {logits.f32(), static_cast<size_t>(readout.out())};
-    scores_.assign(static_cast<size_t>(runner.transformer.config().vocab), -std::numeric_limits<float>::infinity());
-    for (int64_t i = 0; i < readout.out(); ++i) {
-      scores_[static_cast<size_t>(runner.exit->DraftToken(static_cast<int32_t>(i)))] = logits.f32()[i];
+    return logits;
+  }
+
+  // A row's logits by token; what an exit's draft vocabulary lacks has none.
+  std::span<const float> Row(const Runner& runner, Tensor logits, int64_t row) {
+    const std::span<const float> own = {logits.row(row), static_cast<size_t>(logits.columns())};
+    const size_t tokens = static_cast<size_t>(runner.tokens);
+    if (runner.exit == nullptr || runner.exit->draft_tokens().empty()) return own.first(std::min(own.size(), tokens));
+    scores_.assign(tokens, -std::numeric_limits<float>::infinity());
+    for (size_t i = 0; i < own.size(); ++i) {
+      scores_[static_cast<size_t>(runner.exit->DraftToken(static_cast<int32_t>(i)))] = own[i];
     }
     return scores_;
   }
 
-  int32_t Likeliest(std::span<const float> logits, int32_t parent, int64_t budget, Draft& draft) {
+  // Adds the children of the chain's end; the first one is its next, if there is any.
+  void AddLevel(std::span<const float> logits, Growth& g) const {
+    g.end = g.session->sampler ? Draw(logits, g) : Likeliest(logits, g);
+    if (g.end < 0) return;
+    g.pending = {g.task->draft.nodes[static_cast<size_t>(g.end)].token};
+    if (g.session->sampler) g.text.push_back(g.pending.back());
+  }
+
+  int32_t Likeliest(std::span<const float> logits, const Growth& g) const {
     int32_t first = -1;
     for (const TopToken& choice : TopTokens(logits, static_cast<size_t>(width_))) {
-      if (static_cast<int64_t>(draft.nodes.size()) >= budget) break;
-      const int32_t node = draft.Add(parent, choice.token, choice.probability);
+      if (g.task->draft.size() >= g.task->budget) break;
+      const int32_t node = g.task->draft.Add(g.end, choice.token, choice.probability);
       if (first < 0) first = node;
     }
     return first;
   }
 
-  int32_t Draw(std::span<const float> logits, std::span<const int32_t> text, int32_t parent, Draft& draft) {
-    const int32_t token = sampler_->Draw(logits, text, static_cast<int64_t>(text.size()));
-    const std::span<const Sampler::Candidate> candidates = sampler_->Warp(logits, text);
+  static int32_t Draw(std::span<const float> logits, const Growth& g) {
+    if (ArgMax(logits) < 0) return -1;  // not finite: the target is not to suffer for it
+    Sampler& sampler = *g.session->sampler;
+    const int32_t token = sampler.Draw(logits, g.text, std::ssize(g.text));
+    const std::span<const Sampler::Candidate> candidates = sampler.Warp(logits, g.text);
     std::vector<Draft::Share> shares;
     double total = 0;
     for (const Sampler::Candidate& c : candidates) {
@@ -118,19 +192,30 @@ class AutoregressiveDrafter : public Drafter {
       share.probability = static_cast<float>(share.probability / total);
       if (share.token == token) own = share.probability;
     }
-    if (proposals_) {
-      draft.proposals.resize(static_cast<size_t>(parent) + 2);
+    Draft& draft = g.task->draft;
+    if (g.session->text.proposals) {
+      draft.proposals.resize(static_cast<size_t>(g.end) + 2);
       draft.proposals.back() = std::move(shares);
     }
     // With common noise the target draws the token far more often than by chance: a belief to start from.
-    return draft.Add(parent, token, std::sqrt(own));
+    return draft.Add(g.end, token, std::sqrt(own));
   }
 
   int64_t max_depth_, width_;
   Workspace workspace_;
   std::vector<float> scores_;
-  std::optional<Sampler> sampler_;  // where the target samples
-  bool proposals_ = false;
+};
+
+class ModelSession : public ChainSession {
+ public:
+  ModelSession(const DraftText& text, KvCache& kv) : ChainSession(text), sequence(kv.Open()), kv_(kv) {}
+  ~ModelSession() override { kv_.Close(sequence); }
+
+  const KvCache::Id sequence;   // in the draft model's cache, where token i sits in slot i; nothing is committed
+  std::vector<int32_t> cached;  // tokens in the cache, guesses included
+
+ private:
+  KvCache& kv_;
 };
 
 class ModelDrafter : public AutoregressiveDrafter {
@@ -139,36 +224,48 @@ class ModelDrafter : public AutoregressiveDrafter {
       : AutoregressiveDrafter(IntOption(spec, "max", 16, 1, 64), IntOption(spec, "width", 2, 1, 32)),
         compute_(target.compute),
         transformer_(LoadWeights(target.transformer.pool(), Path(spec)), target.transformer.pool()),
-        kv_(transformer_.config(), DType::kF16, target.context + 128) {
+        target_tokens_(target.tokens()),
+        kv_(transformer_.config(), DType::kF16, target.kv.max_slots() + kSlack) {
     CheckVocabulary(Path(spec), target);
     if (transformer_.config().context < target.context) {
       Fail(ErrorCode::kUsage, "--draft model: ", Path(spec), " has a context of ", transformer_.config().context,
            " positions, the target uses ", target.context, "; lower -c");
     }
-    sequence_ = kv_.NewSequence();
   }
 
   std::string name() const override { return "model"; }
 
-  void Propose(int64_t budget, int64_t max_depth, Draft& draft) override {
-    // What the cache holds of the text stays; the root runs again, for its logits.
-    const std::vector<int32_t>& text = history_.tokens();
-    size_t same = 0;
-    while (same < cached_.size() && same + 1 < text.size() && cached_[same] == text[same]) ++same;
-    cached_.resize(same);
-    kv_.Truncate(sequence_, static_cast<int64_t>(same));
-    const Runner runner = {transformer_, kv_, sequence_, {}, compute_, -1};
-    constexpr size_t kChunk = 512;
-    for (; text.size() - cached_.size() > kChunk; cached_.insert(cached_.end(), kChunk, 0)) {
-      Run(runner, std::span(text).subspan(cached_.size(), kChunk), false);
+  std::unique_ptr<DraftSession> Open(const DraftText& text) override {
+    return std::make_unique<ModelSession>(text, kv_);
+  }
+
+  void Propose(std::span<DraftTask> tasks, const Pays& pays) override {
+    std::vector<Growth> growths;
+    for (DraftTask& task : tasks) {
+      auto& session = *static_cast<ModelSession*>(task.session);
+      // What the cache holds of the text stays; the root runs again, for its logits.
+      const std::vector<int32_t>& text = session.text.tokens;
+      size_t same = 0;
+      while (same < session.cached.size() && same + 1 < text.size() && session.cached[same] == text[same]) ++same;
+      session.cached.resize(same);
+      const std::span<const int32_t> rows = std::span(text).subspan(same);
+      const int64_t known =
+          transformer_.config().vocab;  // the target may have rows, and draw tokens, that this model lacks
+      if (std::ranges::any_of(rows, [&](int32_t token) { return token >= known; })) continue;
+      growths.emplace_back(task, session, session.sequence, static_cast<int64_t>(same), rows);
     }
-    const std::vector<int32_t> run =
-        Grow(runner, std::span(text).subspan(cached_.size()), budget, max_depth, draft);
-    std::copy(text.begin(), text.begin() + static_cast<int64_t>(cached_.size()), cached_.begin());
-    cached_.insert(cached_.end(), run.begin(), run.end());
+    GrowAll({transformer_, kv_, compute_, -1, target_tokens_}, growths, pays);
+    for (const Growth& growth : growths) {
+      std::vector<int32_t>& cached = static_cast<ModelSession*>(growth.session)->cached;
+      cached.insert(cached.end(), growth.run.begin(), growth.run.end());
+    }
   }
 
  private:
+  // Slots beyond what the target's cache has: begun pages and guesses of some sixty texts. Where texts share pages
+  // there, as here they do not, it may be spent; then some are not drafted for.
+  static constexpr int64_t kSlack = 2048;
+
   static std::string Path(const DrafterSpec& spec) {
     const std::string path = TextOption(spec, "path", "");
     if (path.empty()) Fail(ErrorCode::kUsage, "--draft model: path=MODEL is missing");
@@ -177,53 +274,72 @@ class ModelDrafter : public AutoregressiveDrafter {
 
   void CheckVocabulary(const std::string& path, const DrafterTarget& target) const {
     const Tokenizer own = LoadTokenizer(path);
-    if (own.vocab_size() != target.tokenizer.vocab_size()) {
-      Fail(ErrorCode::kUsage, "--draft model: ", path, " has ", own.vocab_size(), " tokens, the target ",
-           target.tokenizer.vocab_size());
+    const int rows = static_cast<int>(transformer_.config().vocab), size = own.text_size();
+    const int wanted = target.tokenizer.text_size();
+    const auto piece = [](const Tokenizer& tokenizer, int32_t id) {
+      if (id >= tokenizer.text_size()) return std::string("none");
+      return nlohmann::json(tokenizer.Piece(id)).dump(-1, ' ', true, nlohmann::json::error_handler_t::replace);
+    };
+    for (int32_t id = 0; id < std::max(size, wanted); ++id) {
+      if (id < std::min(size, wanted) && own.Piece(id) == target.tokenizer.Piece(id)) continue;
+      Fail(ErrorCode::kUsage, "--draft model: ", path, ": token ", id, " is ", piece(own, id), ", the target's is ",
+           piece(target.tokenizer, id));
     }
-    for (int32_t id = 0; id < own.vocab_size(); ++id) {
-      if (own.Piece(id) != target.tokenizer.Piece(id)) {
-        Fail(ErrorCode::kUsage, "--draft model: ", path, ": token ", id, " is \"", own.Piece(id), "\", the target's is \"",
-             target.tokenizer.Piece(id), "\"");
-      }
+    if (rows < wanted) {
+      Fail(ErrorCode::kData, "--draft model: ", path, ": the tokenizer has ", size, " tokens, the embedding ", rows,
+           " rows");
     }
   }
 
   Compute compute_;
   Transformer transformer_;
+  int64_t target_tokens_;
   KvCache kv_;
-  int sequence_ = -1;
-  std::vector<int32_t> cached_;  // tokens in the cache
 };
 
 class ExitDrafter : public AutoregressiveDrafter {
  public:
   ExitDrafter(const DrafterSpec& spec, const DrafterTarget& target)
       : AutoregressiveDrafter(IntOption(spec, "max", 4, 1, 64), IntOption(spec, "width", 2, 1, 32)),
-        target_(target),
+        transformer_(target.transformer),
+        kv_(target.kv),
+        compute_(target.compute),
+        tokens_(target.tokens()),
         owned_(LoadHeads(spec, target)),
         exit_(owned_ != nullptr ? owned_->heads() : CarriedHeads(spec, target)),
-        layers_(IntOption(spec, "layer", exit_ != nullptr ? exit_->after_layer() + 1 : target.transformer.config().layers / 2, 1,
+        layers_(IntOption(spec, "layer",
+                          exit_ != nullptr ? exit_->after_layer() + 1 : target.transformer.config().layers / 2, 1,
                           target.transformer.config().layers - 1)) {
     if (exit_ == nullptr) return;
     if (layers_ != exit_->after_layer() + 1) {
-      Fail(ErrorCode::kUsage, "--draft exit: layer is ", layers_, ", the trained exit reads layer ", exit_->after_layer() + 1);
+      Fail(ErrorCode::kUsage, "--draft exit: layer is ", layers_, ", the trained exit reads layer ",
+           exit_->after_layer() + 1);
     }
-    if (target.compute == Compute::kInt8) exit_->Freeze();
+    if (owned_ != nullptr && compute_ == Compute::kInt8) exit_->Freeze();
   }
 
   std::string name() const override { return "exit"; }
 
-  void Propose(int64_t budget, int64_t max_depth, Draft& draft) override {
-    // The first layers' slots beyond the committed ones are the verifying pass's to overwrite.
-    const int64_t committed = target_.kv.length(target_.state.sequence);
-    Grow({target_.transformer, target_.kv, target_.state.sequence, target_.state.grafts, target_.compute, layers_, exit_},
-         std::span(history_.tokens()).last(1), budget, max_depth, draft);
-    target_.kv.sequence(target_.state.sequence).length = committed;
+  std::unique_ptr<DraftSession> Open(const DraftText& text) override { return std::make_unique<ChainSession>(text); }
+
+  void Propose(std::span<DraftTask> tasks, const Pays& pays) override {
+    std::vector<Growth> growths;
+    for (DraftTask& task : tasks) {
+      auto& session = *static_cast<ChainSession*>(task.session);
+      const DraftText& text = session.text;
+      // The first layers' slots beyond the committed ones are the verifying pass's to overwrite.
+      growths.emplace_back(task, session, text.sequence, kv_.length(text.sequence), std::span(text.tokens).last(1));
+      growths.back().grafts = text.grafts;
+    }
+    GrowAll({transformer_, kv_, compute_, layers_, tokens_, exit_}, growths, pays);
+    for (const Growth& growth : growths) kv_.Truncate(growth.sequence, kv_.length(growth.sequence));
   }
 
  private:
-  DrafterTarget target_;
+  Transformer& transformer_;
+  KvCache& kv_;
+  Compute compute_;
+  int64_t tokens_;  // that may be proposed
   std::unique_ptr<Graft> owned_;
   Heads* exit_;  // null: none was trained
   int64_t layers_;

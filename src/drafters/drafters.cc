@@ -2,7 +2,6 @@
 
 #include <charconv>
 
-#include "decode/planner.h"
 #include "model/heads.h"
 
 namespace cambium {
@@ -57,14 +56,14 @@ std::string TextOption(const DrafterSpec& spec, const std::string& key, const st
   return found == spec.options.end() ? fallback : found->second;
 }
 
-std::unique_ptr<Drafter> MakeDrafters(const std::vector<std::string>& specs, const DrafterTarget& target) {
+std::vector<std::unique_ptr<Drafter>> MakeDrafters(const std::vector<std::string>& specs, const DrafterTarget& target) {
   std::vector<std::unique_ptr<Drafter>> members;
   std::vector<std::string> asked;
   for (const std::string& text : specs.empty() ? std::vector<std::string>{"auto"} : specs) {
     if (text == "auto") {
       asked.insert(asked.end(), {"ngram", "recycle"});
       const size_t untrained = asked.size();
-      for (Graft* graft : target.state.grafts) {
+      for (Graft* graft : target.grafts) {
         if (graft->heads() != nullptr) asked.push_back(graft->kind());
       }
       if (asked.size() == untrained && !target.transformer.weights().mtp_source.empty()) asked.push_back("mtp");
@@ -76,7 +75,7 @@ std::unique_ptr<Drafter> MakeDrafters(const std::vector<std::string>& specs, con
     const DrafterSpec spec = ParseDrafterSpec(text);
     if (spec.name == "none") {
       if (specs.size() > 1) Fail(ErrorCode::kUsage, "--draft none stands alone");
-      return nullptr;
+      return {};
     }
     const DrafterEntry* entry = nullptr;
     std::string names = "auto, none";
@@ -92,7 +91,7 @@ std::unique_ptr<Drafter> MakeDrafters(const std::vector<std::string>& specs, con
     }
     members.push_back(entry->make(spec, target));
   }
-  return std::make_unique<Planner>(std::move(members));
+  return members;
 }
 
 }  // namespace cambium

@@ -1,12 +1,13 @@
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <map>
 #include <memory>
 #include <string>
 #include <vector>
 
-#include "decode/generate.h"
+#include "decode/drafter.h"
 #include "io/tokenizer.h"
 #include "model/transformer.h"
 
@@ -24,10 +25,13 @@ DrafterSpec ParseDrafterSpec(const std::string& text);
 struct DrafterTarget {
   Transformer& transformer;
   KvCache& kv;
-  const DecodeState& state;  // of the sequence that they serve
   const Tokenizer& tokenizer;
   Compute compute;
-  int64_t context;           // most tokens the sequence may hold
+  int64_t context;                 // most tokens that a sequence may hold
+  std::span<Graft* const> grafts;  // of the requests that are drafted for: some bring heads
+
+  // What may be proposed: the target's rows that are tokens of text.
+  int64_t tokens() const { return std::min<int64_t>(tokenizer.text_size(), transformer.config().vocab); }
 };
 
 // The list of drafters: one line each in drafters.cc.
@@ -40,10 +44,10 @@ struct DrafterEntry {
 };
 const std::vector<DrafterEntry>& DrafterList();
 
-// The planner over the drafters that --draft asks for; "auto" stands for what needs no options and no training: ngram and
-// recycle, and for the heads that the request's grafts bring, or else the model itself.
-// Null for {"none"}. kUsage for an unknown drafter or option.
-std::unique_ptr<Drafter> MakeDrafters(const std::vector<std::string>& specs, const DrafterTarget& target);
+// The drafters that --draft asks for; "auto" (and no spec at all) stands for what needs no options and no training: ngram
+// and recycle, and for the heads that the request's grafts bring, or else the model itself.
+// None for {"none"}. kUsage for an unknown drafter or option.
+std::vector<std::unique_ptr<Drafter>> MakeDrafters(const std::vector<std::string>& specs, const DrafterTarget& target);
 
 // Reads options of a spec, by key; kUsage naming drafter, key and value where they are not as expected.
 int64_t IntOption(const DrafterSpec& spec, const std::string& key, int64_t fallback, int64_t low, int64_t high);

@@ -1,12 +1,13 @@
-// Trained heads: Medusa's and Meta's guess every depth from the accepted row, DeepSeek's module goes on from its own guess.
+// Trained heads: Medusa's and Meta's guess every depth from the accepted row, DeepSeek's module goes on from its own
+// guess.
 #include <algorithm>
-#include <cstring>
 #include <filesystem>
+#include <iterator>
 #include <map>
 #include <queue>
 
-#include "decode/top.h"
 #include "drafters/drafters.h"
+#include "drafters/heads_session.h"
 #include "drafters/tree_shape.h"
 #include "grafts/grafts.h"
 #include "grafts/mtp.h"
@@ -17,15 +18,11 @@ namespace {
 class HeadsDrafter : public Drafter {
  public:
   HeadsDrafter(const DrafterSpec& spec, const DrafterTarget& target)
-      : pool_(target.transformer.pool()),
-        width_(target.transformer.config().hidden),
-        compute_(target.compute),
-        owned_(OwnOrNamed(spec, target)),
+      : owned_(OwnOrNamed(spec, target)),
         heads_(owned_ != nullptr ? *owned_->heads() : Carried(spec, target)),
-        max_depth_(IntOption(spec, "max", heads_.chained() ? 2 * heads_.depths() : heads_.depths(), 1, 64)),
+        runner_(heads_, target.transformer, target.kv, target.compute, MaxDepth(spec, heads_), target.tokens()),
         choices_(static_cast<size_t>(IntOption(spec, "width", heads_.chained() ? 2 : 8, 1, 32))),
         nodes_(IntOption(spec, "nodes", 40, 1, 1023)) {
-    if (!heads_.chained()) max_depth_ = std::min(max_depth_, heads_.depths());
     if (const std::string file = TextOption(spec, "tree", ""); !file.empty()) {
       if (heads_.chained()) Fail(ErrorCode::kUsage, "--draft mtp: tree=", file, " is for heads that guess at once");
       shape_ = ReadTreeShape(file, heads_.depths());
@@ -33,56 +30,29 @@ class HeadsDrafter : public Drafter {
         choices_ = std::max(choices_, static_cast<size_t>(path.back()) + 1);
       }
     }
-    if (compute_ == Compute::kInt8) heads_.Freeze();
-    if (const auto* mtp = dynamic_cast<const MtpHeads*>(&heads_); mtp != nullptr) {
-      for (int64_t i = 0; i < (heads_.chained() ? 1 : heads_.depths()); ++i) {
-        caches_.push_back(mtp->MakeCache(target.context + max_depth_ + 128));
-        caches_.back().NewSequence();
-      }
-    }
+    // Those that a request's graft brings were packed when they were loaded.
+    if (owned_ != nullptr && target.compute == Compute::kInt8) heads_.Freeze();
   }
 
   std::string name() const override { return heads_.kind(); }
   Needs needs() const override { return {heads_.after_layer() < 0, heads_.after_layer()}; }
   bool cheap() const override { return false; }
-
-  void Begin(std::span<const int32_t>) override {
-    pending_.clear();
-    tokens_.clear();
-    for (KvCache& cache : caches_) cache.Truncate(0, 0);
+  bool keeps_kv() const override { return runner_.keeps_kv(); }
+  std::unique_ptr<DraftSession> Open(const DraftText& text) override {
+    return std::make_unique<HeadsSession>(runner_, text);
   }
 
-  void Observe(const Observation& o) override {
-    const Tensor rows = heads_.after_layer() < 0 ? o.hidden : o.after_layer;
-    if (caches_.empty()) {  // nothing looks further back than the last row
-      pending_.clear();
-      tokens_.clear();
+  void Propose(std::span<DraftTask> tasks, const Pays& pays) override {
+    std::vector<Growth> live;
+    for (DraftTask& task : tasks) {
+      auto& session = *static_cast<HeadsSession*>(task.session);
+      if (session.waiting() > 0) live.push_back({&task, &session});
     }
-    const size_t from = caches_.empty() ? o.tokens.size() - 1 : 0;
-    for (size_t i = from; i < o.tokens.size(); ++i) {
-      const float* const row = rows.row(static_cast<int64_t>(i));
-      pending_.insert(pending_.end(), row, row + width_);
-      tokens_.push_back(i + 1 < o.tokens.size() ? o.tokens[i + 1] : o.next);
-    }
-    constexpr size_t kMost = 512;  // rows of a long prompt that wait
-    if (tokens_.size() > kMost) {
-      for (int64_t d = 0; d < static_cast<int64_t>(caches_.size()); ++d) Run(d, kMost);
-      pending_.erase(pending_.begin(), pending_.begin() + static_cast<int64_t>(kMost) * width_);
-      tokens_.erase(tokens_.begin(), tokens_.begin() + kMost);
-    }
-  }
-
-  void Propose(int64_t budget, int64_t max_depth, Draft& draft) override {
-    if (tokens_.empty()) return;
-    budget = std::min(budget, nodes_);
-    max_depth = std::min(max_depth, max_depth_);
-    workspace_.Reset();
+    runner_.workspace.Reset();
     if (heads_.chained()) {
-      Chain(budget, max_depth, draft);
+      Chain(std::move(live), pays);
     } else {
-      AtOnce(budget, max_depth, draft);
-      pending_.clear();
-      tokens_.clear();
+      AtOnce(std::move(live), pays);
     }
   }
 
@@ -96,87 +66,120 @@ class HeadsDrafter : public Drafter {
   }
   static Heads& Carried(const DrafterSpec& spec, const DrafterTarget& target) {
     if (Heads* const heads = CarriedHeads(spec, target); heads != nullptr) return *heads;
-    Fail(ErrorCode::kUsage, "--draft ", spec.name, ": path=DIR is missing, and no --graft of the request brings such heads");
+    Fail(ErrorCode::kUsage, "--draft ", spec.name,
+         ": path=DIR is missing, and no --graft of the request brings such heads");
+  }
+  static int64_t MaxDepth(const DrafterSpec& spec, const Heads& heads) {
+    if (heads.chained()) return IntOption(spec, "max", 2 * heads.depths(), 1, 64);
+    return std::min(IntOption(spec, "max", heads.depths(), 1, 64), heads.depths());
   }
 
-  struct Row {
-    Tensor features, state;  // [1, hidden]
+  // A draft under way.
+  struct Growth {
+    DraftTask* task;
+    HeadsSession* session;
+    const float* state = nullptr;  // [hidden]: what the chain's end left for the next level
+    int32_t end = -1;              // the chain's last node
+    float chance = 1;              // of the chain
   };
-  // Depth `depth` over the first `count` pending rows, behind what its cache holds; gives the last of them.
-  Row Run(int64_t depth, size_t count) {
-    const int64_t rows = static_cast<int64_t>(count);
-    return Run(depth, Tensor(pending_.data(), {rows, width_}), std::span(tokens_).first(count));
-  }
-  Row Run(int64_t depth, Tensor input, std::span<const int32_t> tokens) {
-    const int64_t rows = input.rows(), lengths[] = {rows};
-    HeadStep step{input, tokens, lengths};
-    KvCache* const cache = caches_.empty() ? nullptr : &caches_[heads_.chained() ? 0 : static_cast<size_t>(depth)];
-    step.kv = cache;
-    Tensor features = workspace_.New({rows, width_});
-    Tensor state = heads_.chained() ? workspace_.New({rows, width_}) : Tensor();
-    heads_.Forward({pool_, workspace_, compute_, nullptr}, depth, step, features, state);
-    if (cache != nullptr) cache->sequence(0).length += rows;
-    return {features.Rows(rows - 1, 1), state ? state.Rows(rows - 1, 1) : Tensor()};
-  }
+  int64_t Budget(const Growth& g) const { return std::min(g.task->budget, nodes_); }
+  int64_t MaxDepth(const Growth& g) const { return std::min(g.task->max_depth, runner_.max_depth); }
 
-  std::vector<TopToken> Read(const float* logits, const PackedMatrix& readout) const {
-    std::vector<TopToken> top = TopTokens({logits, static_cast<size_t>(readout.out())}, choices_);
-    for (TopToken& choice : top) choice.token = heads_.DraftToken(choice.token);
-    return top;
+  // All waiting rows of the texts.
+  HeadRows Waiting(std::span<const Growth> live) {
+    HeadRows rows;
+    for (const Growth& g : live) g.session->AppendTo(rows, g.session->waiting());
+    rows.input = runner_.workspace.New({std::ssize(rows.tokens), runner_.width});
+    float* to = rows.input.f32();
+    for (const Growth& g : live) to = std::copy_n(g.session->states(), g.session->waiting() * runner_.width, to);
+    return rows;
   }
-
-  void Chain(int64_t budget, int64_t max_depth, Draft& draft) {
-    KvCache& cache = caches_.front();
-    const int64_t known = cache.length(0) + static_cast<int64_t>(tokens_.size());
-    const PackedMatrix& readout = heads_.readout(0);
-    int32_t parent = -1;
-    std::vector<int32_t> token;
-    Row row;
-    float chance = 1;
-    for (int64_t depth = 0; depth < max_depth; ++depth) {
-      const bool pays = pays_ ? pays_(draft) : chance >= kLeastChain;
-      if (static_cast<int64_t>(draft.nodes.size()) >= budget || !pays) break;
-      row = depth == 0 ? Run(0, tokens_.size()) : Run(0, row.state, token);
-      if (depth == 0) {
-        pending_.clear();
-        tokens_.clear();
-      }
-      Tensor logits = workspace_.New({1, readout.out()});
-      const Product product[] = {{&readout, logits}};
-      MatMul(pool_, workspace_, compute_, row.features, product);
-      int32_t first = -1;
-      for (const TopToken& choice : Read(logits.f32(), readout)) {
-        if (static_cast<int64_t>(draft.nodes.size()) >= budget) break;
-        const int32_t node = draft.Add(parent, choice.token, choice.probability);
-        if (first < 0) first = node;
-      }
-      if (first < 0) break;
-      parent = first;
-      chance *= draft.nodes[static_cast<size_t>(first)].probability;
-      token = {draft.nodes[static_cast<size_t>(first)].token};
+  // The chains' ends, at depth `depth`.
+  HeadRows Ends(std::span<const Growth> live, int64_t depth) {
+    HeadRows rows;
+    rows.input = runner_.workspace.New({std::ssize(live), runner_.width});
+    float* to = rows.input.f32();
+    for (const Growth& g : live) {
+      to = std::copy_n(g.state, runner_.width, to);
+      rows.tokens.push_back(g.task->draft.nodes[static_cast<size_t>(g.end)].token);
+      rows.lengths.push_back(1);
+      rows.sequences.push_back(g.session->sequence());
+      rows.pasts.push_back(g.session->computed() + depth - 1);  // guesses, which the text will overwrite
     }
-    cache.Truncate(0, std::min(known, cache.length(0)));  // the guesses are not the text
+    return rows;
+  }
+  static void Ran(std::span<const Growth> live) {
+    for (const Growth& g : live) g.session->Ran(g.session->waiting());
   }
 
-  void AtOnce(int64_t budget, int64_t max_depth, Draft& draft) {
+  void Chain(std::vector<Growth> live, const Pays& pays) {
+    for (int64_t depth = 0;; ++depth) {
+      std::erase_if(live, [&](const Growth& g) {
+        const int64_t rows = depth == 0 ? g.session->waiting() : depth;
+        const bool full = depth >= MaxDepth(g) || g.task->draft.size() >= Budget(g);
+        const bool enough = pays ? !full && !pays(*g.task) : g.chance < kLeastChain;
+        return full || enough || !g.session->Room(g.session->computed() + rows);
+      });
+      if (live.empty()) return;
+      const HeadsRunner::Last last = runner_.Run(0, depth == 0 ? Waiting(live) : Ends(live, depth));
+      if (depth == 0) Ran(live);
+      const std::vector<std::vector<TopToken>> top = runner_.Read(0, last.features, choices_);
+      for (size_t i = 0; i < live.size(); ++i) {
+        live[i].state = last.state.row(static_cast<int64_t>(i));
+        AddLevel(top[i], live[i]);
+      }
+      std::erase_if(live, [](const Growth& g) { return g.end < 0; });
+    }
+  }
+
+  // Adds the children of the chain's end; the first one is its next.
+  void AddLevel(const std::vector<TopToken>& top, Growth& g) const {
+    Draft& draft = g.task->draft;
+    int32_t first = -1;
+    for (const TopToken& choice : top) {
+      if (draft.size() >= Budget(g)) break;
+      const int32_t node = draft.Add(g.end, choice.token, choice.probability);
+      if (first < 0) first = node;
+    }
+    g.end = first;
+    if (first >= 0) g.chance *= draft.nodes[static_cast<size_t>(first)].probability;
+  }
+
+  void AtOnce(std::vector<Growth> live, const Pays& pays) {
+    std::erase_if(live, [&](const Growth& g) {
+      return MaxDepth(g) <= 0 || Budget(g) <= 0 || (pays && !pays(*g.task)) ||
+             !g.session->Room(g.session->computed() + g.session->waiting());
+    });
+    if (live.empty()) return;
+    const int64_t texts = std::ssize(live);
+    int64_t depths = 0;
+    for (const Growth& g : live) depths = std::max(depths, MaxDepth(g));
+    const HeadRows rows = Waiting(live);
+    Tensor features = runner_.workspace.New({depths * texts, runner_.width});
+    // Blocks see every row, also those whose guess nobody wants.
+    for (int64_t d = 0; d < (runner_.keeps_kv() ? runner_.max_depth : depths); ++d) {
+      const Tensor last = runner_.Run(d, rows).features;
+      if (d < depths) std::copy_n(last.f32(), last.size(), features.row(d * texts));
+    }
+    Ran(live);
     // One product for all depths that share the readout: it is read from memory once.
-    std::vector<std::vector<TopToken>> top(static_cast<size_t>(max_depth));
-    Tensor features = workspace_.New({max_depth, width_});
-    for (int64_t d = 0; d < max_depth; ++d) {
-      const Row row = Run(d, tokens_.size());
-      std::memcpy(features.row(d), row.features.data, static_cast<size_t>(row.features.bytes()));
-    }
-    for (int64_t d = 0; d < max_depth;) {
-      const PackedMatrix& readout = heads_.readout(d);
+    std::vector<std::vector<TopToken>> top;  // by depth, then text
+    for (int64_t d = 0; d < depths;) {
       int64_t count = 1;
-      while (d + count < max_depth && &heads_.readout(d + count) == &readout) ++count;
-      Tensor logits = workspace_.New({count, readout.out()});
-      const Product product[] = {{&readout, logits}};
-      MatMul(pool_, workspace_, compute_, features.Rows(d, count), product);
-      pool_.Run(count, [&](int64_t i, int) { top[static_cast<size_t>(d + i)] = Read(logits.row(i), readout); });
+      while (d + count < depths && &heads_.readout(d + count) == &heads_.readout(d)) ++count;
+      std::ranges::move(runner_.Read(d, features.Rows(d * texts, count * texts), choices_), std::back_inserter(top));
       d += count;
     }
-    shape_.empty() ? GrowBest(top, budget, draft) : GrowShape(top, budget, draft);
+    for (size_t i = 0; i < live.size(); ++i) {
+      std::vector<std::vector<TopToken>> own;
+      for (int64_t d = 0; d < MaxDepth(live[i]); ++d) own.push_back(std::move(top[static_cast<size_t>(d * texts) + i]));
+      Draft& draft = live[i].task->draft;
+      if (shape_.empty()) {
+        GrowBest(own, Budget(live[i]), draft);
+      } else {
+        GrowShape(own, Budget(live[i]), draft);
+      }
+    }
   }
 
   // The likeliest nodes by the product along their path.
@@ -193,7 +196,7 @@ class HeadsDrafter : public Drafter {
       open.push({above * top[depth][rank].probability, above, parent, depth, rank});
     };
     push(1, -1, 0, 0);
-    while (!open.empty() && static_cast<int64_t>(draft.nodes.size()) < budget) {
+    while (!open.empty() && draft.size() < budget) {
       const Candidate best = open.top();
       open.pop();
       if (best.chance < kLeastChance) return;
@@ -208,29 +211,23 @@ class HeadsDrafter : public Drafter {
     std::map<std::vector<int32_t>, int32_t> placed;
     for (const std::vector<int32_t>& path : shape_) {
       const size_t depth = path.size() - 1, rank = static_cast<size_t>(path.back());
-      if (depth >= top.size() || rank >= top[depth].size() || static_cast<int64_t>(draft.nodes.size()) >= budget) continue;
+      if (depth >= top.size() || rank >= top[depth].size() || draft.size() >= budget) continue;
       const std::vector<int32_t> above(path.begin(), path.end() - 1);
       const auto parent = placed.find(above);
       if (!above.empty() && parent == placed.end()) continue;
-      placed[path] = draft.Add(above.empty() ? -1 : parent->second, top[depth][rank].token, top[depth][rank].probability);
+      placed[path] =
+          draft.Add(above.empty() ? -1 : parent->second, top[depth][rank].token, top[depth][rank].probability);
     }
   }
 
   static constexpr float kLeastChance = 0.01f;
   static constexpr float kLeastChain = 0.15f;  // below it another step hardly pays, where nobody knows the times
-  ThreadPool& pool_;
-  int64_t width_;
-  Compute compute_;
   std::unique_ptr<Graft> owned_;
   Heads& heads_;
-  int64_t max_depth_;
+  HeadsRunner runner_;
   size_t choices_;
   int64_t nodes_;
   std::vector<std::vector<int32_t>> shape_;
-  Workspace workspace_;
-  std::vector<KvCache> caches_;    // of each module that has a block
-  std::vector<float> pending_;     // [rows, hidden] that the modules have not seen yet
-  std::vector<int32_t> tokens_;    // the token behind each
 };
 
 }  // namespace
@@ -246,7 +243,7 @@ std::unique_ptr<Graft> LoadHeads(const DrafterSpec& spec, const DrafterTarget& t
 }
 
 Heads* CarriedHeads(const DrafterSpec& spec, const DrafterTarget& target) {
-  for (Graft* graft : target.state.grafts) {
+  for (Graft* graft : target.grafts) {
     if (graft->heads() != nullptr && graft->kind() == spec.name) return graft->heads();
   }
   return nullptr;

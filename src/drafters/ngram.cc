@@ -1,111 +1,120 @@
-// Prompt lookup: what followed the last tokens when they stood in this request before. A suffix automaton (Blumer et al.
-// 1985) of the request's tokens gives the longest suffix that occurred earlier, in O(1) amortised a token.
+// Prompt lookup: what followed the last tokens when they stood in this text before, or, where that is allowed, in the
+// text of a request that has ended.
 #include <algorithm>
+#include <new>
 #include <queue>
-#include <unordered_map>
 
 #include "drafters/drafters.h"
-#include "drafters/history.h"
+#include "drafters/suffix_automaton.h"
 
 namespace cambium {
 namespace {
 
-class SuffixAutomaton {
+// Texts that have ended, one after another.
+class EndedTexts {
  public:
-  void Clear() {
-    states_.assign(1, State());
-    edges_.clear();
-    last_ = 0;
-  }
+  static constexpr int32_t kEndOfText = -1;  // between them: no match goes across
 
-  void Push(int32_t token) {
-    const int32_t current = New(At(last_).length + 1);
-    int32_t p = last_;
-    for (; p >= 0 && Next(p, token) < 0; p = At(p).link) AddEdge(p, token, current);
-    if (p < 0) {
-      At(current).link = 0;
-    } else if (const int32_t q = Next(p, token); At(p).length + 1 == At(q).length) {
-      At(current).link = q;
-    } else {
-      const int32_t clone = New(At(p).length + 1);
-      for (const int32_t t : std::vector<int32_t>(At(q).tokens)) AddEdge(clone, t, Next(q, t));
-      At(clone).link = At(q).link;
-      At(clone).visits = At(q).visits;
-      for (int32_t r = p; r >= 0 && Next(r, token) == q; r = At(r).link) edges_[Key(r, token)] = clone;
-      At(q).link = At(current).link = clone;
+  void Add(std::span<const int32_t> text) {
+    text = text.last(std::min(text.size(), static_cast<size_t>(kMost)));
+    if (automaton_.tokens() + std::ssize(text) > kMost) automaton_.Clear();
+    for (const int32_t token : text) automaton_.Push(token);
+    automaton_.Push(kEndOfText);
+  }
+  void Clear() { automaton_.Clear(); }
+  const SuffixAutomaton& automaton() const { return automaton_; }
+
+ private:
+  static constexpr int64_t kMost = int64_t{1} << 18;  // tokens: about 60 MB, then it starts anew
+  SuffixAutomaton automaton_;
+};
+
+// A suffix of a text, found in an automaton.
+struct Match {
+  const SuffixAutomaton* automaton = nullptr;
+  int32_t state = 0;
+  int32_t length = 0;  // tokens that match
+};
+
+class NgramSession : public DraftSession {
+ public:
+  NgramSession(const DraftText& text, EndedTexts* ended) : text_(text), ended_(ended) {}
+  ~NgramSession() override {
+    if (ended_ == nullptr) return;
+    try {
+      ended_->Add(text_.tokens);
+    } catch (const std::bad_alloc&) {
+      ended_->Clear();  // half a text is no automaton
     }
-    last_ = current;
-    // The suffixes that stood here before were met once more; beyond a few links the counts hardly matter.
-    int32_t s = At(current).link;
-    for (int hops = 0; s > 0 && hops < 16; ++hops, s = At(s).link) ++At(s).visits;
   }
 
-  // The state of the longest suffix that occurred before; 0 if none did.
-  int32_t Match() const { return states_[static_cast<size_t>(last_)].link < 0 ? 0 : At(last_).link; }
-  int64_t tokens() const { return At(last_).length; }  // pushed since Clear
-  int32_t Shorter(int32_t state) const { return At(state).link; }
-  int32_t Length(int32_t state) const { return At(state).length; }
-  int32_t Visits(int32_t state) const { return At(state).visits; }
-  const std::vector<int32_t>& Tokens(int32_t state) const { return At(state).tokens; }  // that lead on
-  int32_t Next(int32_t state, int32_t token) const {
-    const auto found = edges_.find(Key(state, token));
-    return found == edges_.end() ? -1 : found->second;
+  void Observe(const Observation&) override { Learn(); }
+
+  Match Longest() {
+    Learn();
+    const int32_t state = own_.Match();
+    const Match own = {&own_, state, own_.Length(state)};
+    const Match others = ended_ != nullptr ? LongestOfOthers() : Match();
+    return others.length > own.length ? others : own;
   }
 
  private:
-  struct State {
-    int32_t length = 0;  // of the longest string that ends here
-    int32_t link = -1;   // the longest suffix that is in another state
-    int32_t visits = 1;  // occurrences
-    std::vector<int32_t> tokens;
-  };
+  static constexpr size_t kLongest = 64;  // tokens that are looked up in other texts
 
-  static uint64_t Key(int32_t state, int32_t token) {
-    return static_cast<uint64_t>(state) << 32 | static_cast<uint32_t>(token);
-  }
-  State& At(int32_t index) { return states_[static_cast<size_t>(index)]; }
-  const State& At(int32_t index) const { return states_[static_cast<size_t>(index)]; }
-  int32_t New(int32_t length) {
-    states_.emplace_back().length = length;
-    return static_cast<int32_t>(states_.size()) - 1;
-  }
-  void AddEdge(int32_t state, int32_t token, int32_t target) {
-    edges_[Key(state, token)] = target;
-    At(state).tokens.push_back(token);
+  void Learn() {
+    while (own_.tokens() < std::ssize(text_.tokens)) own_.Push(text_.tokens[static_cast<size_t>(own_.tokens())]);
   }
 
-  std::vector<State> states_ = std::vector<State>(1);
-  std::unordered_map<uint64_t, int32_t> edges_;
-  int32_t last_ = 0;
+  Match LongestOfOthers() const {
+    const SuffixAutomaton& texts = ended_->automaton();
+    Match match = {&texts};
+    for (const int32_t token : std::span(text_.tokens).last(std::min(kLongest, text_.tokens.size()))) {
+      int32_t next = texts.Next(match.state, token);
+      while (next < 0 && match.state > 0) {
+        match.state = texts.Shorter(match.state);
+        match.length = texts.Length(match.state);
+        next = texts.Next(match.state, token);
+      }
+      if (next < 0) continue;
+      match.state = next;
+      ++match.length;
+    }
+    // Where nothing but the end of a text followed, a shorter match may know more.
+    while (match.state > 0 && texts.Tokens(match.state) == std::vector<int32_t>{EndedTexts::kEndOfText}) {
+      match.state = texts.Shorter(match.state);
+      match.length = texts.Length(match.state);
+    }
+    return match;
+  }
+
+  DraftText text_;
+  EndedTexts* ended_;  // null: other texts are not looked at
+  SuffixAutomaton own_;
 };
 
 class NgramDrafter : public Drafter {
  public:
-  NgramDrafter(int64_t max_nodes, int64_t min_match, bool shared)
-      : max_nodes_(max_nodes), min_match_(min_match), shared_(shared) {}
+  NgramDrafter(int64_t max_nodes, int64_t min_match, bool shared, int64_t tokens)
+      : max_nodes_(max_nodes), min_match_(min_match), tokens_(tokens), shared_(shared) {}
 
   std::string name() const override { return "ngram"; }
+  std::unique_ptr<DraftSession> Open(const DraftText& text) override {
+    return std::make_unique<NgramSession>(text, shared_ ? &ended_ : nullptr);
+  }
 
-  void Begin(std::span<const int32_t> prompt) override {
-    known_ = history_.Begin(prompt);
-    if (known_ == 0) {
-      if (!shared_ || text_.tokens() + static_cast<int64_t>(prompt.size()) > kMostShared) text_.Clear();
-      if (text_.tokens() > 0) text_.Push(kEndOfText);
+  void Propose(std::span<DraftTask> tasks, const Pays&) override {
+    for (DraftTask& task : tasks) {
+      const Match match = static_cast<NgramSession*>(task.session)->Longest();
+      if (match.length >= min_match_ && match.state > 0) Grow(match, task);
     }
-    Learn();
   }
 
-  void Observe(const Observation& observation) override {
-    if (observation.position + static_cast<int64_t>(observation.tokens.size()) < known_) return;  // of the prompt
-    history_.Observe(observation);
-    Learn();
-  }
+ private:
+  static constexpr float kLeastChance = 0.02f;
 
-  void Propose(int64_t budget, int64_t max_depth, Draft& draft) override {
-    int32_t match = text_.Match();
-    // Where nothing but the end of a text followed, a shorter match may know more.
-    while (match > 0 && text_.Tokens(match) == std::vector<int32_t>{kEndOfText}) match = text_.Shorter(match);
-    if (match == 0 || text_.Length(match) < min_match_) return;
+  // The likeliest nodes of the tree of what followed.
+  void Grow(const Match& match, DraftTask& task) const {
+    const SuffixAutomaton& text = *match.automaton;
     struct Candidate {
       float chance;  // of the whole path
       float probability;
@@ -115,51 +124,43 @@ class NgramDrafter : public Drafter {
     };
     std::priority_queue<Candidate> open;
     const auto expand = [&](int32_t state, int32_t node, float chance, int depth) {
-      if (depth >= max_depth) return;
+      if (depth >= task.max_depth) return;
       float total = 0;
-      for (const int32_t token : text_.Tokens(state)) {
-        if (token != kEndOfText) total += static_cast<float>(text_.Visits(text_.Next(state, token)));
+      for (const int32_t token : text.Tokens(state)) {
+        if (token != EndedTexts::kEndOfText) total += static_cast<float>(text.Visits(text.Next(state, token)));
       }
       // A longer match is surer; as the draft goes on, so does the match.
-      const float length = static_cast<float>(text_.Length(match) + depth);
+      const float length = static_cast<float>(match.length + depth);
       const float sure = length / (length + 1.0f);
-      for (const int32_t token : text_.Tokens(state)) {
-        const int32_t next = text_.Next(state, token);
-        const float p = sure * static_cast<float>(text_.Visits(next)) / total;
-        if (token != kEndOfText && chance * p > kLeastChance) open.push({chance * p, p, node, token, next, depth});
+      for (const int32_t token : text.Tokens(state)) {
+        const int32_t next = text.Next(state, token);
+        const float p = sure * static_cast<float>(text.Visits(next)) / total;
+        const bool known = token != EndedTexts::kEndOfText && token < tokens_;
+        if (known && chance * p > kLeastChance) {
+          open.push({chance * p, p, node, token, next, depth});
+        }
       }
     };
-    expand(match, -1, 1.0f, 0);
-    const int64_t limit = std::min(budget, max_nodes_);
-    while (!open.empty() && static_cast<int64_t>(draft.nodes.size()) < limit) {
+    expand(match.state, -1, 1.0f, 0);
+    const int64_t limit = std::min(task.budget, max_nodes_);
+    while (!open.empty() && task.draft.size() < limit) {
       const Candidate best = open.top();
       open.pop();
-      const int32_t node = draft.Add(best.parent, best.token, best.probability);
+      const int32_t node = task.draft.Add(best.parent, best.token, best.probability);
       expand(best.state, node, best.chance, best.depth + 1);
     }
   }
 
- private:
-  static constexpr float kLeastChance = 0.02f;
-  static constexpr int32_t kEndOfText = -1;              // between requests: no match goes across
-  static constexpr int64_t kMostShared = int64_t{1} << 18;  // tokens of other requests: about 60 MB, then it starts anew
-
-  void Learn() {
-    for (; known_ < history_.size(); ++known_) text_.Push(history_.tokens()[static_cast<size_t>(known_)]);
-  }
-
-  int64_t max_nodes_, min_match_;
+  int64_t max_nodes_, min_match_, tokens_;  // tokens below tokens_ may be proposed
   bool shared_;
-  History history_;
-  SuffixAutomaton text_;
-  int64_t known_ = 0;  // tokens of the history that text_ holds
+  EndedTexts ended_;
 };
 
 }  // namespace
 
-std::unique_ptr<Drafter> MakeNgramDrafter(const DrafterSpec& spec, const DrafterTarget&) {
+std::unique_ptr<Drafter> MakeNgramDrafter(const DrafterSpec& spec, const DrafterTarget& target) {
   return std::make_unique<NgramDrafter>(IntOption(spec, "max", 40, 1, 1024), IntOption(spec, "min", 1, 1, 64),
-                                        IntOption(spec, "shared", 0, 0, 1) == 1);
+                                        IntOption(spec, "shared", 0, 0, 1) == 1, target.tokens());
 }
 
 }  // namespace cambium

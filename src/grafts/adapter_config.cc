@@ -1,6 +1,8 @@
 #include "grafts/adapter_config.h"
 
 #include <filesystem>
+#include <map>
+#include <set>
 
 #include "io/atomic_file.h"
 #include "io/json.h"
@@ -92,6 +94,26 @@ void AdapterConfig::Refuse(const std::string& field, const std::string& why) con
   const auto found = fields().find(field);
   Fail(ErrorCode::kData, path_, ": field \"", field, "\" is ", found == fields().end() ? "missing" : found->dump(), ", ",
        why);
+}
+
+nlohmann::json PeftTargets(const ModelConfig& config, const std::vector<Site>& sites) {
+  std::map<int64_t, std::set<std::string>> by_layer;
+  std::set<std::string> whole;
+  for (const Site site : sites) {
+    by_layer[site.layer].insert(SiteName(site.kind));
+    whole.insert(HfModule(config, site));
+  }
+  std::vector<int64_t> layers;
+  bool alike = true;
+  for (const auto& [layer, kinds] : by_layer) {
+    layers.push_back(layer);
+    alike = alike && kinds == by_layer.begin()->second;
+  }
+  if (!alike) return {{"target_modules", whole}, {"layers_to_transform", nullptr}, {"layers_pattern", nullptr}};
+  const bool all = static_cast<int64_t>(layers.size()) == config.layers;
+  return {{"target_modules", by_layer.empty() ? whole : by_layer.begin()->second},
+          {"layers_to_transform", all ? nlohmann::json() : nlohmann::json(layers)},
+          {"layers_pattern", all ? nlohmann::json() : nlohmann::json("layers")}};
 }
 
 void WriteAdapterConfig(const std::string& directory, const nlohmann::json& config) {

@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "cambium/error.h"
 #include "model/config.h"
@@ -48,6 +49,9 @@ class AdapterConfig {
   Dialect dialect_ = Dialect::kUnknown;
 };
 
+// PEFT's fields that say which modules are adapted, for tensors at these sites and no others: target_modules by kind,
+// with layers_to_transform where not every layer has them; whole names of modules where layers differ.
+nlohmann::json PeftTargets(const ModelConfig& config, const std::vector<Site>& sites);
 // Writes `directory`/adapter_config.json, making the directory.
 void WriteAdapterConfig(const std::string& directory, const nlohmann::json& config);
 

@@ -39,7 +39,7 @@ struct GraftOptions {
   std::vector<int32_t> end_tokens;   // which a draft vocabulary must hold
   uint64_t seed = 0;
   DType working = DType::kF32;  // full fine-tuning: what the weights are rounded to where products read them
-  std::string base;  // what the adapter's config names as its base model
+  std::string base, revision;   // what the adapter's config names as its base model
 };
 
 // The list of grafts: one line each in grafts.cc.

@@ -137,9 +137,6 @@ void ReadHeadTensor(const std::string& path, const std::string& name, const Tens
     Fail(ErrorCode::kData, path, ": tensor ", name, " is [", stored->rows(), ", ", stored->columns(),
          "], this base wants [", into.rows(), ", ", into.columns(), "]; are the heads for another base?");
   }
-  if (stored->dtype == DType::kI32 || stored->dtype == DType::kI64) {
-    Fail(ErrorCode::kData, path, ": tensor ", name, " is of type ", Info(stored->dtype).name, ", weights are floats");
-  }
   Dequantize(stored->dtype, stored->data, into.f32(), into.size());
 }
 

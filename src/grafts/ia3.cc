@@ -113,20 +113,28 @@ bool Ia3Graft::Recognises(const std::string& path) {
 
 // PEFT's IA3 files (peft/tuners/ia3/layer.py): MODULE.ia3_l is [out, 1], of a feedforward module [1, in].
 void Ia3Graft::Save(const std::string& path) {
-  std::set<std::string> targets, inputs;
+  std::vector<Site> sites, fed;  // all modules, and those whose inputs are scaled
   std::vector<TensorToWrite> tensors;
   for (const auto& f : factors_) {
-    targets.insert(SiteName(f->module.kind));
-    if (f->input) inputs.insert(SiteName(f->module.kind));
+    sites.push_back(f->module);
+    if (f->input) fed.push_back(f->module);
     const int64_t size = f->values.view.size();
     const Tensor view = f->input ? Tensor(f->values.view.f32(), {1, size}) : Tensor(f->values.view.f32(), {size, 1});
     tensors.push_back({.name = "base_model.model." + f->param.name, .view = view});
   }
+  // PEFT's IA3 has no layers_to_transform: modules by their whole names where it would need one.
+  const auto names = [&](const std::vector<Site>& of) {
+    const nlohmann::json targets = PeftTargets(model_.config(), of);
+    if (of.empty() || targets["layers_to_transform"].is_null()) return targets["target_modules"];
+    nlohmann::json whole = nlohmann::json::array();
+    for (const Site site : of) whole.push_back(HfModule(model_.config(), site));
+    return whole;
+  };
   WriteAdapterConfig(path, {{"peft_type", "IA3"},
                             {"task_type", "CAUSAL_LM"},
                             {"base_model_name_or_path", base_},
-                            {"target_modules", targets},
-                            {"feedforward_modules", inputs},
+                            {"target_modules", names(sites)},
+                            {"feedforward_modules", names(fed)},
                             {"fan_in_fan_out", false},
                             {"init_ia3_weights", true},
                             {"modules_to_save", nullptr},

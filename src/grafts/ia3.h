@@ -23,7 +23,7 @@ class Ia3Graft : public Graft {
   void AtLinear(const GraftContext& context, Site site, Tensor x, Tensor y) override;
   void AtLinearBackward(const GraftContext& context, Site site, Tensor x, Tensor dy, Tensor dx) override;
   void VisitParams(const std::function<void(Parameter&)>& visit) override;
-  int64_t LowestLayer() const override { return factors_.front()->module.layer; }
+  int64_t LowestLayer() const override { return factors_.empty() ? model_.config().layers : factors_.front()->module.layer; }
   void Save(const std::string& path) override;
 
  private:

@@ -46,14 +46,14 @@ void LoraGraft::SavePeft(const std::string& path) const {
   MakeDirectories(path);
   std::vector<TensorToWrite> tensors;
   std::vector<Factors> factors;
-  std::set<std::string> names;
+  std::vector<Site> sites;
   nlohmann::json ranks = nlohmann::json::object(), alphas = nlohmann::json::object();
   const double more = options_.pissa ? 2 : 1;
   const double rank = more * static_cast<double>(options_.rank);
   const double alpha = options_.alpha * (options_.rslora ? std::sqrt(more) : more);
   for (const auto& term : terms_) {
     const std::string module = ModuleName(model_.config(), term->site);
-    names.insert(SiteName(term->site.kind));
+    sites.push_back(term->site);
     factors.push_back(FactorsOf(*term));
     const Tensor a = factors.back().a, b = factors.back().b;
     tensors.push_back({.name = module + ".lora_A.weight", .view = a});
@@ -67,25 +67,24 @@ void LoraGraft::SavePeft(const std::string& path) const {
     if (r != rank) ranks[key] = a.rows();
     if (std::fabs(own_alpha - alpha) > 1e-5 * std::fabs(alpha)) alphas[key] = own_alpha;
   }
-  const nlohmann::json config = {{"peft_type", "LORA"},
-                                 {"rank_pattern", ranks},
-                                 {"alpha_pattern", alphas},
-                                 {"task_type", "CAUSAL_LM"},
-                                 {"base_model_name_or_path", options_.base},
-                                 {"r", static_cast<int64_t>(rank)},
-                                 {"lora_alpha", alpha},
-                                 {"use_rslora", options_.rslora},
-                                 {"lora_dropout", options_.dropout},
-                                 {"target_modules", names},
-                                 {"bias", "none"},
-                                 {"fan_in_fan_out", false},
-                                 {"init_lora_weights", true},
-                                 {"inference_mode", true},
-                                 {"use_dora", options_.dora}};
+  nlohmann::json config = {{"peft_type", "LORA"},
+                           {"rank_pattern", ranks},
+                           {"alpha_pattern", alphas},
+                           {"task_type", "CAUSAL_LM"},
+                           {"base_model_name_or_path", options_.base},
+                           {"r", static_cast<int64_t>(rank)},
+                           {"lora_alpha", alpha},
+                           {"use_rslora", options_.rslora},
+                           {"lora_dropout", options_.dropout},
+                           {"bias", "none"},
+                           {"fan_in_fan_out", false},
+                           {"init_lora_weights", true},
+                           {"inference_mode", true},
+                           {"use_dora", options_.dora}};
+  config.update(PeftTargets(model_.config(), sites));
+  if (!options_.revision.empty()) config["revision"] = options_.revision;
   WriteSafetensors(path + "/adapter_model.safetensors", std::move(tensors), {{"format", "pt"}});
-  AtomicFile file(path + "/adapter_config.json");
-  file.Write(config.dump(2) + "\n");
-  file.Commit();
+  WriteAdapterConfig(path, config);
 }
 
 std::unique_ptr<Graft> LoraGraft::LoadPeft(const std::string& directory, Transformer& model, float effect) {
@@ -117,6 +116,7 @@ std::unique_ptr<Graft> LoraGraft::LoadPeft(const std::string& directory, Transfo
     if (config.contains("base_model_name_or_path") && config["base_model_name_or_path"].is_string()) {
       options.base = config["base_model_name_or_path"].get<std::string>();
     }
+    if (config.contains("revision") && config["revision"].is_string()) options.revision = config["revision"];
     for (const auto& [name, into] : {std::pair{"rank_pattern", &ranks}, std::pair{"alpha_pattern", &alphas}}) {
       const auto found = config.find(name);
       if (found == config.end() || found->is_null()) continue;

@@ -79,6 +79,11 @@ std::unique_ptr<Graft> LoraGraft::LoadGguf(const std::string& path, Transformer&
     Fail(ErrorCode::kData, path, ": general.architecture is \"", arch, "\", this base is ", config.family,
          "; is the adapter for another base?");
   }
+  if (file.Find("adapter.alora.invocation_tokens") != nullptr) {
+    Fail(ErrorCode::kData, path,
+         ": adapter.alora.invocation_tokens is set: an adapter that begins to act at those tokens "
+         "(aLoRA) is not supported");
+  }
   GraftOptions options;
   options.alpha = file.F64("adapter.lora.alpha", 0.0);
   options.rank = 0;

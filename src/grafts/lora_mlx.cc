@@ -6,6 +6,7 @@
 #include <set>
 
 #include "cambium/error.h"
+#include "cambium/warning.h"
 #include "grafts/adapter_config.h"
 #include "grafts/lora.h"
 #include "io/safetensors.h"
@@ -45,6 +46,7 @@ std::unique_ptr<Graft> LoraGraft::LoadMlx(const std::string& directory, Transfor
   const double scale = number("scale");
   options.alpha = scale * static_cast<double>(options.rank);
   options.dora = config.kind() == "dora";
+  if (parameters.contains("dropout")) options.dropout = number("dropout");
   const SafetensorsFile file(config.WeightsPath());
   std::vector<std::unique_ptr<Term>> terms;
   std::set<std::string> used;
@@ -116,11 +118,20 @@ void LoraGraft::SaveMlx(const std::string& directory) const {
     tensors.push_back({.name = module + ".lora_b", .view = b});
     if (term.magnitude.value) tensors.push_back({.name = module + ".m", .view = term.magnitude.value});
   }
+  std::set<int64_t> layers;
+  for (const auto& term : terms_) layers.insert(term->site.layer);
+  const int64_t last = model_.config().layers - LowestLayer();
+  const bool alike = terms_.size() == keys.size() * layers.size();
+  if (!alike || static_cast<int64_t>(layers.size()) != last) {
+    Warn(directory, ": mlx-lm adapts the same modules in each of the last ", last,
+         " layers; those that the adapter leaves "
+         "as they are get terms of zero there");
+  }
   WriteAdapterConfig(directory, {{"fine_tune_type", options_.dora ? "dora" : "lora"},
                                  {"model", options_.base},
-                                 {"num_layers", model_.config().layers - LowestLayer()},
-                                 {"lora_parameters", {{"rank", rank}, {"scale", scale}, {"dropout", options_.dropout},
-                                                      {"keys", keys}}}});
+                                 {"num_layers", last},
+                                 {"lora_parameters",
+                                  {{"rank", rank}, {"scale", scale}, {"dropout", options_.dropout}, {"keys", keys}}}});
   WriteSafetensors(directory + "/adapters.safetensors", std::move(tensors), {{"format", "mlx"}});
 }
 

@@ -8,9 +8,12 @@
 #include <map>
 #include <memory>
 
+#include "io/atomic_file.h"
 #include "io/convert.h"
 #include "io/gguf.h"
 #include "io/gguf_writer.h"
+#include "io/hf_config.h"
+#include "io/json.h"
 #include "io/quantize_model.h"
 #include "model/load.h"
 #include "tensor/quantize.h"
@@ -19,22 +22,6 @@ namespace cambium {
 namespace {
 
 namespace fs = std::filesystem;
-
-// A file or directory that goes when it is no longer needed.
-class Scratch {
- public:
-  explicit Scratch(std::string path) : path_(std::move(path)) {}
-  ~Scratch() {
-    std::error_code ignored;
-    fs::remove_all(path_, ignored);
-  }
-  Scratch(const Scratch&) = delete;
-  Scratch& operator=(const Scratch&) = delete;
-  const std::string& path() const { return path_; }
-
- private:
-  std::string path_;
-};
 
 // The linears behind each GGUF tensor: one, or gpt2's q, k and v, whose rows follow one another.
 std::map<std::string, std::vector<Site>> SitesByTensor(const ModelConfig& config) {
@@ -150,11 +137,13 @@ void WriteMerged(Transformer& model, std::span<Graft* const> grafts, const std::
     }
   }
   const bool to_gguf = out.ends_with(".gguf"), from_gguf = !fs::is_directory(base);
-  const Scratch converted(out + ".base.gguf"), merged(out + ".merged.gguf"), typed(out + ".typed.gguf");
-  if (!from_gguf) ConvertToGguf(base, converted.path(), progress);
+  const ScratchDirectory scratch(out);
+  const std::string source = from_gguf ? base : scratch.Path("base.gguf");
+  const std::string merged = scratch.Path("merged.gguf"), typed = scratch.Path("typed.gguf");
+  if (!from_gguf) ConvertToGguf(base, source, progress, {.only_weights = !to_gguf});
   bool quantized = false;
   {
-    const GgufFile file(from_gguf ? base : converted.path());
+    const GgufFile file(source);
     for (const NamedTensor& tensor : file.tensors()) quantized |= tensor.view && IsQuantized(tensor.view.dtype);
   }
   if (type && !to_gguf && IsQuantized(*type)) {
@@ -165,23 +154,25 @@ void WriteMerged(Transformer& model, std::span<Graft* const> grafts, const std::
     return CanQuantize(own) ? own : DType::kQ8_0;
   };
   const bool direct = to_gguf && !type;
-  MergeGguf(model, grafts, from_gguf ? base : converted.path(), direct ? out : merged.path(), target, progress);
+  MergeGguf(model, grafts, source, direct ? out : merged, target, progress);
   if (direct) return;
-  if (type) QuantizeModel(model.pool(), merged.path(), to_gguf ? out : typed.path(), *type, true, progress);
+  if (type) QuantizeModel(model.pool(), merged, to_gguf ? out : typed, *type, true, progress);
   if (to_gguf) return;
-  ConvertToHuggingFace(type ? typed.path() : merged.path(), out, type.value_or(DType::kF32), progress);
+  ConvertToHuggingFace(type ? typed : merged, out, type.value_or(DType::kF32), progress);
   if (from_gguf) return;
-  for (const char* name : {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "tokenizer.model",
-                           "generation_config.json", "chat_template.jinja"}) {
-    std::error_code absent;
-    fs::copy_file(base + "/" + name, out + "/" + name, fs::copy_options::overwrite_existing, absent);
-  }
+  CopyModelFiles(base, out);
+  nlohmann::json config = HfTextConfig(ParseJson(ReadTextFile(base + "/config.json"), base + "/config.json"), base);
+  const nlohmann::json made = ParseJson(ReadTextFile(out + "/config.json"), out + "/config.json");
+  config[config.contains("dtype") ? "dtype" : "torch_dtype"] = made["torch_dtype"];
+  AtomicFile file(out + "/config.json");
+  file.Write(config.dump(2) + "\n");
+  file.Commit();
 }
 
 OwnedTensor ExactLogits(Transformer& model, std::span<Graft* const> grafts, std::span<const int32_t> ids) {
   constexpr int64_t kChunk = 64;
   KvCache kv(model.config(), DType::kF32, static_cast<int64_t>(ids.size()) + kChunk);
-  const int sequence = kv.NewSequence();
+  const KvCache::Id sequence = kv.Open();
   OwnedTensor logits({static_cast<int64_t>(ids.size()), model.config().vocab});
   for (int64_t begin = 0; begin < logits.view.rows(); begin += kChunk) {
     const int64_t count = std::min(kChunk, logits.view.rows() - begin);
@@ -202,8 +193,9 @@ LogitDifference Compare(Tensor a, Tensor b) {
   LogitDifference difference;
   for (int64_t i = 0; i < a.size(); ++i) {
     const double d = double{a.f32()[i]} - double{b.f32()[i]};
-    difference.largest = std::max(difference.largest, std::isnan(d) ? INFINITY : std::fabs(d));
-    difference.rms += d * d;
+    const double size = std::isnan(d) ? INFINITY : std::fabs(d);
+    difference.largest = std::max(difference.largest, size);
+    difference.rms += size * size;
   }
   difference.rms = std::sqrt(difference.rms / static_cast<double>(a.size()));
   return difference;

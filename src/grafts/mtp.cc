@@ -176,15 +176,14 @@ Pass MtpModule::MakePass(const GraftContext& context, const HeadStep& step) {
   Pass pass;
   pass.compute = context.compute;
   pass.kv = step.kv;
-  if (step.kv != nullptr) {
-    pass.Append(step.sequence, step.kv->length(step.sequence), step.tokens).grafts = self_;
-  } else {
-    size_t begin = 0;
-    for (size_t i = 0; i < step.lengths.size(); ++i) {
-      const size_t count = static_cast<size_t>(step.lengths[i]);
-      pass.Append(static_cast<int>(i), 0, step.tokens.subspan(begin, count)).grafts = self_;
-      begin += count;
-    }
+  pass.kv_layer = step.kv_layer;
+  size_t begin = 0;
+  for (size_t i = 0; i < step.lengths.size(); ++i) {
+    const size_t count = static_cast<size_t>(step.lengths[i]);
+    const KvCache::Id sequence = step.kv != nullptr ? step.sequences[i] : static_cast<KvCache::Id>(i);
+    const int64_t past = step.kv != nullptr ? step.pasts[i] : 0;
+    pass.Append(sequence, past, step.tokens.subspan(begin, count)).grafts = self_;
+    begin += count;
   }
   return pass;
 }
@@ -192,8 +191,7 @@ Pass MtpModule::MakePass(const GraftContext& context, const HeadStep& step) {
 void MtpModule::Forward(const GraftContext& context, const HeadStep& step, Tensor features, Tensor state) {
   Pass pass = MakePass(context, step);
   if (state) pass.capture = {0};
-  step_ = &step;
-  positions_ = pass.positions;
+  const Underway underway(*this, step, pass);
   block_->Forward(pass);
   Convert(context.pool, pass.hidden, features);
   if (state) Convert(context.pool, pass.captured[0], state);
@@ -208,12 +206,9 @@ void MtpModule::Backward(const GraftContext& context, const HeadStep& step, Tens
     pass.capture = {0};
     pass.dcaptured = {dstate};
   }
-  step_ = &step;
-  positions_ = pass.positions;
-  dinput_ = dinput;
+  const Underway underway(*this, step, pass, dinput);
   block_->Forward(pass);
   block_->Backward(pass, dfeatures);
-  dinput_ = {};
 }
 
 void MtpModule::Pack(bool frozen) {

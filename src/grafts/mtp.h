@@ -22,8 +22,11 @@ class MtpModule : public Graft {
   void Forward(const GraftContext& context, const HeadStep& step, Tensor features, Tensor state);
   void Backward(const GraftContext& context, const HeadStep& step, Tensor dfeatures, Tensor dstate, Tensor dinput);
   void Pack(bool frozen);
-  // A block for keys and values of `slots` slots.
-  KvCache MakeCache(int64_t slots) const { return KvCache(block_->config(), DType::kF16, slots); }
+  // Layers for the keys and values of `blocks` blocks such as this beside the trunk's; the first one's index.
+  int64_t AddLayers(KvCache& kv, int64_t blocks) const {
+    const ModelConfig& c = block_->config();
+    return kv.AddLayers(blocks, c.kv_heads, c.head_dim, DType::kF16);
+  }
 
   std::string kind() const override { return "mtp-module"; }
   void AtEmbedding(const GraftContext& context, std::span<const int32_t> tokens, Tensor x) override;
@@ -43,6 +46,25 @@ class MtpModule : public Graft {
   };
   Joined Join(const GraftContext& context) const;
   Pass MakePass(const GraftContext& context, const HeadStep& step);
+  // Shows the block's hooks the step and the pass under way, until it goes.
+  class Underway {
+   public:
+    Underway(MtpModule& module, const HeadStep& step, const Pass& pass, Tensor dinput = {}) : module_(module) {
+      module.step_ = &step;
+      module.positions_ = pass.positions;
+      module.dinput_ = dinput;
+    }
+    ~Underway() {
+      module_.step_ = nullptr;
+      module_.positions_ = {};
+      module_.dinput_ = {};
+    }
+    Underway(const Underway&) = delete;
+    Underway& operator=(const Underway&) = delete;
+
+   private:
+    MtpModule& module_;
+  };
 
   Transformer& base_;
   bool chained_;
@@ -97,8 +119,9 @@ class MtpHeads : public Heads {
   void VisitParams(const std::function<void(Parameter&)>& visit) override;
   void AfterUpdate() override { Pack(false); }
   void Save(const std::string& path) override;
-  // A cache for one module's keys and values.
-  KvCache MakeCache(int64_t slots) const { return modules_.front()->MakeCache(slots); }
+  int64_t AddLayers(KvCache& kv) const override {
+    return modules_.front()->AddLayers(kv, std::ssize(modules_));
+  }
 
  private:
   MtpHeads(Transformer& model, HeadsFile file, int64_t depths, bool chained);

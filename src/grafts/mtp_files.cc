@@ -132,7 +132,10 @@ std::unique_ptr<Graft> MtpHeads::LoadOwn(Transformer& model) {
     if (depths < 1 || depths > kMostDepths) {
       Fail(ErrorCode::kData, path, ": ", kDepthsKey, " is ", depths, ", expected 1 to ", kMostDepths);
     }
-    for (const int64_t id : gguf->Ints(kDraftKey)) described.draft_tokens.push_back(static_cast<int32_t>(id));
+    for (const int64_t id : gguf->Ints(kDraftKey)) {
+      if (id < 0 || id >= c.vocab) Fail(ErrorCode::kData, path, ": ", kDraftKey, " holds ", id, ", the vocabulary ", c.vocab);
+      described.draft_tokens.push_back(static_cast<int32_t>(id));
+    }
   }
   described.more["depths"] = depths;
   const bool qwen = directory && tensors->FindTensor("mtp.fc.weight") != nullptr;

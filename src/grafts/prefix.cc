@@ -36,7 +36,7 @@ OwnedTensor KeysAndValuesOf(Transformer& model, std::span<const int32_t> ids, Co
   const ModelConfig& c = model.config();
   const int64_t length = static_cast<int64_t>(ids.size()), columns = c.kv_heads * c.head_dim;
   KvCache cache(c, kv_type, length);
-  const int sequence = cache.NewSequence();
+  const KvCache::Id sequence = cache.Open();
   for (size_t begin = 0; begin < ids.size(); begin += kChunk) {
     Pass pass;
     pass.compute = compute;
@@ -49,7 +49,7 @@ OwnedTensor KeysAndValuesOf(Transformer& model, std::span<const int32_t> ids, Co
   for (int64_t layer = 0; layer < c.layers; ++layer) {
     const Tensor k(all.view.f32() + 2 * layer * length * columns, {length, c.kv_heads, c.head_dim});
     const Tensor v(k.f32() + length * columns, {length, c.kv_heads, c.head_dim});
-    LoadKv(cache.layer(layer), cache.sequence(sequence).pages, 0, k, v);
+    LoadKv(cache.layer(layer), cache.Segment(sequence, 0, 0, length).pages, 0, k, v);
   }
   return all;
 }

@@ -1,7 +1,6 @@
 #include "io/atomic_file.h"
 
 #include <fcntl.h>
-#include <stdlib.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -10,6 +9,8 @@
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
+#include <functional>
+#include <random>
 
 #include "cambium/error.h"
 
@@ -21,12 +22,28 @@ void MakeDirectories(const std::string& path) {
   if (error) Fail(ErrorCode::kResource, path, ": cannot make the directory: ", error.message());
 }
 
-AtomicFile::AtomicFile(std::string path) : path_(std::move(path)), temporary_(path_ + ".tmp-XXXXXX") {
-  descriptor_ = mkostemp(temporary_.data(), O_CLOEXEC);
-  if (descriptor_ < 0) Fail(ErrorCode::kResource, path_, ": cannot create: ", std::strerror(errno));
-  const mode_t mask = umask(0);
-  umask(mask);
-  fchmod(descriptor_, 0666 & ~mask);
+namespace {
+
+// A name beside `target` that nothing had: `make` gets names until it makes one that is not there (EEXIST).
+std::string MakeBeside(const std::string& target, const std::function<bool(const char* name)>& make) {
+  static constexpr char kLetters[] = "abcdefghijklmnopqrstuvwxyz0123456789";
+  std::random_device random;
+  for (int attempt = 0; attempt < 100; ++attempt) {
+    std::string name = target + ".tmp-";
+    for (int i = 0; i < 8; ++i) name += kLetters[random() % (sizeof kLetters - 1)];
+    if (make(name.c_str())) return name;
+    if (errno != EEXIST) break;
+  }
+  Fail(ErrorCode::kResource, target, ": cannot create: ", std::strerror(errno));
+}
+
+}  // namespace
+
+AtomicFile::AtomicFile(std::string path) : path_(std::move(path)) {
+  temporary_ = MakeBeside(path_, [&](const char* name) {
+    descriptor_ = open(name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666);  // less the process's umask
+    return descriptor_ >= 0;
+  });
 }
 
 AtomicFile::~AtomicFile() {
@@ -66,6 +83,17 @@ void AtomicFile::Commit() {
   if (directory < 0) return;  // the file is in place; some file systems do not let directories be opened
   fsync(directory);
   close(directory);
+}
+
+ScratchDirectory::ScratchDirectory(const std::string& target) {
+  const std::string above = std::filesystem::path(target).parent_path().string();
+  if (!above.empty()) MakeDirectories(above);
+  path_ = MakeBeside(target, [](const char* name) { return mkdir(name, 0777) == 0; });
+}
+
+ScratchDirectory::~ScratchDirectory() {
+  std::error_code ignored;
+  std::filesystem::remove_all(path_, ignored);
 }
 
 }  // namespace cambium

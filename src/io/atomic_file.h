@@ -33,4 +33,19 @@ class AtomicFile {
   uint64_t written_ = 0;
 };
 
+// A new directory beside `target`, with a name that nothing had, for what is made on the way. It goes with all that it
+// holds. kResource where it cannot be made.
+class ScratchDirectory {
+ public:
+  explicit ScratchDirectory(const std::string& target);
+  ~ScratchDirectory();
+  ScratchDirectory(const ScratchDirectory&) = delete;
+  ScratchDirectory& operator=(const ScratchDirectory&) = delete;
+
+  std::string Path(const std::string& name) const { return path_ + "/" + name; }
+
+ private:
+  std::string path_;
+};
+
 }  // namespace cambium

@@ -10,12 +10,25 @@ namespace cambium {
 
 using ConvertProgress = std::function<void(uint64_t done, uint64_t total)>;
 
-// Writes a Hugging Face directory (config.json, safetensors, tokenizer.json if there is one) as one GGUF file. Matrices
-// keep their type, vectors become F32. kData, naming the field or tensor, for what GGUF or the family cannot express.
-void ConvertToGguf(const std::string& directory, const std::string& out, const ConvertProgress& progress = {});
+struct ToGgufOptions {
+  uint64_t part_bytes = 0;    // > 0: a split model of parts of at most so many bytes (GgufWriter::Write)
+  bool only_weights = false;  // of a file on the way to another directory: no tokenizer, and no field is inexpressible
+};
+// Writes a Hugging Face directory (config.json, safetensors, tokenizer.json and generation_config.json if there are
+// any) as GGUF. Matrices keep their type, vectors become F32. kData, naming the field or tensor, for what GGUF or the
+// family cannot express. Returns the path that opens it.
+std::string ConvertToGguf(const std::string& directory, const std::string& out, const ConvertProgress& progress = {},
+                          const ToGgufOptions& options = {});
 
-// The way back: `directory` (created) gets config.json, model.safetensors and the tokenizer's files. Quantised matrices
-// are decoded to `dense`: F32 (lossless), F16 or BF16.
+// A GGUF model as one file, or split anew.
+std::string RejoinGguf(const std::string& in, const std::string& out, uint64_t part_bytes,
+                       const ConvertProgress& progress = {});
+
+// The files of a Hugging Face directory beside its weights and config.json, as far as they are there.
+void CopyModelFiles(const std::string& from, const std::string& to);
+
+// The way back: `directory` (created) gets config.json, generation_config.json, model.safetensors and the tokenizer's
+// files. Quantised matrices are decoded to `dense`: F32 (lossless), F16 or BF16.
 void ConvertToHuggingFace(const std::string& gguf, const std::string& directory, DType dense,
                           const ConvertProgress& progress = {});
 

@@ -37,18 +37,25 @@ constexpr Pair kGpt2Layer[] = {{"ln_1", "attn_norm"}, {"attn.c_attn", "attn_qkv"
 
 // What a checkpoint may hold besides the weights we name.
 bool IsIgnored(std::string_view name) {
-  return name.ends_with("rotary_emb.inv_freq") || name.ends_with(".attn.bias") || name.ends_with(".attn.masked_bias") ||
-         name.starts_with("vision_tower.") || name.starts_with("multi_modal_projector.") ||
-         name.starts_with("model.vision_tower.") || name.starts_with("model.multi_modal_projector.");
+  if (name.ends_with("rotary_emb.inv_freq") || name.ends_with(".attn.bias") || name.ends_with(".attn.masked_bias")) {
+    return true;
+  }
+  if (name.starts_with("model.")) name.remove_prefix(6);
+  for (std::string_view part :
+       {"vision_tower.", "vision_model.", "visual.", "multi_modal_projector.", "audio_tower."}) {
+    if (name.starts_with(part)) return true;
+  }
+  return false;
 }
 
-// "transformer." of GPT-2 and "language_model." of multimodal checkpoints say nothing.
+// The name without what wraps the model, as SafetensorsSource (model/load_hf.cc) looks for it.
 std::string Unwrapped(std::string name) {
   for (std::string_view prefix : {"transformer.", "language_model."}) {
     if (name.starts_with(prefix)) name.erase(0, prefix.size());
   }
   if (name.starts_with("model.language_model.")) name.erase(6, 15);
-  return name;
+  const bool bare = name.starts_with("layers.") || name.starts_with("embed_tokens.") || name.starts_with("norm.");
+  return bare ? "model." + name : name;
 }
 
 }  // namespace

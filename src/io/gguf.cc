@@ -153,7 +153,11 @@ class GgufFile::Cursor {
   uint64_t position_ = 0;
 };
 
-GgufFile::GgufFile(const std::string& path) : path_(path), file_(path), bytes_(file_->bytes()) { Parse(); }
+GgufFile::GgufFile(const std::string& path) : GgufFile(path, OnePart()) {
+  if (const uint64_t count = U64("split.count", 1); count > 1) Join(count);
+}
+
+GgufFile::GgufFile(const std::string& path, OnePart) : path_(path), file_(path), bytes_(file_->bytes()) { Parse(); }
 
 GgufFile::GgufFile(std::string name, std::span<const uint8_t> bytes) : path_(std::move(name)), bytes_(bytes) {
   Parse();
@@ -363,7 +367,7 @@ std::vector<int64_t> GgufFile::Ints(std::string_view key) const {
   return integers;
 }
 
-const Tensor* GgufFile::FindTensor(std::string_view name) const {
+const Tensor* GgufFile::FindStored(std::string_view name) const {
   const auto found = tensor_index_.find(name);
   if (found == tensor_index_.end()) return nullptr;
   const NamedTensor& tensor = tensors_[found->second];
@@ -371,14 +375,11 @@ const Tensor* GgufFile::FindTensor(std::string_view name) const {
   return &tensor.view;
 }
 
-void GgufFile::CheckIntact() const {
-  if (file_) file_->CheckIntact();
-}
-
-void GgufFile::Evict(const Tensor& view, int64_t row, int64_t rows) const noexcept {
-  if (!file_) return;
-  const int64_t row_bytes = view.row_bytes();
-  file_->Evict(view.as<uint8_t>() + row * row_bytes, static_cast<uint64_t>(rows * row_bytes));
+const Tensor* GgufFile::FindTensor(std::string_view name) const {
+  const Tensor* const stored = FindStored(name);
+  if (stored == nullptr || (stored->dtype != DType::kI32 && stored->dtype != DType::kI64)) return stored;
+  Fail(ErrorCode::kData, path_, ": tensor ", name, ": type ", Info(stored->dtype).name,
+       ", but weights are no integers");
 }
 
 }  // namespace cambium

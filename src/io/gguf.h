@@ -35,8 +35,15 @@ struct GgmlTypeInfo {
 const GgmlTypeInfo* FindGgmlType(uint32_t type);  // null: no such type
 uint32_t GgmlTypeOf(DType dtype);                 // kI32 and kI64 included
 
+// "NAME-00002-of-00003.gguf" for NAME.gguf and part 1 of 3, as llama.cpp's gguf-split names them.
+std::string GgufPartPath(const std::string& path, uint64_t number, uint64_t count);
+// Whether a file's name is that of a part of a split model, and not of the first, which stands for all.
+bool IsLaterGgufPart(std::string_view name);
+
 // A GGUF file, version 2 or 3, little-endian. Opening reads the header only; every count is bounded by the bytes that
 // remain. Errors are kData and name the file and the key or tensor.
+// A split model (NAME-00001-of-00003.gguf, split.count 3) is opened by any part's name and is one file: the first
+// part's metadata without the keys split.*, and all tensors.
 class GgufFile {
  public:
   explicit GgufFile(const std::string& path);
@@ -47,7 +54,8 @@ class GgufFile {
   const std::string& path() const { return path_; }
   uint32_t version() const { return version_; }
   uint64_t alignment() const { return alignment_; }
-  uint64_t size() const { return bytes_.size(); }
+  uint64_t size() const;  // bytes, of all parts
+  size_t parts() const { return 1 + rest_.size(); }
 
   const std::vector<std::pair<std::string, GgufValue>>& metadata() const { return metadata_; }  // in file order
   const GgufValue* Find(std::string_view key) const;                                            // null: absent
@@ -64,8 +72,10 @@ class GgufFile {
   std::vector<int64_t> Ints(std::string_view key) const;  // integers and bools
 
   const std::vector<NamedTensor>& tensors() const { return tensors_; }  // in file order
-  // Null if absent; kData if its type is one that the engine cannot compute with.
+  // Null if absent; kData if its type is one that the engine cannot compute with: an integer, a quantised type it
+  // lacks.
   const Tensor* FindTensor(std::string_view name) const;
+  const Tensor* FindStored(std::string_view name) const;  // integers too
 
   void CheckIntact() const;  // kData if the file was truncated since; call it after reading tensors
   // Drops rows [row, row + rows) of `view` from resident memory.
@@ -74,7 +84,12 @@ class GgufFile {
 
  private:
   class Cursor;
+  struct OnePart {};
+  GgufFile(const std::string& path, OnePart);
   void Parse();
+  void Join(uint64_t count);
+  void AddPart(GgufFile part, uint64_t number, uint64_t count);
+  void IndexNames();
   void ReadMetadata(Cursor& in, uint64_t count);
   void ReadTensors(Cursor& in, uint64_t count);
   const GgufValue* Require(std::string_view key, bool has_fallback) const;
@@ -88,6 +103,7 @@ class GgufFile {
   std::vector<std::pair<std::string, GgufValue>> metadata_;
   std::vector<NamedTensor> tensors_;
   std::unordered_map<std::string_view, size_t> tensor_index_, key_index_;  // keys view the vectors above
+  std::vector<GgufFile> rest_;  // the parts behind the first, whose memory the tensors view
 };
 
 }  // namespace cambium

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <memory>
 #include <type_traits>
 
 #include "base/check.h"
@@ -46,6 +47,12 @@ std::string Array(GgufType element, std::span<const T> values) {
 }
 
 uint64_t Padding(uint64_t size) { return (kAlignment - size % kAlignment) % kAlignment; }
+
+template <class Item>
+uint64_t Padded(const Item& item) {
+  const auto bytes = static_cast<uint64_t>(item.rows * item.row_bytes);
+  return bytes + Padding(bytes);
+}
 
 }  // namespace
 
@@ -110,42 +117,83 @@ void GgufWriter::AddTensor(std::string name, Tensor view) {
             });
 }
 
-void GgufWriter::Write(const std::string& path, const Progress& progress) const {
+void GgufWriter::WriteFile(AtomicFile& out, const std::vector<Pair>& pairs, std::span<const Item> items,
+                           const std::function<void(uint64_t bytes)>& done) const {
   std::string header = "GGUF";
   Append(header, uint32_t{3});
-  Append(header, static_cast<uint64_t>(tensors_.size()));
-  Append(header, static_cast<uint64_t>(pairs_.size()));
-  for (const Pair& pair : pairs_) {
+  Append(header, static_cast<uint64_t>(items.size()));
+  Append(header, static_cast<uint64_t>(pairs.size()));
+  for (const Pair& pair : pairs) {
     AppendString(header, pair.key);
     header += pair.bytes;
   }
-  uint64_t total = 0;
-  for (const Item& item : tensors_) {
+  uint64_t offset = 0;
+  for (const Item& item : items) {
     AppendString(header, item.name);
     Append(header, static_cast<uint32_t>(item.shape.size()));
     for (auto extent = item.shape.rbegin(); extent != item.shape.rend(); ++extent) Append(header, *extent);
     Append(header, GgmlTypeOf(item.dtype));
-    Append(header, total);
-    const auto bytes = static_cast<uint64_t>(item.rows * item.row_bytes);
-    total += bytes + Padding(bytes);
+    Append(header, offset);
+    offset += Padded(item);
   }
-  AtomicFile out(path);
   out.Write(header);
   out.Zeros(Padding(header.size()));
-  const uint64_t data = out.written();
   std::vector<uint8_t> chunk;
-  for (const Item& item : tensors_) {
+  for (const Item& item : items) {
     const int64_t step = std::max<int64_t>(1, kChunkBytes / std::max<int64_t>(1, item.row_bytes));
     for (int64_t row = 0; row < item.rows; row += step) {
       const int64_t rows = std::min(step, item.rows - row);
       chunk.resize(static_cast<size_t>(rows * item.row_bytes));
       item.fill(row, rows, chunk.data());
       out.Write(chunk);
-      if (progress) progress(out.written() - data, total);
+      done(chunk.size());
     }
     out.Zeros(Padding(static_cast<uint64_t>(item.rows * item.row_bytes)));
   }
-  out.Commit();
+}
+
+std::string GgufWriter::Write(const std::string& path, const Progress& progress, uint64_t part_bytes) const {
+  std::vector<std::span<const Item>> parts;
+  uint64_t total = 0, in_part = 0, written = 0;
+  for (size_t i = 0, begin = 0; i < tensors_.size(); ++i) {
+    const uint64_t bytes = Padded(tensors_[i]);
+    const bool begins = parts.empty() || (part_bytes > 0 && in_part + bytes > part_bytes);
+    if (begins) {
+      begin = i;
+      in_part = 0;
+      parts.emplace_back();
+    }
+    parts.back() = std::span(tensors_).subspan(begin, i + 1 - begin);
+    in_part += bytes;
+    total += bytes;
+  }
+  const auto done = [&](uint64_t bytes) {
+    written += bytes;
+    if (progress) progress(written, total);
+  };
+  if (parts.size() <= 1) {
+    AtomicFile out(path);
+    WriteFile(out, pairs_, tensors_, done);
+    out.Commit();
+    return path;
+  }
+  constexpr size_t kMostParts = 10000;
+  if (parts.size() > kMostParts) {
+    Fail(ErrorCode::kUsage, path, ": parts of ", part_bytes, " bytes would be ", parts.size(), ", at most ",
+         kMostParts);
+  }
+  std::vector<std::unique_ptr<AtomicFile>> files;
+  for (size_t i = 0; i < parts.size(); ++i) {
+    const auto count = static_cast<uint16_t>(parts.size());
+    std::vector<Pair> pairs = i == 0 ? pairs_ : std::vector<Pair>();
+    pairs.push_back({"split.no", Scalar(GgufType::kU16, static_cast<uint16_t>(i))});
+    pairs.push_back({"split.count", Scalar(GgufType::kU16, count)});
+    pairs.push_back({"split.tensors.count", Scalar(GgufType::kI32, static_cast<int32_t>(tensors_.size()))});
+    files.push_back(std::make_unique<AtomicFile>(GgufPartPath(path, i, count)));
+    WriteFile(*files.back(), pairs, parts[i], done);
+  }
+  for (const auto& file : files) file->Commit();
+  return GgufPartPath(path, 0, parts.size());
 }
 
 }  // namespace cambium

@@ -11,6 +11,8 @@
 
 namespace cambium {
 
+class AtomicFile;
+
 // Collects metadata and tensors, then writes a GGUF version 3 file, whole or not at all. A key set again replaces its
 // value and keeps its place.
 class GgufWriter {
@@ -30,9 +32,11 @@ class GgufWriter {
   void AddTensor(std::string name, DType dtype, std::vector<int64_t> shape, Fill fill);
   void AddTensor(std::string name, Tensor view);  // must stay valid until Write
 
-  // `progress` (may be empty) gets the bytes of tensors written so far and in all.
+  // `progress` (may be empty) gets the bytes of tensors written so far and in all. With `part_bytes`, tensors of more
+  // than that are written as a split model (GgufPartPath), of parts with at most so many bytes of tensors or one
+  // tensor; returns the path that opens what was written.
   using Progress = std::function<void(uint64_t done, uint64_t total)>;
-  void Write(const std::string& path, const Progress& progress = {}) const;
+  std::string Write(const std::string& path, const Progress& progress = {}, uint64_t part_bytes = 0) const;
 
  private:
   struct Pair {
@@ -47,6 +51,9 @@ class GgufWriter {
     int64_t rows, row_bytes;
   };
   void SetBytes(std::string_view key, std::string bytes);
+  // A file of `items` behind `pairs`, not committed yet; `done` counts the bytes of tensors.
+  void WriteFile(AtomicFile& out, const std::vector<Pair>& pairs, std::span<const Item> items,
+                 const std::function<void(uint64_t bytes)>& done) const;
   std::vector<Pair> pairs_;
   std::vector<Item> tensors_;
 };

@@ -7,6 +7,7 @@
 
 #include "cambium/error.h"
 #include "io/json.h"
+#include "io/known_keys.h"
 
 namespace cambium {
 namespace {
@@ -75,6 +76,7 @@ class Fields {
     Fail(ErrorCode::kData, path_, ": ", name, ": ", shown, " is not ", wanted);
   }
   const std::string& path() const { return path_; }
+  const json& object() const { return object_; }
 
  private:
   const json* Require(std::string_view name, bool has_fallback) const {
@@ -86,44 +88,102 @@ class Fields {
   std::string path_;
 };
 
-// rope_scaling, or an entry of rope_parameters (transformers 5), which also holds the base.
-HfRopeScaling ReadScaling(const Fields& fields, int64_t context) {
-  HfRopeScaling scaling;
+// The fields of one rope_scaling, or of an entry of rope_parameters (transformers 5), which also holds the base.
+void CheckRopeFields(const Fields& fields) {
+  static constexpr std::string_view kKnown[] = {
+      "rope_type",        "type",      "factor",           "low_freq_factor",
+      "high_freq_factor", "beta_fast", "beta_slow",        "mscale",
+      "mscale_all_dim",   "truncate",  "attention_factor", "original_max_position_embeddings",
+      "rope_theta",       "finetuned"};
+  for (const auto& [name, value] : fields.object().items()) {
+    if (value.is_null() || std::ranges::find(kKnown, name) != std::end(kKnown)) continue;
+    // Factors that other programs multiply in; partial rotation.
+    const bool factor = name == "attn_factor" || name == "extrapolation_factor" || name == "partial_rotary_factor";
+    if (factor && value == 1) continue;
+    fields.Wrong(name, value, factor ? "1, the only value that is supported" : "a field of RoPE that is supported");
+  }
+}
+
+// Fields of RoPE scaling as transformers reads them (modeling_rope_utils.py): 0 and null mean "not given".
+RopeScaling ReadScaling(const Fields& fields, int64_t context) {
+  RopeScaling scaling;
+  const bool typed = fields.Find("rope_type") || fields.Find("type");
   scaling.type = fields.Str("rope_type", fields.Str("type", "default"));
-  if (scaling.type == "default") return scaling;
-  if (scaling.type != "linear" && scaling.type != "llama3" && scaling.type != "yarn") {
+  if (scaling.type != "default" && scaling.type != "linear" && scaling.type != "llama3" && scaling.type != "yarn") {
     Fail(ErrorCode::kData, fields.path(), ": rope_type ", scaling.type, " is not default, linear, llama3 or yarn");
   }
-  scaling.factor = fields.Positive("factor");
-  scaling.low_freq_factor = fields.Positive("low_freq_factor", scaling.low_freq_factor);
-  scaling.high_freq_factor = fields.Positive("high_freq_factor", scaling.high_freq_factor);
-  scaling.beta_fast = fields.Positive("beta_fast", scaling.beta_fast);
-  scaling.beta_slow = fields.Positive("beta_slow", scaling.beta_slow);
-  if (fields.Find("attention_factor")) scaling.attention_factor = fields.Positive("attention_factor");
+  CheckRopeFields(fields);
+  if (!typed && fields.Number("factor", 1) != 1) {
+    fields.Wrong("factor", *fields.Find("factor"), "1, and rope_type, which says what it stretches, is missing");
+  }
+  if (scaling.type == "default") return scaling;
+  const auto given = [&](const char* name, double otherwise) {
+    return fields.Number(name, 0) == 0 ? otherwise : fields.Positive(name);
+  };
   scaling.original_context = fields.Int("original_max_position_embeddings", context);
-  if (scaling.type == "llama3" && scaling.high_freq_factor <= scaling.low_freq_factor) {
+  const double grown = static_cast<double>(context) / static_cast<double>(scaling.original_context);
+  scaling.factor = fields.Positive("factor", scaling.type == "yarn" && grown > 1 ? std::optional(grown) : std::nullopt);
+  if (scaling.type == "linear") {
+    scaling.original_context = 0;
+    return scaling;
+  }
+  if (scaling.type == "llama3") {
+    scaling.low_freq_factor = fields.Positive("low_freq_factor", scaling.low_freq_factor);
+    scaling.high_freq_factor = fields.Positive("high_freq_factor", scaling.high_freq_factor);
+    if (scaling.high_freq_factor > scaling.low_freq_factor) return scaling;
     Fail(ErrorCode::kData, fields.path(), ": high_freq_factor ", scaling.high_freq_factor,
          " is not above low_freq_factor ", scaling.low_freq_factor);
   }
+  scaling.beta_fast = given("beta_fast", scaling.beta_fast);
+  scaling.beta_slow = given("beta_slow", scaling.beta_slow);
+  scaling.truncate = fields.Bool("truncate", true);
+  const double mscale = given("mscale", 0), all_dim = given("mscale_all_dim", 0);
+  const bool both = mscale > 0 && all_dim > 0;
+  const double usual = both ? YarnAttention(scaling.factor, mscale) / YarnAttention(scaling.factor, all_dim)
+                            : YarnAttention(scaling.factor);
+  scaling.attention = fields.Positive("attention_factor", usual);
   return scaling;
+}
+
+// One block of RoPE for all layers, or one for each type of layer.
+void ReadRopeBlock(const Fields& block, int64_t context, HfConfig& config) {
+  const bool by_type = block.Find("full_attention") || block.Find("sliding_attention");
+  if (!by_type) {
+    config.rope_theta = block.Positive("rope_theta", config.rope_theta);
+    config.rope_scaling = ReadScaling(block, context);
+    return;
+  }
+  for (const auto& [name, value] : block.object().items()) {
+    if (name != "full_attention" && name != "sliding_attention") {
+      block.Wrong(name, value, "full_attention or sliding_attention");
+    }
+  }
+  if (block.Find("full_attention")) {
+    const Fields full = block.Object("full_attention");
+    config.rope_theta = full.Positive("rope_theta", config.rope_theta);
+    config.rope_scaling = ReadScaling(full, context);
+  }
+  if (block.Find("sliding_attention")) {
+    const Fields sliding = block.Object("sliding_attention");
+    config.local_rope = true;
+    config.rope_local_theta = sliding.Positive("rope_theta", config.rope_local_theta);
+    config.rope_local_scaling = ReadScaling(sliding, context);
+  }
 }
 
 void ReadRope(const Fields& fields, HfConfig& config) {
   const bool gemma = config.family == "gemma3_text";
+  config.local_rope = gemma;
   config.rope_theta = fields.Positive("rope_theta", gemma ? 1e6 : 1e4);
-  config.rope_local_theta = fields.Positive("rope_local_base_freq", config.rope_local_theta);
-  if (fields.Number("partial_rotary_factor", 1.0) != 1.0) {
-    fields.Wrong("partial_rotary_factor", *fields.Find("partial_rotary_factor"),
-                 "1: partial rotation is not supported");
-  }
-  if (fields.Find("rope_scaling")) config.rope_scaling = ReadScaling(fields.Object("rope_scaling"), config.context);
-  if (!fields.Find("rope_parameters")) return;
-  const Fields parameters = fields.Object("rope_parameters");
-  const Fields full = parameters.Find("full_attention") ? parameters.Object("full_attention") : parameters;
-  config.rope_theta = full.Positive("rope_theta", config.rope_theta);
-  config.rope_scaling = ReadScaling(full, config.context);
-  if (parameters.Find("sliding_attention")) {
-    config.rope_local_theta = parameters.Object("sliding_attention").Positive("rope_theta", config.rope_local_theta);
+  config.rope_local_theta = fields.Positive("rope_local_base_freq", 1e4);
+  const int64_t context = fields.Int("original_max_position_embeddings", config.context);
+  const bool old = fields.Find("rope_scaling") != nullptr;
+  if (old) ReadRopeBlock(fields.Object("rope_scaling"), context, config);
+  const RopeScaling before = config.rope_scaling;
+  if (fields.Find("rope_parameters")) ReadRopeBlock(fields.Object("rope_parameters"), context, config);
+  if (old && config.rope_scaling != before) {
+    Fail(ErrorCode::kData, fields.path(), ": rope_scaling (", before.type, ", factor ", before.factor,
+         ") and rope_parameters (", config.rope_scaling.type, ", factor ", config.rope_scaling.factor, ") disagree");
   }
 }
 
@@ -161,21 +221,20 @@ void ReadSliding(const Fields& fields, HfConfig& config) {
   }
 }
 
+// Token ids: null and negative ones mean "none".
 void ReadIds(const Fields& fields, HfConfig& config) {
+  const auto check = [&](const char* name, const json& id) -> std::optional<int64_t> {
+    if (id.is_number_integer() && !id.is_number_unsigned()) return {};
+    if (id.is_number_unsigned() && id.get<uint64_t>() < static_cast<uint64_t>(config.vocab)) return id.get<int64_t>();
+    fields.Wrong(name, id, "a token id below vocab_size " + std::to_string(config.vocab));
+  };
   const auto read = [&](const char* name) -> std::optional<int64_t> {
-    if (!fields.Find(name)) return {};
-    return fields.Int(name, {}, 0, config.vocab - 1);
+    const json* id = fields.Find(name);
+    return id != nullptr ? check(name, id->is_array() && id->size() == 1 ? id->front() : *id) : std::nullopt;
   };
   const json* eos = fields.Find("eos_token_id");
-  if (eos != nullptr && eos->is_array()) {
-    for (const json& id : *eos) {
-      if (!id.is_number_unsigned() || id.get<uint64_t>() >= static_cast<uint64_t>(config.vocab)) {
-        fields.Wrong("eos_token_id", id, "a token id below vocab_size " + std::to_string(config.vocab));
-      }
-      config.eos_ids.push_back(id.get<int64_t>());
-    }
-  } else if (const auto id = read("eos_token_id")) {
-    config.eos_ids.push_back(*id);
+  for (const json& one : eos == nullptr ? json::array() : eos->is_array() ? *eos : json::array({*eos})) {
+    if (const auto id = check("eos_token_id", one)) config.eos_ids.push_back(*id);
   }
   config.bos_id = read("bos_token_id");
   config.pad_id = read("pad_token_id");
@@ -225,9 +284,6 @@ void ReadLlamaLike(const Fields& fields, HfConfig& config) {
   config.mlp_bias = fields.Bool("mlp_bias", false);
   if (gemma) {
     config.query_scale = fields.Positive("query_pre_attn_scalar", 256);
-    for (const char* cap : {"final_logit_softcapping", "attn_logit_softcapping"}) {
-      if (const json* value = fields.Find(cap)) fields.Wrong(cap, *value, "null: soft caps are not supported");
-    }
   }
   ReadRope(fields, config);
   ReadSliding(fields, config);
@@ -235,26 +291,37 @@ void ReadLlamaLike(const Fields& fields, HfConfig& config) {
 
 }  // namespace
 
+json HfTextConfig(const json& root, const std::string& path) {
+  const Fields top(root, path);
+  if (!top.Find("text_config")) return root;
+  json inner = top.Object("text_config").object();
+  for (const char* name :
+       {"eos_token_id", "bos_token_id", "pad_token_id", "tie_word_embeddings", "dtype", "torch_dtype"}) {
+    if ((!inner.contains(name) || inner[name].is_null()) && root.contains(name)) inner[name] = root[name];
+  }
+  const std::string family = top.Str("model_type");
+  if (!inner.contains("model_type") || inner["model_type"] == family) {
+    inner["model_type"] = family == "gemma3" ? "gemma3_text" : family;
+  }
+  return inner;
+}
+
 HfConfig ParseHfConfig(const std::string& text, const std::string& path) {
   json root = ParseJson(text, path);
   const Fields top(root, path);
   std::string family = top.Str("model_type");
-  if (family == "gemma3") {  // the multimodal wrapper: its text model is all we run
-    static constexpr std::array kInherited = {"eos_token_id", "bos_token_id", "pad_token_id", "tie_word_embeddings"};
-    if (!top.Find("text_config")) Fail(ErrorCode::kData, path, ": text_config is missing");
-    json inner = root["text_config"];
-    if (!inner.is_object()) Fail(ErrorCode::kData, path, ": text_config is not an object");
-    for (const char* name : kInherited) {
-      if (!inner.contains(name) && root.contains(name)) inner[name] = root[name];
-    }
-    root = std::move(inner);
-    family = "gemma3_text";
+  if (family == "gemma3" && !top.Find("text_config")) Fail(ErrorCode::kData, path, ": text_config is missing");
+  if (top.Find("text_config")) {
+    root = HfTextConfig(root, path);
+    family = Fields(root, path).Str("model_type");
   }
   static constexpr std::array kFamilies = {"llama", "mistral", "qwen2", "qwen3", "gemma3_text", "gpt2"};
   if (std::find(kFamilies.begin(), kFamilies.end(), family) == kFamilies.end()) {
     Fail(ErrorCode::kData, path, ": model_type ", family,
-         " is not supported (llama, mistral, qwen2, qwen3, gemma3_text, gemma3 and gpt2 are)");
+         " is not supported (llama, mistral, qwen2, qwen3, gemma3_text and gpt2 are, also as the text_config of "
+         "another)");
   }
+  CheckModelKeys(root, path);
   const Fields fields(root, path);
   HfConfig config;
   config.path = path;

@@ -1,21 +1,14 @@
 #pragma once
 
 #include <cstdint>
+#include <nlohmann/json_fwd.hpp>
 #include <optional>
 #include <string>
 #include <vector>
 
-namespace cambium {
+#include "io/rope_scaling.h"
 
-// How RoPE's frequencies are stretched; "default" is not at all.
-struct HfRopeScaling {
-  std::string type = "default";  // default, linear, llama3, yarn
-  double factor = 1;
-  double low_freq_factor = 1, high_freq_factor = 4;  // llama3
-  double beta_fast = 32, beta_slow = 1;              // yarn
-  std::optional<double> attention_factor;            // yarn; absent: 0.1 ln(factor) + 1
-  int64_t original_context = 0;                      // llama3 and yarn: positions before the stretch
-};
+namespace cambium {
 
 // config.json of a Hugging Face model directory, with each family's defaults filled in.
 struct HfConfig {
@@ -29,7 +22,9 @@ struct HfConfig {
   bool output_bias = false;     // on o
   bool mlp_bias = false;
   double rope_theta = 10000, rope_local_theta = 10000;  // local: layers that slide (Gemma 3)
-  HfRopeScaling rope_scaling;                           // of layers that do not slide
+  RopeScaling rope_scaling;                             // of layers that do not slide
+  bool local_rope = false;                              // layers that slide have RoPE of their own
+  RopeScaling rope_local_scaling;
   int64_t sliding_window = 0;                           // positions; 0: no layer slides
   std::vector<uint8_t> layer_slides;                    // [layers]
   double query_scale = 0;                               // Gemma's query_pre_attn_scalar; attention uses its -1/2 power
@@ -39,6 +34,8 @@ struct HfConfig {
 
 // Reads `directory`/config.json. Throws kData naming file, field and value.
 HfConfig ReadHfConfig(const std::string& directory);
+// The text model's own config where `root`, a config.json, is that of a multimodal wrapper; else `root` itself.
+nlohmann::json HfTextConfig(const nlohmann::json& root, const std::string& path);
 // The same from text; `path` names it in errors.
 HfConfig ParseHfConfig(const std::string& text, const std::string& path);
 

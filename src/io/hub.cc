@@ -12,6 +12,7 @@
 
 #include "base/check.h"
 #include "io/atomic_file.h"
+#include "io/gguf.h"
 #include "io/http.h"
 #include "io/json.h"
 #include "io/sha256.h"
@@ -150,9 +151,22 @@ void Link(const fs::path& link, const fs::path& blob) {
   if (error) Fail(ErrorCode::kResource, link.string(), ": cannot link: ", error.message());
 }
 
+// A GGUF file, with all its parts where it is split.
+std::vector<std::string> WithParts(const std::string& first, const std::vector<std::string>& all) {
+  std::vector<std::string> files = {first};
+  const size_t mark = first.rfind("-00001-of-");
+  for (const std::string& file : all) {
+    const bool same =
+        mark != std::string::npos && file.size() == first.size() && file.starts_with(first.substr(0, mark));
+    if (same && IsLaterGgufPart(file) && file.substr(mark + 6) == first.substr(mark + 6)) files.push_back(file);
+  }
+  return files;
+}
+
 // A model's path in a snapshot: its GGUF file, or the directory.
 std::string ModelPath(const fs::path& snapshot, const std::vector<std::string>& files) {
-  return files.size() == 1 && files[0].ends_with(".gguf") ? (snapshot / files[0]).string() : snapshot.string();
+  const auto first = std::min_element(files.begin(), files.end());  // of a split model, the first part
+  return first != files.end() && first->ends_with(".gguf") ? (snapshot / *first).string() : snapshot.string();
 }
 
 }  // namespace
@@ -210,11 +224,12 @@ std::vector<std::string> ChooseHubFiles(const HubName& name, const std::vector<s
   const auto has = [&](const std::string& file) { return std::find(all.begin(), all.end(), file) != all.end(); };
   std::vector<std::string> chosen;
   if (!name.file.empty()) {
-    if (has(name.file)) return {name.file};
+    if (has(name.file)) return WithParts(name.file, all);
     for (const std::string& file : all) {
-      if (file.ends_with(".gguf") && Lower(file).find(Lower(name.file)) != std::string::npos) chosen.push_back(file);
+      const bool named = file.ends_with(".gguf") && Lower(file).find(Lower(name.file)) != std::string::npos;
+      if (named && !IsLaterGgufPart(file)) chosen.push_back(file);
     }
-    if (chosen.size() == 1) return chosen;
+    if (chosen.size() == 1) return WithParts(chosen[0], all);
     Fail(ErrorCode::kData, name.repository, ": ",
          chosen.empty() ? "no file is named " : "more than one GGUF file matches ", name.file);
   }
@@ -231,9 +246,9 @@ std::vector<std::string> ChooseHubFiles(const HubName& name, const std::vector<s
     return chosen;
   }
   for (const std::string& file : all) {
-    if (file.ends_with(".gguf")) chosen.push_back(file);
+    if (file.ends_with(".gguf") && !IsLaterGgufPart(file)) chosen.push_back(file);
   }
-  if (chosen.size() == 1) return chosen;
+  if (chosen.size() == 1) return WithParts(chosen[0], all);
   if (chosen.empty())
     Fail(ErrorCode::kData, name.repository, ": holds neither safetensors with a config nor GGUF files");
   std::string names;

@@ -61,13 +61,13 @@ void MappedFile::HandleSigbus(int signal, void* info, void* context) {
   }
 }
 
-MappedFile::MappedFile(std::string path) : path_(std::move(path)) {
+MappedFile::MappedFile(std::string path) : MappedFile() {
+  path_ = std::move(path);
   descriptor_ = open(path_.c_str(), O_RDONLY | O_CLOEXEC);
   if (descriptor_ < 0) Fail(ErrorCode::kData, path_, ": cannot open: ", std::strerror(errno));
   struct stat status;
   const bool readable = fstat(descriptor_, &status) == 0;
   if (!readable || !S_ISREG(status.st_mode)) {
-    close(descriptor_);
     Fail(ErrorCode::kData, path_, readable && S_ISDIR(status.st_mode) ? ": is a directory" : ": is not a regular file");
   }
   size_ = static_cast<uint64_t>(status.st_size);
@@ -75,7 +75,6 @@ MappedFile::MappedFile(std::string path) : path_(std::move(path)) {
 
   void* data = mmap(nullptr, size_, PROT_READ, MAP_PRIVATE, descriptor_, 0);
   if (data == MAP_FAILED) {
-    close(descriptor_);
     Fail(ErrorCode::kResource, path_, ": cannot map ", size_, " bytes: ", std::strerror(errno));
   }
   data_ = static_cast<const uint8_t*>(data);
@@ -102,10 +101,8 @@ MappedFile::MappedFile(std::string path) : path_(std::move(path)) {
 }
 
 MappedFile::~MappedFile() {
-  if (slot_ != nullptr) {
-    slot_->begin.store(0, std::memory_order_release);
-    munmap(const_cast<uint8_t*>(data_), size_);
-  }
+  if (slot_ != nullptr) slot_->begin.store(0, std::memory_order_release);
+  if (data_ != nullptr) munmap(const_cast<uint8_t*>(data_), size_);
   if (descriptor_ >= 0) close(descriptor_);
 }
 
@@ -126,7 +123,7 @@ MappedFile& MappedFile::operator=(MappedFile&& other) noexcept {
 }
 
 void MappedFile::CheckIntact() const {
-  struct stat status;
+  struct stat status {};
   const bool shorter =
       descriptor_ >= 0 && (fstat(descriptor_, &status) != 0 || static_cast<uint64_t>(status.st_size) < size_);
   if (shorter) {

@@ -25,6 +25,7 @@ class MappedFile {
   void Evict(const void* begin, uint64_t bytes) const noexcept;
 
  private:
+  MappedFile() = default;  // an empty one, so that whatever throws in the other constructor meets a destructor
   struct Slot;
   static void HandleSigbus(int signal, void* info, void* context);
 

@@ -5,6 +5,7 @@
 #include <filesystem>
 
 #include "cambium/error.h"
+#include "io/gguf.h"
 #include "io/hub.h"
 
 namespace cambium {
@@ -34,7 +35,8 @@ std::string ModelIn(const fs::path& directory) {
   if (fs::is_regular_file(directory / "config.json", error)) return directory.string();
   std::vector<fs::path> found;
   for (const auto& entry : fs::directory_iterator(directory, error)) {
-    if (entry.path().extension() == ".gguf" && entry.is_regular_file(error)) found.push_back(entry.path());
+    const bool gguf = entry.path().extension() == ".gguf" && entry.is_regular_file(error);
+    if (gguf && !IsLaterGgufPart(entry.path().filename().string())) found.push_back(entry.path());
   }
   if (error) Fail(ErrorCode::kData, directory.string(), ": cannot be read: ", error.message());
   if (found.size() == 1) return found[0].string();
@@ -61,6 +63,7 @@ std::vector<CachedModel> ListModels() {
   std::error_code error;
   for (const auto& entry : fs::directory_iterator(ModelsFolder(), error)) {
     const bool gguf = entry.path().extension() == ".gguf" && entry.is_regular_file(error);
+    if (IsLaterGgufPart(entry.path().filename().string())) continue;
     if (!gguf && !fs::is_regular_file(entry.path() / "config.json", error)) continue;
     const std::string file = entry.path().filename().string();
     models.push_back(
@@ -82,6 +85,7 @@ std::vector<CachedModel> ListModels() {
     } else {  // a repository with several GGUF files, of which some are here
       for (const auto& file : fs::recursive_directory_iterator(snapshots, error)) {
         if (file.path().extension() != ".gguf" || !file.is_regular_file(error)) continue;
+        if (IsLaterGgufPart(file.path().filename().string())) continue;
         models.push_back(
             {name + ":" + file.path().filename().string(), file.path().string(), BytesOf(file.path()), true});
       }

@@ -1,5 +1,6 @@
 #include "io/pretokenizer.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "cambium/error.h"
@@ -10,6 +11,7 @@ namespace cambium {
 namespace {
 
 constexpr const char* kGpt2Pattern = R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
+constexpr const char* kSpacePattern = R"( [^ ]*|[^ ]+)";
 constexpr const char* kDigitPattern = R"(\p{N})";
 constexpr const char* kLlama3Pattern =
     R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
@@ -176,10 +178,14 @@ std::vector<SplitStep> PreTokenizer::StepsOf(std::string_view name) {
   Fail(ErrorCode::kData, "tokenizer: pre-tokeniser \"", name, "\" is not known");
 }
 
+SplitStep PreTokenizer::AtSpaces() { return {kSpacePattern}; }
+
 PreTokenizer PreTokenizer::FromSteps(const std::vector<SplitStep>& steps) {
   PreTokenizer result;
   if (steps.empty()) {
     result.kind_ = Kind::kWhole;
+  } else if (IsSteps(steps, {kSpacePattern})) {
+    result.kind_ = Kind::kSpaces;
   } else if (IsSteps(steps, {kGpt2Pattern})) {
     result.kind_ = Kind::kGpt2;
   } else if (IsSteps(steps, {kDigitPattern, kGpt2Pattern})) {
@@ -200,6 +206,8 @@ void PreTokenizer::Split(std::string_view text, std::vector<Span>& words) const 
     case Kind::kWhole:
       if (!text.empty()) words.push_back({0, static_cast<uint32_t>(text.size())});
       return;
+    case Kind::kSpaces:
+      return Scan(text, words, [](const char* at, const char* end) { return std::find(at + 1, end, ' '); });
     case Kind::kGpt2:
       return Scan(text, words, NextGpt2<false>);
     case Kind::kDigitsGpt2:

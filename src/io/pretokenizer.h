@@ -30,6 +30,8 @@ class PreTokenizer {
   PreTokenizer(PreTokenizer&&) noexcept;
   PreTokenizer& operator=(PreTokenizer&&) noexcept;
 
+  // Cuts before every space: Metaspace with `split`.
+  static SplitStep AtSpaces();
   // The steps behind GGUF's `tokenizer.ggml.pre`; kData for a name we do not know.
   static std::vector<SplitStep> StepsOf(std::string_view name);
   // kData when a pattern does not compile.
@@ -41,7 +43,7 @@ class PreTokenizer {
   void Split(std::string_view text, std::vector<Span>& words) const;
 
  private:
-  enum class Kind { kWhole, kGpt2, kDigitsGpt2, kLlama3, kQwen2, kRegex };
+  enum class Kind { kWhole, kSpaces, kGpt2, kDigitsGpt2, kLlama3, kQwen2, kRegex };
   struct Regex;
 
   Kind kind_ = Kind::kWhole;

@@ -79,7 +79,7 @@ QuantizeReport QuantizeModel(ThreadPool& pool, const std::string& in, const std:
 
   QuantizeReport report;
   for (const NamedTensor& tensor : file.tensors()) {
-    const Tensor* view = file.FindTensor(tensor.name);
+    const Tensor* view = IsMatrix(tensor) ? file.FindTensor(tensor.name) : file.FindStored(tensor.name);
     const DType target = TypeOf(file, tensor, type);
     report.bytes_in += tensor.bytes;
     if (target == view->dtype) {

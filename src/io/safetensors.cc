@@ -89,7 +89,7 @@ NamedTensor ReadEntry(const std::string& where, const std::string& name, const j
   }
   tensor.offset = *begin;
   tensor.bytes = bits / 8;
-  if (type->dtype && tensor.shape.size() <= Tensor::kMaxRank) {
+  if (type->dtype && elements > 0 && tensor.shape.size() <= Tensor::kMaxRank) {
     tensor.view.dtype = *type->dtype;
     tensor.view.rank = static_cast<int>(tensor.shape.size());
     std::copy(tensor.shape.begin(), tensor.shape.end(), tensor.view.shape.begin());
@@ -159,7 +159,7 @@ void SafetensorsFile::Parse() {
     const uint8_t* at = bytes_.data() + tensor.offset;
     if (reinterpret_cast<uintptr_t>(at) % static_cast<uintptr_t>(Info(tensor.view.dtype).bytes) != 0) {
       copies_.emplace_back(tensor.bytes);
-      if (tensor.bytes > 0) std::memcpy(copies_.back().data(), at, tensor.bytes);
+      std::memcpy(copies_.back().data(), at, tensor.bytes);
       at = copies_.back().as<uint8_t>();
     }
     tensor.view.data = const_cast<uint8_t*>(at);
@@ -167,15 +167,23 @@ void SafetensorsFile::Parse() {
   CheckIntact();
 }
 
-const Tensor* SafetensorsFile::FindTensor(std::string_view name) const {
+const Tensor* SafetensorsFile::FindStored(std::string_view name) const {
   const auto found = index_.find(name);
   if (found == index_.end()) return nullptr;
   const NamedTensor& tensor = tensors_[found->second];
   if (tensor.view.rank == 0) {
+    if (tensor.bytes == 0) Fail(ErrorCode::kData, path_, ": tensor ", name, ": has an extent of 0, and holds no values");
     Fail(ErrorCode::kData, path_, ": tensor ", name, ": type ", tensor.type, " of rank ", tensor.shape.size(),
          " is not supported");
   }
   return &tensor.view;
+}
+
+const Tensor* SafetensorsFile::FindTensor(std::string_view name) const {
+  const Tensor* const stored = FindStored(name);
+  if (stored == nullptr || (stored->dtype != DType::kI32 && stored->dtype != DType::kI64)) return stored;
+  Fail(ErrorCode::kData, path_, ": tensor ", name, ": type ", Info(stored->dtype).name,
+       ", but weights are no integers");
 }
 
 void SafetensorsFile::CheckIntact() const {
@@ -252,6 +260,13 @@ std::vector<NamedTensor> ShardedSafetensors::tensors() const {
 const Tensor* ShardedSafetensors::FindTensor(std::string_view name) const {
   for (const SafetensorsFile& file : files_) {
     if (const Tensor* tensor = file.FindTensor(name)) return tensor;
+  }
+  return nullptr;
+}
+
+const Tensor* ShardedSafetensors::FindStored(std::string_view name) const {
+  for (const SafetensorsFile& file : files_) {
+    if (const Tensor* tensor = file.FindStored(name)) return tensor;
   }
   return nullptr;
 }

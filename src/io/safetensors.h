@@ -26,7 +26,9 @@ class SafetensorsFile {
   const std::string& path() const { return path_; }
   const std::map<std::string, std::string>& metadata() const { return metadata_; }
   const std::vector<NamedTensor>& tensors() const { return tensors_; }  // in the order of their bytes; rank 0 is [1]
-  const Tensor* FindTensor(std::string_view name) const;  // null if absent; kData if the type or rank is not supported
+  // Null if absent; kData if the type or rank is not supported, or if it holds integers and so no weights.
+  const Tensor* FindTensor(std::string_view name) const;
+  const Tensor* FindStored(std::string_view name) const;  // integers too
   void CheckIntact() const;                               // kData if the file was truncated since
   void Evict(const Tensor& view, int64_t row, int64_t rows) const noexcept;  // drops rows from resident memory
 
@@ -49,7 +51,8 @@ class ShardedSafetensors {
 
   const std::vector<SafetensorsFile>& files() const { return files_; }
   std::vector<NamedTensor> tensors() const;  // of all shards
-  const Tensor* FindTensor(std::string_view name) const;
+  const Tensor* FindTensor(std::string_view name) const;  // as SafetensorsFile's
+  const Tensor* FindStored(std::string_view name) const;
   void CheckIntact() const;
   void Evict(const Tensor& view, int64_t row, int64_t rows) const noexcept;
   void Evict(const Tensor& view) const noexcept { Evict(view, 0, view.rows()); }

@@ -62,7 +62,7 @@ void AppendBytes(std::vector<uint8_t>& out, std::span<const T> values) {
 
 uint64_t VocabularyHash(const Tokenizer& tokenizer) {
   uint64_t hash = kFnvBasis;
-  for (int32_t id = 0; id < tokenizer.vocab_size(); ++id) {
+  for (int32_t id = 0; id < tokenizer.text_size(); ++id) {
     for (const char c : tokenizer.Piece(id)) hash = (hash ^ static_cast<uint8_t>(c)) * kFnvPrime;
     hash = (hash ^ 0x1ff) * kFnvPrime;
   }
@@ -95,6 +95,17 @@ TokenIndex::TokenIndex(const std::string& path) : file_(path), path_(path) {
 void TokenIndex::CheckVocabulary(const Tokenizer& tokenizer) const {
   if (VocabularyHash(tokenizer) != vocabulary_) {
     Fail(ErrorCode::kUsage, path_, ": the index was built with another vocabulary than the model's");
+  }
+  for (int64_t i = 0; i < count_; ++i) {
+    if (tokens_[i] < tokenizer.vocab_size()) continue;
+    Fail(ErrorCode::kData, path_, ": token ", i, " is ", tokens_[i], ", the vocabulary has ", tokenizer.vocab_size());
+  }
+}
+
+void TokenIndex::CheckTokens(int64_t tokens) const {
+  for (int64_t i = 0; i < count_; ++i) {
+    if (tokens_[i] >= kEnd && tokens_[i] < tokens) continue;
+    Fail(ErrorCode::kData, path_, ": token ", i, " is ", tokens_[i], ", the model has ", tokens);
   }
 }
 

@@ -21,6 +21,8 @@ class TokenIndex {
 
   // kUsage unless the index was made with this vocabulary.
   void CheckVocabulary(const Tokenizer& tokenizer) const;
+  // kData naming the place unless every token is below `tokens`, or the end of a document.
+  void CheckTokens(int64_t tokens) const;
 
   struct Match {
     int64_t length = 0;          // tokens that match
@@ -45,7 +47,7 @@ class TokenIndex {
   const int32_t* suffixes_ = nullptr;
 };
 
-// Identifies a vocabulary: a hash over its pieces in order.
+// Identifies a vocabulary: a hash over its pieces in order, padding left out.
 uint64_t VocabularyHash(const Tokenizer& tokenizer);
 
 // Writes an index of the documents, merged into the index at `base` unless that is empty. Whole or not at all.

@@ -59,6 +59,21 @@ void SpellSpaces(std::string_view piece, std::vector<char>& out) {
   }
 }
 
+// Whether an added token's text is spelled as the model spells what it merges.
+bool Spells(std::string_view text, std::string_view bytes, bool byte_level) {
+  if (bytes.empty()) return false;
+  if (!byte_level) return text.find(' ') == text.npos;
+  std::vector<char> spelled;
+  return SpellBytes(text, spelled) && std::equal(spelled.begin(), spelled.end(), bytes.begin(), bytes.end());
+}
+
+// Marks the bytes that `piece` has before an inner run of spaces.
+void NoteGlue(std::string_view piece, std::bitset<256>& glues_space) {
+  for (size_t k = 1; k < piece.size(); ++k) {
+    if (piece[k] == ' ' && piece[k - 1] != ' ') glues_space.set(static_cast<unsigned char>(piece[k - 1]));
+  }
+}
+
 // The byte of a piece <0xXX>, -1 if it is not one.
 int ParseBytePiece(std::string_view piece) {
   if (piece.size() != 6 || piece.substr(0, 3) != "<0x" || piece[5] != '>') return -1;
@@ -69,6 +84,17 @@ int ParseBytePiece(std::string_view piece) {
     value = value * 16 + digit;
   }
   return value;
+}
+
+// Files name one eos, chat models end a turn with another token: adds those known by their text.
+void AddEndsByName(const TokenizerSpec& spec, std::vector<int32_t>& ends) {
+  for (size_t i = 0; i < spec.pieces.size(); ++i) {
+    if (spec.types.empty() || spec.types[i] == TokenType::kNormal || spec.types[i] == TokenType::kByte) continue;
+    for (std::string_view name : {"<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|eom_id|>", "<|end_of_text|>",
+                                  "<|end|>", "<end_of_turn>", "<EOT>", "<|eot|>", "<|eom|>"}) {
+      if (spec.pieces[i] == name) ends.push_back(static_cast<int32_t>(i));
+    }
+  }
 }
 
 // Orders like the score, the highest first.
@@ -128,6 +154,16 @@ Tokenizer::Tokenizer(Tokenizer&&) noexcept = default;
 Tokenizer& Tokenizer::operator=(Tokenizer&&) noexcept = default;
 Tokenizer::~Tokenizer() = default;
 
+size_t TokenizerSpec::TextPieces() const {
+  size_t size = pieces.size();
+  const auto is_padding = [&](size_t id) {
+    const bool plain = types.empty() || types[id] == TokenType::kUnused || types[id] == TokenType::kNormal;
+    return plain && pieces[id] == "[PAD" + std::to_string(id) + "]";
+  };
+  while (size > 0 && is_padding(size - 1)) --size;
+  return size;
+}
+
 Tokenizer Tokenizer::FromSpec(const TokenizerSpec& spec) {
   Tokenizer t;
   t.source_ = spec.source;
@@ -152,24 +188,30 @@ Tokenizer Tokenizer::FromSpec(const TokenizerSpec& spec) {
   t.pad_ = check_id(spec.pad, "pad");
   t.end_of_generation_ = spec.end_of_generation;
   if (spec.eos >= 0) t.end_of_generation_.push_back(spec.eos);
+  AddEndsByName(spec, t.end_of_generation_);
   std::sort(t.end_of_generation_.begin(), t.end_of_generation_.end());
   t.end_of_generation_.erase(std::unique(t.end_of_generation_.begin(), t.end_of_generation_.end()),
                              t.end_of_generation_.end());
   for (int32_t id : t.end_of_generation_) check_id(id, "end-of-generation");
   for (const auto& flags : spec.added_flags) check_id(flags.id, "added token");
+  for (int32_t id : spec.before) check_id(id, "beginning");
+  for (int32_t id : spec.after) check_id(id, "ending");
   t.kind_ = spec.kind;
-  t.add_bos_ = spec.add_bos;
-  t.add_eos_ = spec.add_eos;
-  t.add_space_prefix_ = spec.add_space_prefix;
+  t.before_ = spec.before;
+  t.after_ = spec.after;
+  t.rules_ = spec.text;
   t.ignore_merges_ = spec.ignore_merges;
-  t.normalize_nfc_ = spec.normalize_nfc;
+  t.fuse_unk_ = spec.fuse_unk;
   t.chat_template_ = spec.chat_template;
   t.pre_tokenizer_ = PreTokenizer::FromSteps(spec.split);
+  t.tables_->flags = spec.added_flags;
+  std::sort(t.tables_->flags.begin(), t.tables_->flags.end(), [](const auto& a, const auto& b) { return a.id < b.id; });
   t.types_ = spec.types;
   if (t.types_.empty()) t.types_.assign(vocab, TokenType::kNormal);
   for (const int32_t id : t.end_of_generation_) {  // no text may end a turn, whatever the file calls its token
     if (t.types_[static_cast<size_t>(id)] == TokenType::kUserDefined) t.types_[static_cast<size_t>(id)] = TokenType::kControl;
   }
+  t.text_size_ = static_cast<int>(spec.TextPieces());
   t.AddPieces(spec);
   t.AddSpecials(spec);
   t.AddMerges(spec);
@@ -201,11 +243,15 @@ void Tokenizer::AddPieces(const TokenizerSpec& spec) {
     const TokenType type = types_[i];
     const size_t start = bytes_.size();
     int byte = -1;
-    if (!byte_level && type == TokenType::kByte) {
+    const auto* flags = FlagsOf(id);
+    if (flags != nullptr && flags->normalized) {
+      const std::string normal = Normalize(piece);
+      bytes_.insert(bytes_.end(), normal.begin(), normal.end());
+    } else if (!byte_level && type == TokenType::kByte) {
       byte = ParseBytePiece(piece);
       if (byte < 0) Fail(ErrorCode::kData, source_, ": tokenizer byte piece ", i, " is \"", piece.substr(0, 40), "\"");
       bytes_.push_back(static_cast<char>(byte));
-    } else if (type == TokenType::kNormal && !byte_level) {
+    } else if (!byte_level && (type == TokenType::kNormal || type == TokenType::kUserDefined)) {
       SpellSpaces(piece, bytes_);
     } else if (type != TokenType::kNormal || !SpellBytes(piece, bytes_)) {
       bytes_.insert(bytes_.end(), piece.begin(), piece.end());
@@ -221,11 +267,20 @@ void Tokenizer::AddPieces(const TokenizerSpec& spec) {
     }
     if (byte_level && spelled.size() == 1) tables.byte_ids[static_cast<unsigned char>(spelled[0])] = id;
     tables.longest_piece = std::max(tables.longest_piece, spelled.size());
-    for (size_t k = 1; k < spelled.size(); ++k) {
-      if (spelled[k] == ' ' && spelled[k - 1] != ' ') {
-        tables.glues_space.set(static_cast<unsigned char>(spelled[k - 1]));
-      }
-    }
+    NoteGlue(spelled, tables.glues_space);
+  }
+  // A space without a piece may join the unknown characters before it.
+  if (tables.pieces.Find(" ", bytes_of) < 0) tables.glues_space.set();
+  // Merges may also end in an added token, such as Gemma's runs of spaces; a control token they never make.
+  for (size_t i = 0; i < spec.pieces.size(); ++i) {
+    const auto id = static_cast<int32_t>(i);
+    if (types_[i] != TokenType::kUserDefined || !Spells(spec.pieces[i], Piece(id), byte_level)) continue;
+    const std::string_view spelled = Piece(id);
+    tables.pieces.Insert(spelled, id, bytes_of);
+    int32_t& single = tables.byte_ids[static_cast<unsigned char>(spelled[0])];
+    if (byte_level && spelled.size() == 1 && single < 0) single = id;
+    tables.longest_piece = std::max(tables.longest_piece, spelled.size());
+    NoteGlue(spelled, tables.glues_space);
   }
 }
 
@@ -263,8 +318,8 @@ void Tokenizer::AddMerges(const TokenizerSpec& spec) {
     const int32_t right_id = tables.pieces.Find(whole.substr(cut), bytes_of);
     const int32_t id = tables.pieces.Find(whole, bytes_of);
     const auto is_special = [&](std::string_view part) {
-      const auto match = tables.all_special.Next(part, 0);
-      return match.id >= 0 && match.begin == 0 && match.end == part.size();
+      const int32_t special = FindAdded(part);
+      return special >= 0 && types_[static_cast<size_t>(special)] != TokenType::kUserDefined;
     };
     if (id < 0 && is_special(whole)) {  // plain text never becomes a control token
       ++rank;
@@ -284,16 +339,35 @@ void Tokenizer::AddSpecials(const TokenizerSpec& spec) {
     const TokenType type = types_[id];
     const bool user = type == TokenType::kUserDefined;
     if (!user && type != TokenType::kControl && type != TokenType::kUnknown) continue;
-    const std::string_view text = Piece(id);
+    const std::string_view text = spec.pieces[static_cast<size_t>(id)];
     if (text.empty()) continue;
     if (text.size() > kMaxSpecialBytes) {
       Fail(ErrorCode::kData, source_, ": tokenizer special token ", id, " has ", text.size(), " bytes");
     }
-    if (user) tables.user_defined.Add(text, id);
-    tables.all_special.Add(text, id);
+    const auto* flags = FlagsOf(id);
+    const bool normalized = flags != nullptr && flags->normalized;
+    Tables::Matchers& matchers = normalized ? tables.normalized : tables.raw;
+    const std::string key = normalized ? Normalize(text) : std::string(text);
+    if (key.empty()) continue;
+    if (user) matchers.user_defined.Add(key, id);
+    matchers.all.Add(key, id);
+    matchers.any = true;
   }
-  tables.flags = spec.added_flags;
-  std::sort(tables.flags.begin(), tables.flags.end(), [](const auto& a, const auto& b) { return a.id < b.id; });
+}
+
+const TokenizerSpec::AddedFlags* Tokenizer::FlagsOf(int32_t id) const {
+  const auto& flags = tables_->flags;
+  const auto at = std::lower_bound(flags.begin(), flags.end(), id, [](const auto& f, int32_t i) { return f.id < i; });
+  return at != flags.end() && at->id == id ? &*at : nullptr;
+}
+
+int32_t Tokenizer::FindAdded(std::string_view text) const {
+  const auto whole = [](const SpecialMatcher& matcher, std::string_view key) {
+    const auto match = matcher.Next(key, 0);
+    return match.begin == 0 && match.end == key.size() ? match.id : -1;
+  };
+  const int32_t raw = whole(tables_->raw.all, text);
+  return raw >= 0 || !tables_->normalized.any ? raw : whole(tables_->normalized.all, Normalize(text));
 }
 
 std::string_view Tokenizer::Piece(int32_t id) const {
@@ -309,9 +383,8 @@ TokenType Tokenizer::Type(int32_t id) const {
 }
 
 int32_t Tokenizer::Find(std::string_view piece) const {
-  const auto match = tables_->all_special.Next(piece, 0);
-  if (match.id >= 0 && match.begin == 0 && match.end == piece.size()) return match.id;
-  return tables_->pieces.Find(piece, [&](int32_t id) { return Piece(id); });
+  const int32_t added = FindAdded(piece);
+  return added >= 0 ? added : tables_->pieces.Find(piece, [&](int32_t id) { return Piece(id); });
 }
 
 bool Tokenizer::IsEndOfGeneration(int32_t id) const {
@@ -320,14 +393,19 @@ bool Tokenizer::IsEndOfGeneration(int32_t id) const {
 
 std::string Tokenizer::Decode(std::span<const int32_t> ids, bool skip_special) const {
   std::string out;
-  bool first = true;
+  SpaceStrip strip = rules_.strip;  // what is still to be dropped
   for (int32_t id : ids) {
     std::string_view piece = Piece(id);
     const TokenType type = types_[id];
     if (skip_special && (type == TokenType::kControl || type == TokenType::kUnknown)) continue;
-    if (first && add_space_prefix_ && type == TokenType::kNormal && piece.starts_with(' ')) piece.remove_prefix(1);
-    first = first && type == TokenType::kControl;
-    out.append(piece);
+    if (piece.empty()) continue;
+    if (strip == SpaceStrip::kOne && piece[0] == ' ') piece.remove_prefix(1);
+    if (strip != SpaceStrip::kFirstPiece || type != TokenType::kNormal) {
+      out.append(piece);
+    } else {
+      std::copy_if(piece.begin(), piece.end(), std::back_inserter(out), [](char c) { return c != ' '; });
+    }
+    strip = SpaceStrip::kNone;
   }
   return out;
 }

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <span>
@@ -17,6 +18,30 @@ class GgufFile;
 // What a token is, numbered as GGUF's tokenizer.ggml.token_type.
 enum class TokenType : uint8_t { kNormal = 1, kUnknown, kControl, kUserDefined, kUnused, kByte };
 
+// Which stretches of text, between added tokens, get a space in front.
+enum class SpacePrefix : uint8_t {
+  kNone,
+  kDoubled,  // each, also one that begins with a space: Llama 2's normalizer Prepend, GGUF's add_space_prefix
+  kEach,     // each that does not begin with a space: Metaspace `always`, ByteLevel's add_prefix_space
+  kFirst,    // the beginning of the text, unless it is a space: Metaspace `first`
+};
+
+// What decoding drops where the text begins.
+enum class SpaceStrip : uint8_t {
+  kNone,
+  kOne,         // one space: the decoder Strip
+  kFirstPiece,  // all spaces of the first piece: the decoder Metaspace
+};
+
+// What happens to a text before it is cut into words.
+struct TextRules {
+  bool nfc = false;
+  bool strip_left = false, strip_right = false, collapse_spaces = false;  // SentencePiece's remove_extra_whitespaces
+  bool late_spaces = false;  // spaces become U+2581 after `normalized` tokens were matched: Metaspace
+  SpacePrefix prefix = SpacePrefix::kNone;
+  SpaceStrip strip = SpaceStrip::kNone;
+};
+
 // What a tokenizer file says, independent of its format. Views must outlive Tokenizer::FromSpec and no longer.
 struct TokenizerSpec {
   enum class Kind {
@@ -26,6 +51,7 @@ struct TokenizerSpec {
   struct AddedFlags {  // how tokenizer.json lets an added token match
     int32_t id;
     bool strip_left, strip_right, single_word;
+    bool normalized;  // matched after the normalizer, where no other added token is
   };
 
   std::string source;  // file name, for error messages
@@ -37,15 +63,22 @@ struct TokenizerSpec {
   std::vector<SplitStep> split;
   std::vector<AddedFlags> added_flags;
   bool ignore_merges = false;  // a word that is a piece is that piece
-  bool normalize_nfc = false;
-  bool add_space_prefix = false;
+  bool fuse_unk = false;       // neighbours that are unknown become one `unk`
+  TextRules text;
   int32_t bos = -1, eos = -1, unk = -1, pad = -1;
-  bool add_bos = false, add_eos = false;
-  std::vector<int32_t> end_of_generation;  // besides eos
+  std::vector<int32_t> before, after;      // what a text gets around it: [bos], [eos], or what a template says
+  std::vector<int32_t> end_of_generation;  // besides eos, as the file states them
   std::string chat_template;
+
+  // Pieces without the last ones that a converter wrote to fill up the embedding's rows: "[PAD1234]" with that id.
+  size_t TextPieces() const;
 };
 
 TokenizerSpec TokenizerSpecFromGguf(const GgufFile& file);
+// tokenizer.ggml.NAME_token_id, `fallback` where it is absent; -1 (none) for a negative id and for 2^32 - 1.
+int32_t GgufTokenId(const GgufFile& file, std::string_view name, int32_t fallback);
+// The end tokens besides eos that a GGUF file states.
+std::vector<int32_t> GgufEndTokens(const GgufFile& file);
 
 // Text to token ids and back. Immutable after construction and safe to share between threads.
 //
@@ -55,14 +88,15 @@ class Tokenizer {
  public:
   static Tokenizer FromSpec(const TokenizerSpec& spec);
   static Tokenizer FromGguf(const GgufFile& file) { return FromSpec(TokenizerSpecFromGguf(file)); }
-  // A Hugging Face tokenizer.json, with tokenizer_config.json, generation_config.json and chat_template.jinja beside
-  // it where they exist.
+  // A Hugging Face tokenizer.json, with tokenizer_config.json, special_tokens_map.json, generation_config.json,
+  // config.json (its end tokens) and chat_template.jinja beside it where they exist.
   static Tokenizer FromJsonFile(const std::string& path);
   // The same from texts; `config` and `generation_config` may be empty.
   static Tokenizer FromJson(std::string_view json, std::string_view config, std::string_view generation_config,
                             const std::string& source);
 
-  // `add_special` adds bos and eos where the model asks for them. `parse_special` reads control tokens such as
+  // `add_special` adds what the model wants before and after a text, such as bos. `parse_special` reads control tokens
+  // such as
   // <|im_end|> out of the text; without it they are plain text, as input from a user must be. Tokens that are not
   // control, like <think>, are read in both cases.
   std::vector<int32_t> Encode(std::string_view text, bool add_special, bool parse_special) const;
@@ -80,11 +114,13 @@ class Tokenizer {
   int32_t Find(std::string_view piece) const;  // the id whose bytes are `piece`, special tokens first; -1: none
 
   int vocab_size() const { return static_cast<int>(types_.size()); }
+  // Tokens that text can hold: without the padding at the end (TokenizerSpec::TextPieces). Others are never drawn.
+  int text_size() const { return text_size_; }
   int32_t bos() const { return bos_; }  // -1: none
   int32_t eos() const { return eos_; }
   int32_t pad() const { return pad_; }
   int32_t unk() const { return unk_; }
-  bool add_bos() const { return add_bos_; }
+  bool add_bos() const { return std::find(before_.begin(), before_.end(), bos_) != before_.end(); }
   bool IsEndOfGeneration(int32_t id) const;
   const std::vector<int32_t>& end_of_generation() const { return end_of_generation_; }
   const std::string& chat_template() const { return chat_template_; }  // empty: none
@@ -100,9 +136,15 @@ class Tokenizer {
   void AddPieces(const TokenizerSpec& spec);
   void AddMerges(const TokenizerSpec& spec);
   void AddSpecials(const TokenizerSpec& spec);
-  template <class Next>
-  void EncodeAround(std::string_view text, Next next, std::vector<int32_t>& out) const;
-  void EncodePlain(std::string_view text, Scratch& scratch, std::vector<int32_t>& out) const;
+  const TokenizerSpec::AddedFlags* FlagsOf(int32_t id) const;  // null: none
+  int32_t FindAdded(std::string_view text) const;
+  std::string Normalize(std::string_view text) const;
+  std::vector<Span> PlainAfter(std::string_view text, std::string_view normalized, std::span<const Span> plain) const;
+  void EncodeWhole(std::string_view text, std::span<const Span> plain, Scratch& scratch) const;
+  template <class Use>
+  void CutAtAdded(std::string_view text, bool normalized, std::span<const Span> plain, Scratch& scratch, Use use) const;
+  void EncodeStretch(std::string_view text, bool first, std::span<const Span> plain, Scratch& scratch) const;
+  void EncodePlain(std::string_view text, bool first, Scratch& scratch) const;
   void EncodeWord(std::string_view word, Scratch& scratch, std::vector<int32_t>& out) const;
 
   std::unique_ptr<Tables> tables_;
@@ -112,8 +154,11 @@ class Tokenizer {
   std::vector<char> bytes_;        // all pieces, one after another
   std::vector<uint32_t> offsets_;  // [vocab + 1] into bytes_
   std::vector<TokenType> types_;
+  int text_size_ = 0;
   int32_t bos_ = -1, eos_ = -1, unk_ = -1, pad_ = -1;
-  bool add_bos_ = false, add_eos_ = false, add_space_prefix_ = false, ignore_merges_ = false, normalize_nfc_ = false;
+  std::vector<int32_t> before_, after_;
+  bool ignore_merges_ = false, fuse_unk_ = false;
+  TextRules rules_;
   std::vector<int32_t> end_of_generation_;
   std::string chat_template_;
 };

@@ -1,8 +1,8 @@
 #include <algorithm>
 #include <queue>
 
-#include "io/tokenizer.h"
 #include "cambium/error.h"
+#include "io/tokenizer.h"
 #include "io/tokenizer_tables.h"
 #include "io/unicode.h"
 
@@ -52,89 +52,182 @@ class WordCache {
 
 thread_local WordCache word_cache;
 
-bool IsWordCharacter(std::string_view text, size_t at) {
-  const auto c = static_cast<unsigned char>(text[at]);
-  return c >= 0x80 || c == '_' || ClassOf(c) == CharClass::kLetter || ClassOf(c) == CharClass::kNumber;
+// The code point that ends before `at`.
+CodePoint Before(std::string_view text, size_t at) {
+  size_t begin = at - 1;
+  while (begin > 0 && at - begin < 4 && (text[begin] & 0xC0) == 0x80) --begin;
+  const CodePoint c = DecodeUtf8(text.data() + begin, text.data() + at);
+  if (begin + static_cast<size_t>(c.length) == at) return c;
+  return {static_cast<unsigned char>(text[at - 1]), 1, false};
+}
+CodePoint After(std::string_view text, size_t at) { return DecodeUtf8(text.data() + at, text.data() + text.size()); }
+
+bool IsWord(CodePoint c) { return c.valid && IsWordCharacter(c.value); }
+bool IsSpace(CodePoint c) { return ClassOf(c) == CharClass::kSpace; }
+
+// A text in which spaces stand for U+2581, as in the pieces.
+void SpellSpaces(std::string& text) {
+  size_t mark = text.find(kLowLine);
+  if (mark == text.npos) return;
+  std::string spaced = text.substr(0, mark);
+  for (size_t at = mark; at < text.size();) {
+    const bool is_mark = text.compare(at, kLowLine.size(), kLowLine) == 0;
+    spaced += is_mark ? ' ' : text[at];
+    at += is_mark ? kLowLine.size() : 1;
+  }
+  text = std::move(spaced);
 }
 
-bool IsAsciiSpace(char c) { return c == ' ' || (c >= '\t' && c <= '\r'); }
+void Strip(std::string& text, bool left, bool right) {
+  size_t begin = 0, end = text.size();
+  while (left && begin < end && IsSpace(After(text, begin))) begin += After(text, begin).length;
+  while (right && end > begin && IsSpace(Before(text, end))) end -= Before(text, end).length;
+  text = text.substr(begin, end - begin);
+}
 
 }  // namespace
 
 struct Tokenizer::Scratch {
+  bool parse_special = false;
+  std::vector<int32_t> out;
   std::vector<Span> words;
   std::vector<Symbol> symbols;
   std::vector<Candidate> queue;
 };
 
 std::vector<int32_t> Tokenizer::Encode(std::string_view text, bool add_special, bool parse_special) const {
-  std::vector<int32_t> out;
-  if (add_special && add_bos_ && bos_ >= 0) out.push_back(bos_);
-  const SpecialMatcher& matcher = parse_special ? tables_->all_special : tables_->user_defined;
-  EncodeAround(text, [&](size_t from) { return matcher.Next(text, from); }, out);
-  if (add_special && add_eos_ && eos_ >= 0) out.push_back(eos_);
-  return out;
+  Scratch scratch;
+  scratch.parse_special = parse_special;
+  if (add_special) scratch.out = before_;
+  EncodeWhole(text, {}, scratch);
+  if (add_special) scratch.out.insert(scratch.out.end(), after_.begin(), after_.end());
+  return std::move(scratch.out);
 }
 
 std::vector<int32_t> Tokenizer::Encode(std::string_view text, std::span<const Span> plain) const {
-  std::vector<int32_t> out;
-  GuardedFinder finder(tables_->all_special, tables_->user_defined, text, plain);
-  EncodeAround(text, [&](size_t from) { return finder.Next(from); }, out);
+  Scratch scratch;
+  scratch.parse_special = true;
+  EncodeWhole(text, plain, scratch);
+  return std::move(scratch.out);
+}
+
+void Tokenizer::EncodeWhole(std::string_view text, std::span<const Span> plain, Scratch& scratch) const {
+  if (text.size() >= size_t{1} << 31) Fail(ErrorCode::kUsage, "a text of ", text.size(), " bytes is too long");
+  scratch.out.reserve(scratch.out.size() + text.size() / 3 + 8);
+  std::vector<Span> inside;  // plain ranges of a stretch, counted from its begin
+  size_t range = 0;
+  CutAtAdded(text, false, plain, scratch, [&](size_t begin, size_t end) {
+    inside.clear();
+    while (range < plain.size() && plain[range].end <= begin) ++range;
+    for (size_t i = range; i < plain.size() && plain[i].begin < end; ++i) {
+      const size_t from = std::max<size_t>(plain[i].begin, begin), to = std::min<size_t>(plain[i].end, end);
+      inside.push_back({static_cast<uint32_t>(from - begin), static_cast<uint32_t>(to - begin)});
+    }
+    EncodeStretch(text.substr(begin, end - begin), begin == 0, inside, scratch);
+  });
+}
+
+// Appends the added tokens of `text` and calls use(begin, end) for what lies between them, in order. Control tokens are
+// not looked for in the plain ranges.
+template <class Use>
+void Tokenizer::CutAtAdded(std::string_view text, bool normalized, std::span<const Span> plain, Scratch& scratch,
+                           Use use) const {
+  const Tables::Matchers& matchers = normalized ? tables_->normalized : tables_->raw;
+  const SpecialMatcher& matcher = scratch.parse_special ? matchers.all : matchers.user_defined;
+  GuardedFinder guarded(matchers.all, matchers.user_defined, text, plain);
+  const bool guard = scratch.parse_special && !plain.empty();
+  // A space that the normalizer made U+2581 is no white space any more.
+  const bool marked = normalized && kind_ == TokenizerSpec::Kind::kSentencePieceBpe && !rules_.late_spaces;
+  const auto strips = [&](CodePoint c) { return IsSpace(c) && !(marked && c.value == ' '); };
+  size_t done = 0;  // everything before it is encoded
+  for (size_t from = 0; from < text.size();) {
+    auto [begin, end, id] = guard ? guarded.Next(from) : matcher.Next(text, from);
+    if (id < 0) break;
+    from = end;
+    if (const auto* flags = FlagsOf(id)) {
+      const bool joined = (begin > 0 && IsWord(Before(text, begin))) || (end < text.size() && IsWord(After(text, end)));
+      if (flags->single_word && joined) continue;
+      while (flags->strip_left && begin > done && strips(Before(text, begin))) begin -= Before(text, begin).length;
+      while (flags->strip_right && end < text.size() && strips(After(text, end))) end += After(text, end).length;
+    }
+    if (begin > done) use(done, begin);
+    scratch.out.push_back(id);
+    done = end;
+  }
+  if (done < text.size()) use(done, text.size());
+}
+
+std::string Tokenizer::Normalize(std::string_view text) const {
+  const bool prefixed = rules_.prefix == SpacePrefix::kDoubled;
+  std::string out;
+  if (rules_.nfc) {
+    out = NormalizeNfc(text);
+  } else {
+    out.reserve(text.size() + 1);
+    out = text;
+  }
+  if (rules_.strip_left || rules_.strip_right) Strip(out, rules_.strip_left, rules_.strip_right);
+  if (rules_.collapse_spaces) {
+    out.erase(std::unique(out.begin(), out.end(), [](char a, char b) { return a == ' ' && b == ' '; }), out.end());
+  }
+  if (prefixed && !out.empty()) out.insert(0, 1, ' ');
+  if (kind_ == TokenizerSpec::Kind::kSentencePieceBpe && !rules_.late_spaces) SpellSpaces(out);
   return out;
 }
 
-// `next` gives the first special token from a place on.
-template <class Next>
-void Tokenizer::EncodeAround(std::string_view text, Next next, std::vector<int32_t>& out) const {
-  if (text.size() >= size_t{1} << 31) Fail(ErrorCode::kUsage, "a text of ", text.size(), " bytes is too long");
-  out.reserve(text.size() / 3 + 8);
-  Scratch scratch;
-  size_t done = 0;  // everything before it is encoded
-  size_t from = 0;  // where to look for the next special token
-  while (done < text.size()) {
-    auto match = next(from);
-    if (match.id >= 0 && !tables_->flags.empty()) {
-      const auto& flags = tables_->flags;
-      const auto flag =
-          std::lower_bound(flags.begin(), flags.end(), match.id, [](const auto& f, int32_t id) { return f.id < id; });
-      if (flag != flags.end() && flag->id == match.id) {
-        if (flag->single_word && ((match.begin > 0 && IsWordCharacter(text, match.begin - 1)) ||
-                                  (match.end < text.size() && IsWordCharacter(text, match.end)))) {
-          from = match.end;
-          continue;
-        }
-        while (flag->strip_left && match.begin > done && IsAsciiSpace(text[match.begin - 1])) --match.begin;
-        while (flag->strip_right && match.end < text.size() && IsAsciiSpace(text[match.end])) ++match.end;
-      }
-    }
-    if (match.begin > done) EncodePlain(text.substr(done, match.begin - done), scratch, out);
-    if (match.id >= 0) out.push_back(match.id);
-    done = from = match.end;
+// Where the plain ranges of `text` lie in `normalized`, its normalization; rather too wide than too narrow, where the
+// normalizer joins what stands on both sides of a border.
+std::vector<Span> Tokenizer::PlainAfter(std::string_view text, std::string_view normalized,
+                                        std::span<const Span> plain) const {
+  std::vector<Span> moved;
+  for (const Span& range : plain) {
+    const std::string before = Normalize(text.substr(0, range.begin)), behind = Normalize(text.substr(range.end));
+    const size_t begin = static_cast<size_t>(std::ranges::mismatch(before, normalized).in1 - before.begin());
+    const size_t most = std::min(behind.size(), normalized.size() - begin);
+    size_t rest = 0;
+    while (rest < most && behind[behind.size() - 1 - rest] == normalized[normalized.size() - 1 - rest]) ++rest;
+    moved.push_back({static_cast<uint32_t>(begin), static_cast<uint32_t>(normalized.size() - rest)});
   }
+  return moved;
 }
 
-void Tokenizer::EncodePlain(std::string_view text, Scratch& scratch, std::vector<int32_t>& out) const {
+// Encodes what lies between two added tokens; `first` where the text begins with it.
+void Tokenizer::EncodeStretch(std::string_view text, bool first, std::span<const Span> plain, Scratch& scratch) const {
   const bool byte_level = kind_ == TokenizerSpec::Kind::kByteLevelBpe;
+  const bool ascii_stays = byte_level && rules_.prefix != SpacePrefix::kDoubled && !rules_.strip_left &&
+                           !rules_.strip_right && !rules_.collapse_spaces;
   std::string changed;
-  if (normalize_nfc_ && std::any_of(text.begin(), text.end(), [](char c) { return c & 0x80; })) {
-    changed = NormalizeNfc(text);
-    text = changed;
-  }
-  if (add_space_prefix_ && !(byte_level && text[0] == ' ')) {
-    changed = " " + std::string(text);
-    text = changed;
-  }
-  if (!byte_level && text.find(kLowLine) != text.npos) {  // pieces hold spaces here
-    std::string spaced;
-    spaced.reserve(text.size());
-    for (size_t at = 0; at < text.size();) {
-      const bool mark = text.compare(at, kLowLine.size(), kLowLine) == 0;
-      spaced += mark ? ' ' : text[at];
-      at += mark ? kLowLine.size() : 1;
+  std::vector<Span> moved;
+  if (!ascii_stays || (rules_.nfc && std::any_of(text.begin(), text.end(), [](char c) { return c & 0x80; }))) {
+    changed = Normalize(text);
+    if (tables_->normalized.any && !plain.empty()) {
+      moved = PlainAfter(text, changed, plain);
+      plain = moved;
     }
-    changed = std::move(spaced);
     text = changed;
   }
+  if (!tables_->normalized.any) return EncodePlain(text, first, scratch);
+  CutAtAdded(text, true, plain, scratch, [&](size_t begin, size_t end) {
+    EncodePlain(text.substr(begin, end - begin), first && begin == 0, scratch);
+  });
+}
+
+void Tokenizer::EncodePlain(std::string_view text, bool first, Scratch& scratch) const {
+  const bool byte_level = kind_ == TokenizerSpec::Kind::kByteLevelBpe;
+  if (text.empty()) return;
+  std::string changed;
+  if (!byte_level && rules_.late_spaces && text.find(kLowLine) != text.npos) {
+    changed = text;
+    SpellSpaces(changed);
+    text = changed;
+  }
+  const bool prefixed = rules_.prefix == SpacePrefix::kEach || (first && rules_.prefix == SpacePrefix::kFirst);
+  if (prefixed && text[0] != ' ') {
+    std::string spaced(1, ' ');
+    changed = std::move(spaced.append(text));
+    text = changed;
+  }
+  std::vector<int32_t>& out = scratch.out;
   scratch.words.clear();
   pre_tokenizer_.Split(text, scratch.words);
   for (const Span& span : scratch.words) {
@@ -176,6 +269,11 @@ void Tokenizer::EncodeWord(std::string_view word, Scratch& scratch, std::vector<
   }
   const size_t first_out = out.size();
 
+  const auto has_bytes = [&](std::string_view part) {
+    return !byte_level && std::all_of(part.begin(), part.end(),
+                                      [&](char c) { return tables.byte_ids[static_cast<unsigned char>(c)] >= 0; });
+  };
+  const bool by_score = !tables.score_rank.empty();
   std::vector<Symbol>& symbols = scratch.symbols;
   symbols.clear();
   const int32_t whole = ignore_merges_ ? tables.pieces.Find(word, bytes_of) : -1;
@@ -187,8 +285,8 @@ void Tokenizer::EncodeWord(std::string_view word, Scratch& scratch, std::vector<
       const int length = byte_level ? 1 : DecodeUtf8(at, end).length;
       const int32_t id = byte_level ? tables.byte_ids[static_cast<unsigned char>(*at)]
                                     : tables.pieces.Find({at, static_cast<size_t>(length)}, bytes_of);
-      // A byte that the vocabulary lacks vanishes, and its neighbours may merge, as in Hugging Face's BPE.
-      if (!byte_level || id >= 0 || unk_ >= 0) {
+      // What the vocabulary lacks vanishes, and its neighbours may merge, as in Hugging Face's BPE.
+      if (id >= 0 || unk_ >= 0 || by_score || has_bytes({at, static_cast<size_t>(length)})) {
         const auto index = static_cast<uint32_t>(symbols.size());
         symbols.push_back(
             {id, static_cast<uint32_t>(at - word.data()), static_cast<uint32_t>(length), index + 1, index - 1});
@@ -199,10 +297,7 @@ void Tokenizer::EncodeWord(std::string_view word, Scratch& scratch, std::vector<
   }
 
   const auto merge_of = [&](const Symbol& left, const Symbol& right) -> Merge {
-    if (left.id < 0 || right.id < 0) {
-      if (byte_level || tables.score_rank.empty()) return {0, -1};
-    }
-    if (tables.score_rank.empty()) return tables.merges.Find(left.id, right.id);
+    if (!by_score) return left.id < 0 || right.id < 0 ? Merge{0, -1} : tables.merges.Find(left.id, right.id);
     const size_t size = left.size + right.size;
     if (size > tables.longest_piece) return {0, -1};
     const int32_t id = tables.pieces.Find(word.substr(left.begin, size), bytes_of);
@@ -238,23 +333,23 @@ void Tokenizer::EncodeWord(std::string_view word, Scratch& scratch, std::vector<
     if (consider(best.left, symbols[best.left].next)) std::push_heap(queue.begin(), queue.end());
   }
 
+  bool after_unk = false;
   for (uint32_t i = 0; i < symbols.size() && i != kNone; i = symbols[i].next) {
     const Symbol& symbol = symbols[i];
     if (symbol.id >= 0) {
       out.push_back(symbol.id);
+      after_unk = false;
       continue;
     }
-    bool all_bytes = !byte_level;
-    for (uint32_t k = 0; k < symbol.size && all_bytes; ++k) {
-      all_bytes = tables.byte_ids[static_cast<unsigned char>(word[symbol.begin + k])] >= 0;
-    }
+    const bool all_bytes = has_bytes(word.substr(symbol.begin, symbol.size));
     if (all_bytes) {
       for (uint32_t k = 0; k < symbol.size; ++k) {
         out.push_back(tables.byte_ids[static_cast<unsigned char>(word[symbol.begin + k])]);
       }
-    } else if (unk_ >= 0) {
+    } else if (unk_ >= 0 && !(fuse_unk_ && after_unk)) {
       out.push_back(unk_);
     }
+    after_unk = !all_bytes;
   }
 
   const size_t count = out.size() - first_out;

@@ -9,6 +9,9 @@ namespace cambium {
 
 class GgufWriter;
 
+// Ours, beside GGUF's eos, eot and eom: where a model has more end tokens than those.
+inline constexpr const char* kGgufEndTokens = "cambium.eos_token_ids";
+
 // Calls `use` with what a tokenizer.json and the files beside it say; the spec's views die with the call.
 void WithTokenizerJson(const std::string& path, const std::function<void(const TokenizerSpec&)>& use);
 

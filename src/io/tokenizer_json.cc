@@ -4,9 +4,10 @@
 
 #include "cambium/error.h"
 #include "io/json.h"
+#include "io/known_keys.h"
 #include "io/tokenizer.h"
-#include "io/tokenizer_end.h"
 #include "io/tokenizer_files.h"
+#include "io/tokenizer_pipeline.h"
 
 namespace cambium {
 namespace {
@@ -15,49 +16,23 @@ using Json = nlohmann::json;
 constexpr size_t kMaxConfigBytes = size_t{16} << 20;
 
 // Reads one tokenizer.json into a spec whose views point into `root` and `owned`.
-class Reader {
+class Reader : JsonMembers {
  public:
-  Reader(const Json& root, const std::string& source) : root_(root) { spec_.source = source; }
+  Reader(const Json& root, const std::string& source) : JsonMembers(source), root_(root) { spec_.source = source; }
 
   TokenizerSpec Read() {
     if (!root_.is_object()) Bad("is not an object");
     ReadModel();
     ReadAdded();
-    ReadNormalizer(Member(root_, "normalizer"));
-    ReadPreTokenizer(Member(root_, "pre_tokenizer"));
-    ReadPostProcessor(Member(root_, "post_processor"));
-    if (!byte_level_) spec_.kind = TokenizerSpec::Kind::kSentencePieceBpe;
-    const std::string unk = Text(Member(root_, "model"), "unk_token", "");
+    ReadPipeline(
+        *this, root_, [&](std::string_view piece) { return IdOf(piece); }, spec_);
+    const std::string unk = Text(Get(root_, "model"), "unk_token", "");
     if (!unk.empty()) spec_.unk = IdOf(unk);
     if (spec_.kind == TokenizerSpec::Kind::kSentencePieceBpe) MarkBytePieces();
     return std::move(spec_);
   }
 
  private:
-  template <class... Parts>
-  [[noreturn]] void Bad(const Parts&... parts) const {
-    Fail(ErrorCode::kData, spec_.source, ": ", parts...);
-  }
-
-  static const Json& Member(const Json& object, const char* name) {
-    static const Json null;
-    if (!object.is_object()) return null;
-    const auto at = object.find(name);
-    return at == object.end() ? null : *at;
-  }
-  std::string Text(const Json& object, const char* name, const char* fallback) const {
-    const Json& value = Member(object, name);
-    if (value.is_null()) return fallback;
-    if (!value.is_string()) Bad(name, " is not a string");
-    return value.get<std::string>();
-  }
-  bool Flag(const Json& object, const char* name, bool fallback) const {
-    const Json& value = Member(object, name);
-    if (value.is_null()) return fallback;
-    if (!value.is_boolean()) Bad(name, " is not true or false");
-    return value.get<bool>();
-  }
-
   int32_t IdOf(std::string_view piece) const {
     const auto at = std::find(spec_.pieces.begin(), spec_.pieces.end(), piece);
     if (at == spec_.pieces.end()) Bad("token \"", piece.substr(0, 40), "\" is not in the vocabulary");
@@ -88,15 +63,19 @@ class Reader {
   }
 
   void ReadModel() {
-    const Json& model = Member(root_, "model");
+    const Json& model = Get(root_, "model");
     const std::string type = Text(model, "type", "BPE");
     if (type != "BPE") Bad("model.type \"", type, "\" is not supported (BPE)");
     if (!Text(model, "continuing_subword_prefix", "").empty() || !Text(model, "end_of_word_suffix", "").empty()) {
       Bad("model has a subword prefix or word suffix, which is not supported");
     }
+    const Json& dropout = Get(model, "dropout");
+    if (!dropout.is_null() && dropout != 0)
+      Bad("model.dropout ", dropout.dump(), " is not supported: it draws at random");
     spec_.ignore_merges = Flag(model, "ignore_merges", false);
+    spec_.fuse_unk = Flag(model, "fuse_unk", false);
     byte_fallback_ = Flag(model, "byte_fallback", false);
-    const Json& vocab = Member(model, "vocab");
+    const Json& vocab = Get(model, "vocab");
     if (!vocab.is_object() || vocab.empty()) Bad("model.vocab is not an object with pieces");
     const auto& members = vocab.get_ref<const Json::object_t&>();
     const size_t most = members.size() * 2 + (1 << 16);  // ids are dense; so a huge id is refused before it allocates
@@ -105,7 +84,7 @@ class Reader {
       if (static_cast<size_t>(id) >= most) Bad("id of \"", piece.substr(0, 40), "\" is ", id, ": the ids have gaps");
       Place(piece, id, TokenType::kNormal);
     }
-    const Json& merges = Member(model, "merges");
+    const Json& merges = Get(model, "merges");
     if (!merges.is_array()) Bad("model.merges is not an array");
     spec_.merges.reserve(merges.size());
     for (const Json& merge : merges) {
@@ -125,89 +104,26 @@ class Reader {
   }
 
   void ReadAdded() {
-    const Json& added = Member(root_, "added_tokens");
+    const Json& added = Get(root_, "added_tokens");
     if (!added.is_null() && !added.is_array()) Bad("added_tokens is not an array");
     const size_t most = spec_.pieces.size() + (added.is_array() ? added.size() : 0) + (1 << 16);
     for (const Json& token : added) {
-      const Json& content = Member(token, "content");
+      const Json& content = Get(token, "content");
       if (!content.is_string() || content.get_ref<const std::string&>().empty()) Bad("an added token has no content");
       const std::string& text = content.get_ref<const std::string&>();
-      const int64_t id = Id(Member(token, "id"), text);
+      const int64_t id = Id(Get(token, "id"), text);
       if (static_cast<size_t>(id) >= most) Bad("id of \"", text.substr(0, 40), "\" is ", id, ": the ids have gaps");
       Place(text, id, Flag(token, "special", false) ? TokenType::kControl : TokenType::kUserDefined);
       const bool left = Flag(token, "lstrip", false), right = Flag(token, "rstrip", false);
       const bool word = Flag(token, "single_word", false);
-      if (left || right || word) spec_.added_flags.push_back({static_cast<int32_t>(id), left, right, word});
+      // transformers leaves `normalized` out for special tokens, tokenizers always writes it.
+      const bool normalized = Flag(token, "normalized", !Flag(token, "special", false));
+      if (left || right || word || normalized) {
+        spec_.added_flags.push_back({static_cast<int32_t>(id), left, right, word, normalized});
+      }
     }
     for (size_t id = 0; id < placed_.size(); ++id) {
       if (!placed_[id]) Bad("no piece has the id ", id, ": the ids have gaps");
-    }
-  }
-
-  void ReadNormalizer(const Json& step) {
-    if (step.is_null()) return;
-    const std::string type = Text(step, "type", "");
-    if (type == "Sequence") {
-      for (const Json& part : Member(step, "normalizers")) ReadNormalizer(part);
-    } else if (type == "NFC") {
-      spec_.normalize_nfc = true;
-    } else if (type == "Prepend" && Text(step, "prepend", "") == "\u2581") {
-      spec_.add_space_prefix = true;
-    } else if (type != "Replace" || Text(Member(step, "pattern"), "String", "") != " " ||
-               Text(step, "content", "") != "\u2581") {
-      Bad("normalizer \"", type, "\" is not supported");
-    }
-  }
-
-  void ReadPreTokenizer(const Json& step) {
-    if (step.is_null()) return;
-    const std::string type = Text(step, "type", "");
-    if (type == "Sequence") {
-      for (const Json& part : Member(step, "pretokenizers")) ReadPreTokenizer(part);
-    } else if (type == "ByteLevel") {
-      byte_level_ = true;
-      spec_.add_space_prefix = Flag(step, "add_prefix_space", true);
-      if (Flag(step, "use_regex", true)) spec_.split.push_back(PreTokenizer::StepsOf("gpt-2").front());
-    } else if (type == "Digits") {
-      spec_.split.push_back({Flag(step, "individual_digits", false) ? R"(\p{N})" : R"(\p{N}+)"});
-    } else if (type == "Metaspace") {
-      spec_.add_space_prefix = Text(step, "prepend_scheme", "always") != "never";
-    } else if (type == "Split") {
-      const Json& pattern = Member(step, "pattern");
-      const std::string behavior = Text(step, "behavior", "Isolated");
-      const bool invert = Flag(step, "invert", false);
-      if (Text(pattern, "String", "") == " ") return;  // there are no spaces left after U+2581 has replaced them
-      const std::string regex = Text(pattern, "Regex", "");
-      if (regex.empty()) Bad("pre_tokenizer Split has no Regex");
-      if (behavior == "Removed" && invert) {
-        spec_.split.push_back({regex, true});
-      } else if (behavior == "Isolated") {
-        spec_.split.push_back({regex, false});
-      } else {
-        Bad("pre_tokenizer Split behavior \"", behavior, "\" is not supported");
-      }
-    } else {
-      Bad("pre_tokenizer \"", type, "\" is not supported");
-    }
-  }
-
-  // A template [bos] A [eos].
-  void ReadPostProcessor(const Json& step) {
-    const std::string type = Text(step, "type", "");
-    if (type == "Sequence") {
-      for (const Json& part : Member(step, "processors")) ReadPostProcessor(part);
-    } else if (type == "TemplateProcessing") {
-      bool before = true;
-      for (const Json& part : Member(step, "single")) {
-        const Json& special = Member(part, "SpecialToken");
-        if (special.is_null()) {
-          before = false;
-          continue;
-        }
-        const int32_t id = IdOf(Text(special, "id", ""));
-        (before ? spec_.bos : spec_.eos) = id;
-        (before ? spec_.add_bos : spec_.add_eos) = true;
-      }
     }
   }
 
@@ -226,11 +142,40 @@ class Reader {
   const Json& root_;
   TokenizerSpec spec_;
   std::vector<bool> placed_;
-  bool byte_level_ = false, byte_fallback_ = false;
+  bool byte_fallback_ = false;
 };
 
-// tokenizer_config.json and generation_config.json: names of special tokens, the chat template, ends of generation.
-void ReadConfigs(const Json& config, const Json& generation, TokenizerSpec& spec) {
+// tokenizer_config.json may say otherwise how an added token matches, and does so last.
+void ReadAddedFlags(const Json& config, TokenizerSpec& spec) {
+  const JsonMembers members(spec.source + " (tokenizer_config.json)");
+  if (members.Flag(config, "split_special_tokens", false)) {
+    members.Bad("split_special_tokens true is not supported: special tokens would be plain text");
+  }
+  const Json& tokens = JsonMembers::Get(config, "added_tokens_decoder");
+  if (!tokens.is_object()) return;
+  std::vector<TokenizerSpec::AddedFlags> said;
+  for (const auto& [key, token] : tokens.items()) {
+    const std::string content = members.Text(token, "content", "");
+    const size_t id =
+        key.size() < 9 && !key.empty() && key.find_first_not_of("0123456789") == key.npos ? std::stoul(key) : SIZE_MAX;
+    if (id >= spec.pieces.size() || spec.pieces[id] != content) {
+      members.Bad("added_tokens_decoder: token ", key, " is \"", content,
+                  "\", which tokenizer.json does not have there");
+    }
+    const TokenizerSpec::AddedFlags flags{
+        static_cast<int32_t>(id), members.Flag(token, "lstrip", false), members.Flag(token, "rstrip", false),
+        members.Flag(token, "single_word", false), members.Flag(token, "normalized", false)};
+    said.push_back(flags);
+  }
+  const auto by_id = [](const auto& a, const auto& b) { return a.id < b.id; };
+  std::sort(said.begin(), said.end(), by_id);
+  std::erase_if(spec.added_flags,
+                [&](const auto& f) { return std::binary_search(said.begin(), said.end(), f, by_id); });
+  spec.added_flags.insert(spec.added_flags.end(), said.begin(), said.end());
+}
+
+// tokenizer_config.json or special_tokens_map.json: names of special tokens, the chat template.
+void ReadConfigs(const Json& config, TokenizerSpec& spec) {
   const auto id_of = [&](std::string_view name) -> int32_t {
     const auto at = std::find(spec.pieces.begin(), spec.pieces.end(), name);
     return at == spec.pieces.end() ? -1 : static_cast<int32_t>(at - spec.pieces.begin());
@@ -245,12 +190,15 @@ void ReadConfigs(const Json& config, const Json& generation, TokenizerSpec& spec
     named("bos_token", spec.bos);
     named("eos_token", spec.eos);
     named("pad_token", spec.pad);
-    const auto flag = [&](const char* key, bool& value) {
+    const auto around = [&](const char* key, int32_t id, std::vector<int32_t>& ids) {
       const auto at = config.find(key);
-      if (at != config.end() && at->is_boolean()) value = value || at->get<bool>();
+      if (at == config.end() || !at->is_boolean()) return;
+      ids.clear();
+      if (at->get<bool>() && id >= 0) ids.push_back(id);
     };
-    flag("add_bos_token", spec.add_bos);
-    flag("add_eos_token", spec.add_eos);
+    around("add_bos_token", spec.bos, spec.before);
+    around("add_eos_token", spec.eos, spec.after);
+    ReadAddedFlags(config, spec);
     const auto at = config.find("chat_template");
     if (at != config.end() && at->is_string()) spec.chat_template = at->get<std::string>();
     if (at != config.end() && at->is_array()) {  // named templates
@@ -262,8 +210,13 @@ void ReadConfigs(const Json& config, const Json& generation, TokenizerSpec& spec
       }
     }
   }
-  if (generation.is_object() && generation.contains("eos_token_id")) {
-    const Json& ends = generation["eos_token_id"];
+}
+
+// The end tokens, from the first of these that has any: generation_config.json, config.json, its text_config.
+void ReadEnds(std::initializer_list<const Json*> configs, TokenizerSpec& spec) {
+  for (const Json* config : configs) {
+    if (!config->is_object() || config->value("eos_token_id", Json()).is_null()) continue;
+    const Json& ends = (*config)["eos_token_id"];
     for (const Json& id : ends.is_array() ? ends : Json::array({ends})) {
       if (!id.is_number_integer()) continue;
       const auto value = id.get<int64_t>();
@@ -271,23 +224,30 @@ void ReadConfigs(const Json& config, const Json& generation, TokenizerSpec& spec
         spec.end_of_generation.push_back(static_cast<int32_t>(value));
       }
     }
+    return;
   }
 }
 
-}  // namespace
+// The texts of a model's files; all but the first may be empty.
+struct Texts {
+  std::string_view tokenizer, config, special_tokens, generation, model;
+};
 
-namespace {
-
-void Visit(std::string_view json, std::string_view config, std::string_view generation_config,
-           const std::string& source, const std::function<void(TokenizerSpec&)>& use) {
-  const Json root = ParseJson(json, source);
+void Visit(const Texts& texts, const std::string& source, const std::function<void(TokenizerSpec&)>& use) {
+  const Json root = ParseJson(texts.tokenizer, source);
   TokenizerSpec spec = Reader(root, source).Read();
-  const JsonLimits limits{.max_bytes = kMaxConfigBytes};
-  ReadConfigs(
-      config.empty() ? Json() : ParseJson(config, source + " (tokenizer_config.json)", limits),
-      generation_config.empty() ? Json() : ParseJson(generation_config, source + " (generation_config.json)", limits),
-      spec);
-  AddEndsByName(spec);
+  const auto parse = [&](std::string_view text, const char* name) {
+    if (text.empty()) return Json();
+    return ParseJson(text, source + " (" + name + ")", {.max_bytes = kMaxConfigBytes});
+  };
+  const Json generation = parse(texts.generation, "generation_config.json"), model = parse(texts.model, "config.json");
+  const Json config = parse(texts.config, "tokenizer_config.json");
+  CheckTokenizerKeys(config, source + " (tokenizer_config.json)");
+  CheckGenerationKeys(generation, source + " (generation_config.json)");
+  ReadConfigs(parse(texts.special_tokens, "special_tokens_map.json"), spec);
+  ReadConfigs(config, spec);
+  const Json inner = model.is_object() ? model.value("text_config", Json()) : Json();
+  ReadEnds({&generation, &model, &inner}, spec);
   use(spec);
 }
 
@@ -296,7 +256,7 @@ void Visit(std::string_view json, std::string_view config, std::string_view gene
 Tokenizer Tokenizer::FromJson(std::string_view json, std::string_view config, std::string_view generation_config,
                               const std::string& source) {
   Tokenizer tokenizer;
-  Visit(json, config, generation_config, source, [&](TokenizerSpec& spec) { tokenizer = FromSpec(spec); });
+  Visit({json, config, {}, generation_config, {}}, source, [&](TokenizerSpec& spec) { tokenizer = FromSpec(spec); });
   return tokenizer;
 }
 
@@ -305,12 +265,13 @@ void WithTokenizerJson(const std::string& path, const std::function<void(const T
     const auto other = std::filesystem::path(path).parent_path() / name;
     return std::filesystem::exists(other) ? ReadTextFile(other.string(), kMaxConfigBytes) : "";
   };
-  const std::string chat_template = beside("chat_template.jinja");
-  Visit(ReadTextFile(path), beside("tokenizer_config.json"), beside("generation_config.json"), path,
-        [&](TokenizerSpec& spec) {
-          if (!chat_template.empty()) spec.chat_template = chat_template;
-          use(spec);
-        });
+  const std::string tokenizer = ReadTextFile(path), config = beside("tokenizer_config.json");
+  const std::string special_tokens = beside("special_tokens_map.json"), generation = beside("generation_config.json");
+  const std::string model = beside("config.json"), chat_template = beside("chat_template.jinja");
+  Visit({tokenizer, config, special_tokens, generation, model}, path, [&](TokenizerSpec& spec) {
+    if (!chat_template.empty()) spec.chat_template = chat_template;
+    use(spec);
+  });
 }
 
 Tokenizer Tokenizer::FromJsonFile(const std::string& path) {

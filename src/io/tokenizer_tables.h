@@ -194,7 +194,11 @@ struct Tokenizer::Tables {
   std::array<int32_t, 256> byte_ids;  // piece of a single byte, -1 if there is none
   size_t longest_piece = 0;
   std::bitset<256> glues_space;  // bytes that some piece has before an inner space
-  SpecialMatcher user_defined, all_special;
+  struct Matchers {
+    SpecialMatcher user_defined, all;
+    bool any = false;
+  };
+  Matchers raw, normalized;  // added tokens by the text that they are matched in
   std::vector<TokenizerSpec::AddedFlags> flags;
 };
 

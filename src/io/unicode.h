@@ -34,6 +34,7 @@ extern const CharClass kAsciiClass[128];
 inline CharClass ClassOf(uint32_t code_point) {
   return code_point < 128 ? kAsciiClass[code_point] : ClassOfMultibyte(code_point);
 }
+bool IsWordCharacter(uint32_t code_point);  // \w: letters, marks, decimal digits, connectors and joiners
 inline CharClass ClassOf(CodePoint c) { return c.valid ? ClassOf(c.value) : CharClass::kOther; }
 
 // Normalisation form C. Invalid bytes and runs of more than 64 combining marks are left as they are, which keeps the

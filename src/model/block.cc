@@ -34,6 +34,9 @@ Tensor Heads(Tensor x, int64_t heads, int64_t head_dim) { return Tensor(x.data, 
 Tensor InvFreq(const BlockRun& run, int layer) {
   return run.config.Slides(layer) && run.inv_freq_sliding ? run.inv_freq_sliding : run.inv_freq;
 }
+float RopeScale(const BlockRun& run, int layer) {
+  return run.config.Slides(layer) && run.inv_freq_sliding ? run.config.rope_scale_sliding : run.config.rope_scale;
+}
 
 // f(context, range, graft) for every graft that acts. A row's numbers are the same on one thread as on all (law 2).
 template <class Acts, class F>
@@ -103,7 +106,7 @@ void AtBranchBackward(BlockRun& run, int layer, Graft::Branch branch, Tensor dh,
 
 // The layer's pages: the cache's, or the one training layer, which then holds the prefix graft's rows too.
 KvLayer LayerPages(BlockRun& run, int layer) {
-  if (run.pass.kv != nullptr) return run.pass.kv->layer(layer);
+  if (run.pass.kv != nullptr) return run.pass.kv->layer(run.pass.kv_layer + layer);
   const ModelConfig& c = run.config;
   const int kv_heads = static_cast<int>(c.kv_heads), head_dim = static_cast<int>(c.head_dim);
   const KvLayer pages = {run.training_kv, DType::kF32, kv_heads, head_dim,
@@ -145,8 +148,8 @@ void AttentionBranch(BlockRun& run, const BlockWeights& w, int layer, Tensor nor
     AtNorm(run, layer, NormKind::kK, k);
   }
   if (c.rope) {
-    Rope(run.pool, q_heads, run.pass.positions, InvFreq(run, layer), c.rope_scale);
-    Rope(run.pool, k_heads, run.pass.positions, InvFreq(run, layer), c.rope_scale);
+    Rope(run.pool, q_heads, run.pass.positions, InvFreq(run, layer), RopeScale(run, layer));
+    Rope(run.pool, k_heads, run.pass.positions, InvFreq(run, layer), RopeScale(run, layer));
   }
 
   const KvLayer pages = LayerPages(run, layer);
@@ -202,8 +205,8 @@ void AttentionBranchBackward(BlockRun& run, const BlockWeights& w, int layer, Te
   if (run.prefix_length > 0) run.prefix_graft->PrefixKvBackward(layer, dprefix.k, dprefix.v);
 
   if (c.rope) {
-    RopeBackward(run.pool, dq_heads, run.pass.positions, InvFreq(run, layer), c.rope_scale);
-    RopeBackward(run.pool, dk_heads, run.pass.positions, InvFreq(run, layer), c.rope_scale);
+    RopeBackward(run.pool, dq_heads, run.pass.positions, InvFreq(run, layer), RopeScale(run, layer));
+    RopeBackward(run.pool, dk_heads, run.pass.positions, InvFreq(run, layer), RopeScale(run, layer));
   }
   if (c.qk_norm) {
     const Tensor k_raw = Heads(run.tape->PopF32(run.pool, ws), c.kv_heads, c.head_dim);

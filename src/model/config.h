@@ -31,7 +31,7 @@ struct ModelConfig {
   // RoPE: inv_freq per pair, already scaled (linear, llama3, YaRN); layers that slide may have their own table.
   bool rope = true;
   std::vector<float> inv_freq, inv_freq_sliding;  // [head_dim / 2]
-  float rope_scale = 1.0f;                        // multiplies cos and sin
+  float rope_scale = 1.0f, rope_scale_sliding = 1.0f;  // multiply cos and sin
 
   int sliding_window = 0;                // positions a sliding layer sees; 0 = none slides
   std::vector<uint8_t> layer_slides;     // per layer; empty = all slide if sliding_window > 0

@@ -12,8 +12,12 @@ struct HeadStep {
   Tensor input;                      // [rows, hidden]: the trunk's, or the state that the depth before left (chained)
   std::span<const int32_t> tokens;   // [rows]: the newest token known where the guess is made; only chained heads look
   std::span<const int64_t> lengths;  // rows of each text, one after another
-  KvCache* kv = nullptr;             // serving: the one text's keys and values so far; rows go behind them, uncommitted
-  int sequence = 0;
+  // Serving: the head's keys and values so far, in layer kv_layer of a cache; for each text its sequence there and how many
+  // slots stand before the rows.
+  KvCache* kv = nullptr;
+  int64_t kv_layer = 0;
+  std::span<const KvCache::Id> sequences = {};
+  std::span<const int64_t> pasts = {};
   Tensor dembedding = {};            // [vocab, hidden]: training, the gradient of the base's embedding; empty = none wanted
 };
 
@@ -48,6 +52,9 @@ class Heads : public Graft {
     const std::span<const int32_t> ids = draft_tokens();
     return ids.empty() ? row : ids[static_cast<size_t>(row)];
   }
+
+  // Adds the layers that the heads' blocks keep keys and values in, one a block; the index of the first, -1: they keep none.
+  virtual int64_t AddLayers(KvCache& /*kv*/) const { return -1; }
 
   // Packs the weights for serving: 8 bits where the base is quantised. No training afterwards.
   virtual void Freeze() = 0;

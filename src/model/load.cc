@@ -2,12 +2,12 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdio>
 #include <cstring>
 #include <filesystem>
-#include <fstream>
+#include <limits>
 #include <vector>
 
+#include "base/limits.h"
 #include "tensor/quantize.h"
 
 namespace cambium {
@@ -135,7 +135,7 @@ std::vector<int32_t> UnpermutedRows(int64_t heads, int64_t head_dim) {
   return order;
 }
 
-RopeTable MakeRopeTable(double theta, int64_t head_dim, const HfRopeScaling& scaling) {
+RopeTable MakeRopeTable(double theta, int64_t head_dim, const RopeScaling& scaling) {
   constexpr double kTwoPi = 6.283185307179586;
   const double dim = static_cast<double>(head_dim), original = static_cast<double>(scaling.original_context);
   // The pair that turns `rotations` times over the original context.
@@ -144,12 +144,13 @@ RopeTable MakeRopeTable(double theta, int64_t head_dim, const HfRopeScaling& sca
   };
   double low = 0, high = 0;
   RopeTable table;
+  table.scale = static_cast<float>(scaling.attention);
   if (scaling.type == "yarn") {
-    low = std::max(std::floor(pair_of(scaling.beta_fast)), 0.0);
-    high = std::min(std::ceil(pair_of(scaling.beta_slow)), dim - 1);
+    low = pair_of(scaling.beta_fast);
+    high = pair_of(scaling.beta_slow);
+    low = std::max(scaling.truncate ? std::floor(low) : low, 0.0);
+    high = std::min(scaling.truncate ? std::ceil(high) : high, dim - 1);
     if (low == high) high += 0.001;
-    table.scale = static_cast<float>(
-        scaling.attention_factor.value_or(scaling.factor > 1 ? 0.1 * std::log(scaling.factor) + 1 : 1.0));
   }
   for (int64_t i = 0; i < head_dim / 2; ++i) {
     double inv_freq = std::pow(theta, -2.0 * static_cast<double>(i) / dim);
@@ -176,7 +177,7 @@ void ValidateConfig(const ModelConfig& c, const std::string& path) {
   } sizes[] = {{"layers", c.layers, 1 << 16},        {"hidden size", c.hidden, 1 << 24},
                {"feed-forward size", c.ffn, 1 << 24}, {"heads", c.heads, 1 << 16},
                {"key/value heads", c.kv_heads, 1 << 16}, {"head dimension", c.head_dim, 1 << 16},
-               {"context length", c.context, int64_t{1} << 31}};
+               {"context length", c.context, std::numeric_limits<int32_t>::max()}};
   for (const auto& size : sizes) {
     if (size.value < 1 || size.value > size.limit) {
       Fail(ErrorCode::kData, path, ": ", size.name, " is ", size.value, ", expected 1 to ", size.limit);
@@ -190,16 +191,10 @@ void ValidateConfig(const ModelConfig& c, const std::string& path) {
 }
 
 void CheckMemory(const std::string& path, int64_t bytes) {
-  std::ifstream meminfo("/proc/meminfo");
-  std::string key, unit;
-  for (int64_t kib = 0; meminfo >> key >> kib; std::getline(meminfo, unit)) {
-    if (key != "MemAvailable:") continue;
-    if (bytes > kib * 1024) {
-      Fail(ErrorCode::kResource, path, ": the weights take ", bytes >> 20, " MiB, ", kib >> 10,
-           " MiB of memory are available");
-    }
-    return;
-  }
+  const int64_t available = AvailableMemory();
+  if (bytes <= available) return;
+  Fail(ErrorCode::kResource, path, ": the weights take ", bytes >> 20, " MiB, ", available >> 20,
+       " MiB of memory are available");
 }
 
 std::unique_ptr<ModelWeights> PackWeights(ThreadPool& pool, ModelConfig config, const TensorNames& names,

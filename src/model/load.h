@@ -51,7 +51,7 @@ struct RopeTable {
   std::vector<float> inv_freq;
   float scale = 1.0f;
 };
-RopeTable MakeRopeTable(double theta, int64_t head_dim, const HfRopeScaling& scaling);
+RopeTable MakeRopeTable(double theta, int64_t head_dim, const RopeScaling& scaling);
 
 // GGUF keeps the two halves of a head of q and k interleaved (llama): the file's row of each of our rows.
 std::vector<int32_t> UnpermutedRows(int64_t heads, int64_t head_dim);

@@ -1,8 +1,12 @@
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
+#include <limits>
 
+#include "io/convert_config.h"
 #include "io/gguf.h"
+#include "io/known_keys.h"
 #include "model/load.h"
 #include "tensor/quantize.h"
 
@@ -33,25 +37,13 @@ class GgufSource : public WeightSource {
 // RoPE tables from the scaling keys and, for Llama 3, the rope_freqs.weight tensor of per-pair divisors.
 void ReadRope(const GgufFile& file, const std::string& arch, ModelConfig& c) {
   const double theta = file.F64(arch + ".rope.freq_base", 10000.0);
-  HfRopeScaling scaling;
-  scaling.type = file.Str(arch + ".rope.scaling.type", "none");
-  if (scaling.type == "linear" || scaling.type == "yarn") {
-    scaling.factor = file.F64(arch + ".rope.scaling.factor", 1.0);
-    scaling.original_context = static_cast<int64_t>(
-        file.U64(arch + ".rope.scaling.original_context_length", static_cast<uint64_t>(c.context)));
-  } else if (scaling.type != "none") {
-    Fail(ErrorCode::kData, file.path(), ": ", arch, ".rope.scaling.type is \"", scaling.type,
-         "\"; none, linear and yarn are supported");
-  }
-  if (!(theta > 0) || !(scaling.factor > 0)) {
-    Fail(ErrorCode::kData, file.path(), ": rope base ", theta, " and factor ", scaling.factor, " must be positive");
-  }
+  if (!(theta > 0)) Fail(ErrorCode::kData, file.path(), ": ", arch, ".rope.freq_base is ", theta);
   const int64_t rotated = static_cast<int64_t>(file.U64(arch + ".rope.dimension_count", static_cast<uint64_t>(c.head_dim)));
   if (rotated != c.head_dim) {
     Fail(ErrorCode::kData, file.path(), ": ", arch, ".rope.dimension_count is ", rotated, ", the head dimension is ",
          c.head_dim, "; partial rotation is not supported");
   }
-  const RopeTable table = MakeRopeTable(theta, c.head_dim, scaling);
+  const RopeTable table = MakeRopeTable(theta, c.head_dim, ReadGgufRopeScaling(file, arch, c.context));
   c.inv_freq = table.inv_freq;
   c.rope_scale = table.scale;
   if (const Tensor* divisors = file.FindTensor("rope_freqs.weight"); divisors != nullptr) {
@@ -73,6 +65,7 @@ ModelConfig ReadConfig(const GgufFile& file, TensorNames& names) {
     if (value > uint64_t{1} << 32) Fail(ErrorCode::kData, file.path(), ": ", arch, key, " is ", value);
     return static_cast<int64_t>(value);
   };
+  CheckGgufKeys(file);
   c.family = arch;
   c.name = file.Str("general.name", "");
   names = GgufNames(arch);
@@ -115,17 +108,27 @@ ModelConfig ReadConfig(const GgufFile& file, TensorNames& names) {
   c.norm_eps = static_cast<float>(file.F64(
       arch + (c.norm == ModelConfig::Norm::kRms ? ".attention.layer_norm_rms_epsilon" : ".attention.layer_norm_epsilon")));
   ValidateConfig(c, file.path());
+  if (const int64_t value = count(".attention.value_length", static_cast<uint64_t>(c.head_dim)); value != c.head_dim) {
+    Fail(ErrorCode::kData, file.path(), ": ", arch, ".attention.value_length is ", value, ", key_length ", c.head_dim,
+         "; they must be equal");
+  }
   c.attention_scale = 1.0f / std::sqrt(static_cast<float>(c.head_dim));
+  if (const double scale = file.F64(arch + ".attention.scale", 0.0); scale != 0) {
+    if (!(scale > 0) || !std::isfinite(scale))
+      Fail(ErrorCode::kData, file.path(), ": ", arch, ".attention.scale is ", scale);
+    c.attention_scale = static_cast<float>(scale);
+  }
   if (c.rope) ReadRope(file, arch, c);
   if (arch == "gemma3") {
     c.embedding_scale = std::sqrt(static_cast<float>(c.hidden));
-    if (c.layers == 62) c.attention_scale = 1.0f / std::sqrt(static_cast<float>(c.hidden / c.heads));  // 27B
+    if (c.layers == 62 && !file.Find(arch + ".attention.scale"))
+      c.attention_scale = 1.0f / std::sqrt(static_cast<float>(c.hidden / c.heads));  // 27B
     c.inv_freq_sliding =
         MakeRopeTable(file.F64(arch + ".rope.freq_base_swa", 10000.0), c.head_dim, {}).inv_freq;
-    c.sliding_window = static_cast<int>(count(".attention.sliding_window", 0));
-    for (int64_t layer = 0; layer < c.layers; ++layer) c.layer_slides.push_back((layer + 1) % 6 != 0);
+    c.sliding_window = static_cast<int>(std::min<int64_t>(count(".attention.sliding_window", 0), std::numeric_limits<int32_t>::max()));
+    c.layer_slides = GgufSlidingLayers(file, arch, c.layers);
   } else {
-    c.sliding_window = static_cast<int>(count(".attention.sliding_window", 0));
+    c.sliding_window = static_cast<int>(std::min<int64_t>(count(".attention.sliding_window", 0), std::numeric_limits<int32_t>::max()));
   }
   return c;
 }

@@ -1,4 +1,6 @@
+#include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "io/hf_config.h"
 #include "io/safetensors.h"
@@ -25,7 +27,8 @@ constexpr TensorNames kGpt2Names = {
     .linears = {nullptr, nullptr, nullptr, "h.{}.attn.c_proj", nullptr, "h.{}.mlp.c_fc", "h.{}.mlp.c_proj"},
     .fused_qkv = "h.{}.attn.c_attn", .weight = ".weight", .bias = ".bias", .transposed = true};
 
-// Tensors by name, also where the checkpoint wraps the model once more ("transformer.", "language_model.").
+// Tensors by name, also where the checkpoint wraps the model: "transformer." (GPT-2), "language_model." and
+// "model.language_model." (multimodal ones), or a bare model without "model.".
 class SafetensorsSource : public WeightSource {
  public:
   SafetensorsSource(const std::string& path, const ShardedSafetensors& file) : path_(path), file_(file) {}
@@ -33,6 +36,10 @@ class SafetensorsSource : public WeightSource {
   const Tensor* Find(const std::string& name) const override {
     for (const char* prefix : {"", "transformer.", "language_model."}) {
       if (const Tensor* found = file_.FindTensor(prefix + name); found != nullptr) return found;
+    }
+    if (!name.starts_with("model.")) return nullptr;
+    for (const char* prefix : {"model.language_model.", "language_model.", ""}) {
+      if (const Tensor* found = file_.FindTensor(prefix + name.substr(6)); found != nullptr) return found;
     }
     return nullptr;
   }
@@ -68,7 +75,7 @@ ModelConfig FromHf(const HfConfig& hf, TensorNames& names) {
   }
   ValidateConfig(c, hf.path);
   c.attention_scale = 1.0f / std::sqrt(static_cast<float>(c.head_dim));
-  c.sliding_window = static_cast<int>(hf.sliding_window);
+  c.sliding_window = static_cast<int>(std::min<int64_t>(hf.sliding_window, std::numeric_limits<int32_t>::max()));
   c.layer_slides = hf.layer_slides;
   c.qk_norm = c.family == "qwen3" || c.family == "gemma3";
   if (c.family == "gpt2") {
@@ -80,11 +87,15 @@ ModelConfig FromHf(const HfConfig& hf, TensorNames& names) {
   const RopeTable rope = MakeRopeTable(hf.rope_theta, c.head_dim, hf.rope_scaling);
   c.inv_freq = rope.inv_freq;
   c.rope_scale = rope.scale;
+  if (hf.local_rope) {
+    const RopeTable local = MakeRopeTable(hf.rope_local_theta, c.head_dim, hf.rope_local_scaling);
+    c.inv_freq_sliding = local.inv_freq;
+    c.rope_scale_sliding = local.scale;
+  }
   if (c.family == "gemma3") {
     c.post_norms = true;
     c.embedding_scale = std::sqrt(static_cast<float>(c.hidden));
     c.attention_scale = static_cast<float>(1.0 / std::sqrt(hf.query_scale));
-    c.inv_freq_sliding = MakeRopeTable(hf.rope_local_theta, c.head_dim, {}).inv_freq;
   }
   return c;
 }
@@ -108,7 +119,12 @@ std::unique_ptr<ModelWeights> LoadHuggingFace(ThreadPool& pool, const std::strin
   int64_t bytes = 0;
   for (const NamedTensor& tensor : file.tensors()) bytes += static_cast<int64_t>(tensor.bytes);
   CheckMemory(directory, bytes);
+  const bool tied = config.tied_head;
   auto weights = PackWeights(pool, std::move(config), names, SafetensorsSource(directory, file));
+  if (!tied && !weights->separate_head) {
+    Fail(ErrorCode::kData, directory, ": tensor ", names.head, names.weight,
+         " is missing, and tie_word_embeddings is false");
+  }
   const std::string block = "model.layers." + std::to_string(weights->config.layers) + ".";
   const auto holds = [&](const std::string& name) { return file.FindTensor(name) != nullptr; };
   const bool deepseek = holds(block + "eh_proj.weight") && !holds(block + "self_attn.q_proj.bias");

@@ -2,10 +2,11 @@
 
 namespace cambium {
 
-Pass::Segment& Pass::Append(int sequence, int64_t past, std::span<const int32_t> new_tokens,
+Pass::Segment& Pass::Append(KvCache::Id sequence, int64_t past, std::span<const int32_t> new_tokens,
                             std::span<const int32_t> parents) {
   Segment segment;
   segment.sequence = sequence;
+  segment.past = past;
   segment.begin = rows();
   segment.count = static_cast<int64_t>(new_tokens.size());
   segment.parents = parents;

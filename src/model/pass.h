@@ -15,10 +15,11 @@ class Tape;
 
 // One forward over rows. Rows are flat: all segments after one another.
 struct Pass {
-  // Rows of one sequence: row i of the segment takes slot (committed length + i) in the cache and position
-  // (committed length + depth). parents as in AttentionSegment: empty for a chain.
+  // Rows of one sequence: row i of the segment takes slot past + i in the cache and position past + depth. parents as in
+  // AttentionSegment: empty for a chain.
   struct Segment {
-    int sequence = 0;
+    KvCache::Id sequence = 0;
+    int64_t past = 0;
     int64_t begin = 0, count = 0;
     std::span<const int32_t> parents;
     std::span<Graft* const> grafts;  // act on these rows, in this order; empty for the bare base
@@ -31,6 +32,7 @@ struct Pass {
 
   Compute compute = Compute::kInt8;
   KvCache* kv = nullptr;             // null in training: keys and values live in this pass alone
+  int64_t kv_layer = 0;              // the cache's layer of the first block: beyond 0 for a module beside the model
   Tape* tape = nullptr;              // not null in training
   uint64_t noise = 0;                // key of the grafts' random draws (dropout) in this pass; 0 = none
   DType gradient_storage = DType::kF32;  // what the residual stream's gradient is rounded to between sub-layers
@@ -47,8 +49,8 @@ struct Pass {
   std::vector<Tensor> captured;      // one [rows, hidden] per entry of `capture`
 
   int64_t rows() const { return static_cast<int64_t>(tokens.size()); }
-  // Appends a chain (or tree) of one sequence; `past` is its committed length.
-  Segment& Append(int sequence, int64_t past, std::span<const int32_t> new_tokens,
+  // Appends a chain (or tree) of one sequence behind its first `past` slots. A sequence has one segment in a pass.
+  Segment& Append(KvCache::Id sequence, int64_t past, std::span<const int32_t> new_tokens,
                   std::span<const int32_t> parents = {});
 };
 

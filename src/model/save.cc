@@ -6,6 +6,7 @@
 
 #include "cambium/error.h"
 #include "io/atomic_file.h"
+#include "io/convert.h"
 #include "io/gguf.h"
 #include "io/gguf_writer.h"
 #include "io/hf_config.h"
@@ -48,7 +49,7 @@ void SaveGguf(ThreadPool& pool, const ModelWeights& weights, const std::string& 
 
 void SaveHuggingFace(ThreadPool& pool, const ModelWeights& weights, const std::string& base,
                      const std::string& directory) {
-  nlohmann::json config = ParseJson(ReadTextFile(base + "/config.json"), base + "/config.json");
+  nlohmann::json config = HfTextConfig(ParseJson(ReadTextFile(base + "/config.json"), base + "/config.json"), base);
   for (const char* key : {"dtype", "torch_dtype"}) {
     if (config.contains(key)) config[key] = "float32";
   }
@@ -66,14 +67,7 @@ void SaveHuggingFace(ThreadPool& pool, const ModelWeights& weights, const std::s
                   tensors.push_back(std::move(item));
                 });
   WriteSafetensors(directory + "/model.safetensors", std::move(tensors), {{"format", "pt"}});
-  for (const char* name : {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
-                           "vocab.json", "merges.txt", "chat_template.jinja", "generation_config.json"}) {
-    const std::string from = base + "/" + name;
-    if (!fs::exists(from)) continue;
-    AtomicFile copy(directory + "/" + name);
-    copy.Write(ReadTextFile(from));
-    copy.Commit();
-  }
+  CopyModelFiles(base, directory);
   AtomicFile out(directory + "/config.json");  // last: a directory without it is no model
   out.Write(config.dump(2) + "\n");
   out.Commit();

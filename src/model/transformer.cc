@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <limits>
 #include <numeric>
 
 #include "model/block.h"
@@ -21,26 +22,27 @@ bool SameGrafts(std::span<Graft* const> a, std::span<Graft* const> b) {
 }
 
 // Where a pass without a cache keeps its one layer of keys and values: each segment has pages of its own, which begin
-// with the prefix graft's slots.
+// with the slots of its own prefix graft, if it carries one.
 void PlanTrainingPages(BlockRun& run) {
-  std::vector<int64_t> first_page;
+  std::vector<int64_t> first_page, prefix;
   int64_t pages = 0;
   for (const Pass::Segment& segment : run.pass.segments) {
+    prefix.push_back(0);
     for (Graft* graft : segment.grafts) {
       if (graft->prefix_length() == 0) continue;
       Check(run.prefix_graft == nullptr || run.prefix_graft == graft, "one prefix graft per training pass");
       run.prefix_graft = graft;
-      run.prefix_length = graft->prefix_length();
+      run.prefix_length = prefix.back() = graft->prefix_length();
     }
     first_page.push_back(pages);
-    pages += (run.prefix_length + segment.count + KvLayer::kPageSlots - 1) / KvLayer::kPageSlots;
+    pages += (prefix.back() + segment.count + KvLayer::kPageSlots - 1) / KvLayer::kPageSlots;
   }
   run.training_pages.resize(static_cast<size_t>(pages));
   std::iota(run.training_pages.begin(), run.training_pages.end(), 0);
   for (size_t i = 0; i < run.pass.segments.size(); ++i) {
     const Pass::Segment& segment = run.pass.segments[i];
     run.segments.push_back({std::span(run.training_pages).subspan(static_cast<size_t>(first_page[i])),
-                            run.prefix_length, segment.begin, segment.count, segment.parents});
+                            prefix[i], segment.begin, segment.count, segment.parents});
   }
 }
 
@@ -57,8 +59,35 @@ bool RangesApart(const BlockRun& run) {
   return std::ranges::adjacent_find(seen) == seen.end();
 }
 
+// Refuses what no row of the model stands for: files reach it (a corpus index, a draft model, training data). Negative
+// tokens are rows of a graft's own prompt.
+void CheckRows(const ModelWeights& weights, std::span<const int32_t> tokens, std::span<const int32_t> positions) {
+  const int64_t vocab = weights.embedding.out();
+  for (const int32_t token : tokens) {
+    if (token >= vocab) Fail(ErrorCode::kData, "token id ", token, " is outside the model's ", vocab, " embedding rows");
+  }
+  if (!weights.positions.view) return;
+  const int64_t context = weights.positions.view.rows();
+  for (const int32_t position : positions) {
+    if (position >= 0 && position < context) continue;
+    Fail(ErrorCode::kUsage, "position ", position, " is outside the model's ", context, " positions");
+  }
+}
+
+// Makes room for every segment before any takes a view of its pages, which a growing sequence would move.
+void GrowAll(const Pass& pass) {
+  std::vector<KvCache::Id> sequences;
+  for (const Pass::Segment& segment : pass.segments) {
+    pass.kv->Grow(segment.sequence, segment.past + segment.count);
+    sequences.push_back(segment.sequence);
+  }
+  std::ranges::sort(sequences);
+  Check(std::ranges::adjacent_find(sequences) == sequences.end(), "a pass has one segment of each sequence");
+}
+
 BlockRun PlanRun(const ModelConfig& config, ThreadPool& pool, Workspace& workspace, Pass& pass) {
   BlockRun run(config, pool, workspace, pass);
+  if (pass.kv != nullptr) GrowAll(pass);
   for (const Pass::Segment& segment : pass.segments) {
     if (!segment.grafts.empty()) {
       if (!run.graft_ranges.empty() && run.graft_ranges.back().begin + run.graft_ranges.back().count == segment.begin &&
@@ -68,13 +97,11 @@ BlockRun PlanRun(const ModelConfig& config, ThreadPool& pool, Workspace& workspa
         run.graft_ranges.push_back({segment.begin, segment.count, segment.grafts});
       }
     }
-    if (pass.kv != nullptr) {
-      KvCache::Sequence& sequence = pass.kv->sequence(segment.sequence);
-      pass.kv->Reserve(segment.sequence, sequence.length + segment.count);
-      run.segments.push_back({sequence.pages, sequence.length, segment.begin, segment.count, segment.parents});
-    }
   }
   if (pass.kv == nullptr) PlanTrainingPages(run);
+  for (const Pass::Segment& s : pass.segments) {
+    if (pass.kv != nullptr) run.segments.push_back(pass.kv->Segment(s.sequence, s.past, s.begin, s.count, s.parents));
+  }
   return run;
 }
 
@@ -111,6 +138,7 @@ Transformer::~Transformer() = default;
 void Transformer::Embed(std::span<const int32_t> tokens, std::span<const int32_t> positions, Tensor y) {
   const ModelWeights& w = *weights_;
   const int64_t hidden = config().hidden;
+  CheckRows(w, tokens, positions);
   pool_.Run((static_cast<int64_t>(tokens.size()) + 15) / 16, [&](int64_t task, int) {
     const size_t end = std::min(tokens.size(), static_cast<size_t>(task + 1) * 16);
     for (size_t i = static_cast<size_t>(task) * 16; i < end; ++i) {
@@ -139,6 +167,7 @@ void Transformer::EmbedBackward(std::span<const int32_t> tokens, std::span<const
     const int64_t begin = task * kColumns, end = std::min(hidden, begin + kColumns);
     for (size_t i = 0; i < tokens.size(); ++i) {
       const float* const from = dy.row(static_cast<int64_t>(i));
+      if (tokens[i] < 0) continue;  // a row of a graft's own prompt
       float* const to = dembedding.row(tokens[i]);
       for (int64_t j = begin; j < end; ++j) to[j] += config().embedding_scale * from[j];
       if (!dpositions) continue;
@@ -167,8 +196,9 @@ void Transformer::Forward(Pass& pass) {
   const int64_t rows = pass.rows();
   Check(rows > 0 && !pass.segments.empty(), "a pass has rows");
   workspace_.Reset();
-  run_ = std::make_unique<BlockRun>(PlanRun(c, pool_, workspace_, pass));
-  BlockRun& run = *run_;
+  run_ = nullptr;  // it refers to the last pass, whose owner may be gone
+  auto planned = std::make_unique<BlockRun>(PlanRun(c, pool_, workspace_, pass));
+  BlockRun& run = *planned;
   if (RangesApart(run)) {
     if (range_threads_ == nullptr) range_threads_ = std::make_unique<RangeThreads>();
     range_threads_->workspaces.resize(static_cast<size_t>(pool_.threads()));
@@ -176,9 +206,9 @@ void Transformer::Forward(Pass& pass) {
     run.range_threads = range_threads_.get();
   }
   if (pass.kv == nullptr) {
-    const size_t bytes = run.training_pages.size() *
-                         static_cast<size_t>(KvLayer::PageBytes(DType::kF32, static_cast<int>(c.kv_heads),
-                                                                static_cast<int>(c.head_dim)));
+    const size_t bytes = CheckedBytes(
+        {static_cast<int64_t>(run.training_pages.size()),
+         KvLayer::PageBytes(DType::kF32, static_cast<int>(c.kv_heads), static_cast<int>(c.head_dim))});
     if (training_kv_.bytes() < bytes) training_kv_ = Buffer(bytes);
     run.training_kv = training_kv_.data();
   }
@@ -212,10 +242,16 @@ void Transformer::Forward(Pass& pass) {
   AtNorm(run, static_cast<int>(c.layers), NormKind::kFinal, pass.hidden);
 
   pass.logits = Tensor();
-  if (pass.logit_rows.empty()) return;
+  if (!pass.logit_rows.empty()) Logits(run);
+  if (pass.tape != nullptr) run_ = std::move(planned);
+}
+
+void Transformer::Logits(BlockRun& run) {
+  Pass& pass = run.pass;
+  const ModelConfig& c = config();
   const int64_t wanted = static_cast<int64_t>(pass.logit_rows.size());
   Tensor selected = pass.hidden;
-  if (wanted != rows) {
+  if (wanted != pass.rows()) {
     selected = workspace_.New({wanted, c.hidden});
     for (int64_t i = 0; i < wanted; ++i) {
       std::memcpy(selected.row(i), pass.hidden.row(pass.logit_rows[static_cast<size_t>(i)]),
@@ -227,20 +263,20 @@ void Transformer::Forward(Pass& pass) {
   AtHead(run, pass, selected);
 }
 
-int64_t Transformer::BeginSequence(KvCache& kv, int sequence, std::span<Graft* const> grafts) {
+int64_t Transformer::BeginSequence(KvCache& kv, KvCache::Id sequence, std::span<Graft* const> grafts) {
   kv.Truncate(sequence, 0);
   int64_t length = 0;
   for (Graft* graft : grafts) {
     const int64_t count = graft->prefix_length();
     if (count == 0) continue;
-    kv.Reserve(sequence, length + count);
-    const AttentionSegment slots = {kv.sequence(sequence).pages, length, 0, count, {}};
+    kv.Grow(sequence, length + count);
+    const AttentionSegment slots = kv.Segment(sequence, length, 0, count);
     for (int64_t layer = 0; layer < config().layers; ++layer) {
       const Graft::Kv rows = graft->PrefixKv(static_cast<int>(layer));
       StoreKv(pool_, kv.layer(layer), {&slots, 1}, rows.k, rows.v);
     }
     length += count;
-    kv.sequence(sequence).length = length;
+    kv.Commit(sequence, count);
   }
   Pass pass;
   std::vector<int32_t> rows;
@@ -303,6 +339,7 @@ void Transformer::Backward(Pass& pass, Tensor dhidden) {
     }
   }
   pass.tape->Clear();
+  run_ = nullptr;
 }
 
 void Transformer::FinalNormBackward(Tensor dy, Tensor x, Tensor dx, Tensor dgain, Tensor dbias) {
@@ -323,7 +360,7 @@ void Transformer::FinalNormBackward(Tensor dy, Tensor x, Tensor dx, Tensor dgain
 void CommitAll(Pass& pass) {
   for (const Pass::Segment& segment : pass.segments) {
     Check(segment.parents.empty(), "CommitAll takes chains");
-    pass.kv->sequence(segment.sequence).length += segment.count;
+    pass.kv->Commit(segment.sequence, segment.count);
   }
 }
 

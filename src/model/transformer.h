@@ -32,7 +32,7 @@ class Transformer {
 
   // Empties the sequence and fills its first slots with what the grafts put before every text (prefixes, then their
   // own rows, for which it runs a pass); positions go on behind them. Returns how many slots that took.
-  int64_t BeginSequence(KvCache& kv, int sequence, std::span<Graft* const> grafts);
+  int64_t BeginSequence(KvCache& kv, KvCache::Id sequence, std::span<Graft* const> grafts);
 
   // Training. Given dhidden = dloss/d(pass.hidden) [rows, hidden], pops the tape that Forward filled and adds every
   // graft's parameter gradients. Stops beneath the grafts' lowest layer. dhidden is overwritten.
@@ -50,10 +50,12 @@ class Transformer {
   void FinalNormBackward(Tensor dy, Tensor x, Tensor dx, Tensor dgain, Tensor dbias);  // adds to dgain, dbias
 
  private:
+  void Logits(BlockRun& run);  // of the rows that the pass wants
+
   std::unique_ptr<ModelWeights> weights_;
   ThreadPool& pool_;
   Workspace workspace_;
-  std::unique_ptr<BlockRun> run_;            // of the last Forward, for Backward
+  std::unique_ptr<BlockRun> run_;            // of a Forward with a tape, until its Backward
   OwnedTensor inv_freq_, inv_freq_sliding_;  // [head_dim / 2]
   std::unique_ptr<RangeThreads> range_threads_;
   Buffer training_kv_;                       // one layer's keys and values when a pass has no cache

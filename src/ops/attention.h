@@ -25,7 +25,7 @@ struct KvLayer {
   int kv_heads, head_dim;
   int64_t page_bytes;   // stride between pages; >= PageBytes(...)
   static int64_t PageBytes(DType dtype, int kv_heads, int head_dim) {
-    return int64_t{2} * kPageSlots * kv_heads * head_dim * Info(dtype).bytes;
+    return static_cast<int64_t>(CheckedBytes({2, kPageSlots, kv_heads, head_dim, Info(dtype).bytes}));
   }
 };
 

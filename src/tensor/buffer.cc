@@ -15,12 +15,20 @@ constexpr size_t kAlign = 64;
 constexpr size_t kHugePage = size_t{2} << 20;
 constexpr size_t kMinBlock = size_t{1} << 20;
 
+// What the array takes whose memory is being made.
+size_t ArrayBytes(const Tensor& array) {
+  const DTypeInfo& info = Info(array.dtype);
+  const auto extent = [&](int axis) { return axis + 1 < array.rank ? array.shape[static_cast<size_t>(axis)] : 1; };
+  return CheckedBytes({extent(0), extent(1), extent(2), array.columns() / info.block, info.bytes});
+}
+
 size_t RoundUp(size_t bytes, size_t unit) { return (bytes + unit - 1) / unit * unit; }
 
 }  // namespace
 
 Buffer::Buffer(size_t bytes) : bytes_(bytes) {
   if (bytes == 0) return;
+  if (bytes > PTRDIFF_MAX / 2) Fail(ErrorCode::kResource, "out of memory: ", bytes, " bytes wanted");
   if (bytes >= kHugePage) {
     // One huge page of slack, so that the block can start on a huge page's boundary.
     const size_t mapped = RoundUp(bytes, kHugePage) + kHugePage;
@@ -59,13 +67,13 @@ Buffer& Buffer::operator=(Buffer&& other) noexcept {
 }
 
 OwnedTensor::OwnedTensor(DType dtype, std::initializer_list<int64_t> shape) : view(nullptr, dtype, shape) {
-  buffer = Buffer(static_cast<size_t>(view.bytes()));
+  buffer = Buffer(ArrayBytes(view));
   view.data = buffer.data();
 }
 
 Tensor Workspace::New(DType dtype, std::initializer_list<int64_t> shape) {
   Tensor tensor(nullptr, dtype, shape);
-  tensor.data = Allocate(static_cast<size_t>(tensor.bytes()));
+  tensor.data = Allocate(ArrayBytes(tensor));
   return tensor;
 }
 

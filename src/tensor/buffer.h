@@ -50,7 +50,7 @@ class Workspace {
   Tensor New(std::initializer_list<int64_t> shape) { return New(DType::kF32, shape); }
   template <class T>
   T* Array(int64_t count) {
-    return static_cast<T*>(Allocate(static_cast<size_t>(count) * sizeof(T)));
+    return static_cast<T*>(Allocate(CheckedBytes({count, static_cast<int64_t>(sizeof(T))})));
   }
   void Reset();
   size_t peak_bytes() const { return peak_; }

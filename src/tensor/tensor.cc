@@ -16,14 +16,13 @@ Tensor::Tensor(void* data, DType dtype, std::initializer_list<int64_t> shape) : 
   for (int64_t extent : shape) this->shape[rank++] = extent;
 }
 
-int64_t Tensor::size() const {
+int64_t Tensor::rows() const {
   int64_t product = rank == 0 ? 0 : 1;
-  for (int i = 0; i < rank; ++i) product *= shape[i];
+  for (int i = 0; i + 1 < rank; ++i) product *= shape[static_cast<size_t>(i)];
   return product;
 }
 
 int64_t Tensor::row_bytes() const { return columns() / Info(dtype).block * Info(dtype).bytes; }
-int64_t Tensor::bytes() const { return size() == 0 ? 0 : rows() * row_bytes(); }
 
 Tensor Tensor::Rows(int64_t begin, int64_t count) const {
   return Tensor(static_cast<char*>(data) + begin * row_bytes(), dtype, {count, columns()});

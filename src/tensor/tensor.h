@@ -30,10 +30,11 @@ struct Tensor {
   Tensor(float* data, std::initializer_list<int64_t> shape) : Tensor(data, DType::kF32, shape) {}
 
   explicit operator bool() const { return data != nullptr; }
-  int64_t size() const;                                  // number of elements
-  int64_t bytes() const;                                 // size() in storage
-  int64_t columns() const { return shape[rank - 1]; }    // innermost axis
-  int64_t rows() const { return size() / columns(); }    // all other axes flattened
+  int64_t size() const { return rows() * columns(); }     // number of elements
+  int64_t bytes() const { return rows() * row_bytes(); }  // size() in storage
+  // The innermost axis.
+  int64_t columns() const { return rank == 0 ? 0 : shape[static_cast<size_t>(rank - 1)]; }
+  int64_t rows() const;  // all other axes flattened
   int64_t row_bytes() const;
 
   template <class T = float>

@@ -94,7 +94,8 @@ Optimizer::Optimizer(ThreadPool& pool, std::vector<Parameter*> params, const Opt
     param->grad.data = slot.grad.view.data;
     slots_.push_back(std::move(slot));
   }
-  for (size_t i = 0; i < slots_.size(); ++i) Round(i);
+  const OwnedTensor rounded = RoomToRound();
+  for (size_t i = 0; i < slots_.size(); ++i) Round(i, rounded.view);
 }
 
 Tensor Optimizer::MasterOf(size_t index) const {
@@ -102,12 +103,24 @@ Tensor Optimizer::MasterOf(size_t index) const {
   return slots_[index].master.view ? slots_[index].master.view : Tensor(param.value.f32(), {param.value.size()});
 }
 
-void Optimizer::Round(size_t index) {
-  if (working_ == DType::kF32 || (masters_ && params_[index]->is_master)) return;
+bool Optimizer::Rounds(size_t index) const {
+  return working_ != DType::kF32 && !(masters_ && params_[index]->is_master);
+}
+
+OwnedTensor Optimizer::RoomToRound() const {
+  int64_t most = 0;
+  for (size_t i = 0; i < slots_.size(); ++i) {
+    if (Rounds(i)) most = std::max(most, params_[i]->value.size());
+  }
+  return OwnedTensor(working_, {most});
+}
+
+void Optimizer::Round(size_t index, Tensor stored) {
+  if (!Rounds(index)) return;
   const Tensor value(params_[index]->value.f32(), {params_[index]->value.size()});
-  const OwnedTensor stored(working_, {value.size()});
-  Convert(pool_, MasterOf(index), stored.view);
-  Convert(pool_, stored.view, value);
+  stored = Tensor(stored.data, working_, {value.size()});
+  Convert(pool_, MasterOf(index), stored);
+  Convert(pool_, stored, value);
 }
 
 double Optimizer::GradNorm(float grad_scale) const {
@@ -120,6 +133,7 @@ void Optimizer::Step(double lr, float grad_scale, double grad_norm) {
   ++steps_;
   // torch.nn.utils.clip_grad_norm_
   const double clip = static_cast<double>(options_.clip);
+  const OwnedTensor rounded = RoomToRound();
   if (clip > 0) grad_scale *= static_cast<float>(std::min(1.0, clip / (grad_norm + 1e-6)));
   for (size_t i = 0; i < slots_.size(); ++i) {
     const AdamW hyper = {static_cast<float>(lr) * params_[i]->lr_scale, options_.beta1, options_.beta2, options_.eps,
@@ -129,7 +143,7 @@ void Optimizer::Step(double lr, float grad_scale, double grad_norm) {
     } else {
       AdamWStep(pool_, hyper, steps_, grad_scale, slots_[i].grad.view, MasterOf(i), slots_[i].m.view, slots_[i].v.view);
     }
-    Round(i);
+    Round(i, rounded.view);
   }
 }
 
@@ -200,10 +214,12 @@ std::vector<Optimizer::State> Optimizer::states() const {
 
 void Optimizer::Restore(int64_t steps) {
   steps_ = steps;
-  for (size_t i = 0; i < slots_.size(); ++i) Round(i);
+  const OwnedTensor rounded = RoomToRound();
+  for (size_t i = 0; i < slots_.size(); ++i) Round(i, rounded.view);
 }
 
-Optimizer::UnroundedValues::UnroundedValues(Optimizer& optimizer) : optimizer_(optimizer) {
+Optimizer::UnroundedValues::UnroundedValues(Optimizer& optimizer)
+    : optimizer_(optimizer), rounded_(optimizer.RoomToRound()) {
   for (size_t i = 0; i < optimizer.slots_.size(); ++i) {
     const Tensor master = optimizer.slots_[i].master.view;
     if (master) std::memcpy(optimizer.params_[i]->value.data, master.data, static_cast<size_t>(master.bytes()));
@@ -211,7 +227,7 @@ Optimizer::UnroundedValues::UnroundedValues(Optimizer& optimizer) : optimizer_(o
 }
 
 Optimizer::UnroundedValues::~UnroundedValues() {
-  for (size_t i = 0; i < optimizer_.slots_.size(); ++i) optimizer_.Round(i);
+  for (size_t i = 0; i < optimizer_.slots_.size(); ++i) optimizer_.Round(i, rounded_.view);
 }
 
 }  // namespace cambium

@@ -67,6 +67,7 @@ class Optimizer {
 
    private:
     Optimizer& optimizer_;
+    OwnedTensor rounded_;  // room for the largest parameter: the destructor allocates nothing
   };
 
  private:
@@ -77,7 +78,10 @@ class Optimizer {
   };
   Tensor MasterOf(size_t index) const;
   void StepEightBit(const AdamW& hyper, float grad_scale, size_t index);
-  void Round(size_t index);
+  bool Rounds(size_t index) const;
+  // The working value from the master; `stored` has room for it in the working type.
+  void Round(size_t index, Tensor stored);
+  OwnedTensor RoomToRound() const;
 
   ThreadPool& pool_;
   std::vector<Parameter*> params_;

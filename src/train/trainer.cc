@@ -257,7 +257,11 @@ TrainResult Trainer::Run(const Callbacks& callbacks) {
     if (callbacks.on_step) callbacks.on_step(*metrics);
     if (EvaluateNow(epoch)) {
       const double loss = ValidationLoss();
-      const bool best = std::isfinite(loss) && (!best_loss_ || loss < *best_loss_);
+      if (!std::isfinite(loss)) {
+        if (store_) Save();
+        Fail(ErrorCode::kRuntime, "step ", step_, ": the validation loss is ", loss, "; ", LastCheckpoint());
+      }
+      const bool best = !best_loss_ || loss < *best_loss_;
       evaluations_without_best_ = best ? 0 : evaluations_without_best_ + 1;
       if (best) {
         best_loss_ = loss;

@@ -59,7 +59,7 @@ std::vector<TensorToWrite> Trainer::Tensors() const {
 
 void Trainer::ReadTensors(const CheckpointStore::Loaded& loaded) {
   for (const Optimizer::State& state : optimizer_->states()) {
-    const Tensor* const stored = loaded.tensors->FindTensor(state.name);
+    const Tensor* const stored = loaded.tensors->FindStored(state.name);
     if (stored == nullptr || stored->bytes() != state.tensor.bytes() || stored->dtype != state.tensor.dtype) {
       Fail(ErrorCode::kData, loaded.tensors->path(), ": tensor ", state.name,
            stored == nullptr ? " is missing" : " has ", stored == nullptr ? 0 : stored->size(), " values, expected ",
@@ -138,7 +138,7 @@ void Trainer::RestoreBest() {
   if (!store_ || !best_loss_ || best_step_ == step_) return;
   const CheckpointStore::Loaded best = CheckpointStore::Load(directory_ + "/best/step-" + std::to_string(best_step_));
   for (const Optimizer::State& state : optimizer_->states()) {
-    const Tensor* const stored = best.tensors->FindTensor(state.name);
+    const Tensor* const stored = best.tensors->FindStored(state.name);
     if (stored == nullptr) continue;
     if (stored->bytes() != state.tensor.bytes()) Fail(ErrorCode::kData, best.path, ": tensor ", state.name, " differs");
     std::memcpy(state.tensor.data, stored->data, static_cast<size_t>(stored->bytes()));

@@ -1,0 +1,189 @@
+// What a request needs before it can be served: a cache, its grafts, its drafters.
+#include <algorithm>
+#include <cmath>
+
+#include "drafters/drafters.h"
+#include "engine/impl.h"
+#include "grafts/grafts.h"
+#include "model/heads.h"
+
+namespace cambium {
+namespace {
+
+constexpr int64_t kDefaultContext = 4096;
+constexpr int64_t kSpareRows = Engine::Impl::kMostRows;  // lie beyond the context
+constexpr int64_t kPrefixSlots = 1024;  // that grafts may take before the cache is made anew
+constexpr size_t kMostDrafters = 32;    // sets that are kept
+
+DType KvDType(const EngineOptions& options) {
+  if (options.kv_type == KvType::kDefault) return options.exact ? DType::kF32 : DType::kF16;
+  return options.kv_type == KvType::kF16 ? DType::kF16 : DType::kF32;
+}
+
+int64_t ContextLength(const ModelConfig& config, int64_t asked) {
+  if (asked < 0) Fail(ErrorCode::kUsage, "context is ", asked, ", expected a positive number");
+  if (asked > config.context) {
+    Fail(ErrorCode::kUsage, "context ", asked, " is beyond the model's ", config.context, " positions");
+  }
+  return asked > 0 ? asked : std::min(config.context, kDefaultContext);
+}
+
+VerifyRule RuleOf(const DraftOptions& options) {
+  VerifyRule rule;
+  if (options.verify == DraftOptions::Verify::kRejection) rule.kind = VerifyRule::kRejection;
+  if (options.verify == DraftOptions::Verify::kTypical) rule.kind = VerifyRule::kTypical;
+  for (const auto& [name, value] : {std::pair("epsilon", options.epsilon), std::pair("delta", options.delta)}) {
+    if (!(value > 0 && value <= 1)) Fail(ErrorCode::kUsage, name, " is ", value, ", expected above 0, at most 1");
+  }
+  rule.epsilon = options.epsilon;
+  rule.delta = options.delta;
+  return rule;
+}
+
+uint64_t SaltOf(const std::string& salt) {
+  if (salt.empty()) return 0;
+  uint64_t hash = 0xCBF29CE484222325u;  // FNV-1a
+  for (const unsigned char byte : salt) hash = (hash ^ byte) * 0x100000001B3u;
+  return hash | 1;
+}
+
+}  // namespace
+
+Engine::Impl::Active::Active(RequestId number, const Request& request) : id(number), filter(request.stop) {}
+
+Engine::Impl::Impl(const Model& on, const EngineOptions& wanted)
+    : model(on),
+      options(wanted),
+      m(*model.shared()),
+      compute(options.exact ? Compute::kF32 : Compute::kInt8),
+      context(ContextLength(m.transformer.config(), options.context)) {
+  if (options.parallel < 1 || options.parallel > 4096) {
+    Fail(ErrorCode::kUsage, "parallel is ", options.parallel, ", expected 1 to 4096");
+  }
+  if (options.cache_tokens < 0) Fail(ErrorCode::kUsage, "cache_tokens is ", options.cache_tokens);
+  const int64_t several = options.parallel * std::min(context, kDefaultContext / 2);
+  const int64_t enough = (options.parallel == 1 ? context : std::max(context, several)) + kSpareRows + kPrefixSlots;
+  MakeCache(options.cache_tokens > 0 ? options.cache_tokens : enough);
+}
+
+void Engine::Impl::MakeCache(int64_t slots) {
+  scheduler.reset();
+  drafters.clear();
+  kv = std::make_unique<KvCache>(m.transformer.config(), KvDType(options), slots);
+  SchedulerOptions scheduling;
+  scheduling.compute = compute;
+  scheduling.parallel = options.parallel;
+  scheduler = std::make_unique<Scheduler>(m.transformer, *kv, scheduling);
+}
+
+void Engine::Impl::MakeRoom(int64_t slots) {
+  const std::lock_guard lock(setup);
+  if (slots <= kv->max_slots() || options.cache_tokens > 0) return;  // the scheduler refuses it, with the numbers
+  {
+    const std::lock_guard reading(mail);
+    if (!active.empty()) return;
+  }
+  const std::lock_guard computing(m.compute);
+  MakeCache(slots + kSpareRows);
+}
+
+std::shared_ptr<const GraftSet> Engine::Impl::Grafts(
+    const std::vector<AdapterUse>& adapters, std::vector<std::shared_ptr<Adapter::Impl::Scaled>>& carriers) const {
+  if (adapters.empty()) return nullptr;
+  struct Owner {
+    std::vector<std::shared_ptr<Adapter::Impl::Scaled>> adapters;
+  };
+  auto owner = std::make_shared<Owner>();
+  auto set = std::make_shared<GraftSet>();
+  std::vector<std::string> names;
+  uint64_t key = 0;
+  for (const AdapterUse& use : adapters) {
+    Adapter::Impl& adapter = *use.adapter.shared();
+    if (adapter.model.get() != &m) {
+      Fail(ErrorCode::kUsage, adapter.path, ": the adapter was loaded onto another model than this engine's");
+    }
+    if (!std::isfinite(use.scale)) Fail(ErrorCode::kUsage, adapter.path, ": the scale is ", use.scale);
+    const std::shared_ptr<Adapter::Impl::Scaled> scaled = adapter.At(use.scale);
+    bool carries = false;
+    for (const auto& part : scaled->parts) {
+      set->grafts.push_back(part.get());
+      names.push_back(adapter.path);
+      carries = carries || part->heads() != nullptr;
+    }
+    if (carries) carriers.push_back(scaled);
+    owner->adapters.push_back(scaled);
+    key = (key + scaled->key) * 0x9E3779B97F4A7C15u;
+    key ^= key >> 29;
+  }
+  CheckStack(names, set->grafts, m.transformer.config());
+  set->key = key;
+  set->owner = std::move(owner);
+  return set;
+}
+
+std::shared_ptr<DrafterSet> Engine::Impl::DraftersFor(
+    const std::vector<std::string>& specs, const std::vector<std::shared_ptr<Adapter::Impl::Scaled>>& carriers) {
+  const std::lock_guard lock(setup);
+  const auto found = std::ranges::find_if(
+      drafters, [&](const Drafters& known) { return known.specs == specs && known.carriers == carriers; });
+  if (found != drafters.end()) {
+    std::rotate(found, found + 1, drafters.end());  // the last used stands last
+    return drafters.back().set;
+  }
+  const std::lock_guard computing(m.compute);
+  std::vector<Graft*> grafts;
+  for (const auto& scaled : carriers) {
+    for (const auto& part : scaled->parts) grafts.push_back(part.get());
+    if (scaled->frozen || compute != Compute::kInt8) continue;
+    for (const auto& part : scaled->parts) {
+      if (part->heads() != nullptr) part->heads()->Freeze();
+    }
+    scaled->frozen = true;
+  }
+  std::vector<std::unique_ptr<Drafter>> members =
+      MakeDrafters(specs, {m.transformer, *kv, m.tokenizer, compute, context, grafts});
+  std::shared_ptr<DrafterSet> set;
+  if (!members.empty()) set = std::make_shared<DrafterSet>(std::move(members));
+  while (drafters.size() >= kMostDrafters) {
+    const auto unused = std::ranges::find_if(drafters, [](const Drafters& d) { return d.set.use_count() <= 1; });
+    if (unused == drafters.end()) break;
+    drafters.erase(unused);
+  }
+  drafters.push_back({specs, carriers, set});
+  return set;
+}
+
+DecodeRequest Engine::Impl::ToDecode(const Request& request) {
+  DecodeRequest decode;
+  decode.prompt = request.prompt;
+  std::vector<std::shared_ptr<Adapter::Impl::Scaled>> carriers;
+  decode.grafts = Grafts(request.adapters, carriers);
+  decode.sampling = request.sampling;
+  decode.vocabulary = m.tokenizer.text_size();
+  decode.filter = request.filter;
+  decode.verify = RuleOf(request.drafting);
+  if (request.drafting.max_rows < 1 || request.drafting.max_rows > kMostRows) {
+    Fail(ErrorCode::kUsage, "draft_rows is ", request.drafting.max_rows, ", expected 1 to ", kMostRows);
+  }
+  if (request.top_logprobs < -1 || request.top_logprobs > 1024) {
+    Fail(ErrorCode::kUsage, "top_logprobs is ", request.top_logprobs, ", expected -1 to 1024");
+  }
+  decode.max_rows = request.drafting.max_rows;
+  decode.max_tokens = request.max_tokens;
+  decode.top_logprobs = request.top_logprobs;
+  decode.salt = SaltOf(request.cache_salt);
+  const int64_t prefix = decode.grafts != nullptr ? decode.grafts->slots_before() : 0;
+  const int64_t positions = m.transformer.config().context;
+  decode.context = std::min(context, positions - prefix);
+  if (decode.context < 1) {
+    Fail(ErrorCode::kUsage, "the grafts' prefix of ", prefix, " leaves nothing of the model's ", positions, " positions");
+  }
+  MakeRoom(prefix + decode.context);
+  if (request.max_tokens != 0) decode.drafters = DraftersFor(request.drafting.drafters, carriers);
+  if (!request.ignore_end) {
+    decode.is_end = [this](int32_t token) { return m.tokenizer.IsEndOfGeneration(token); };
+  }
+  return decode;
+}
+
+}  // namespace cambium

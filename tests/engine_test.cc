@@ -1,0 +1,241 @@
+// The public library: requests side by side, adapters, cancelling, sinks that throw, log-probabilities, filters.
+#include "cambium/cambium.h"
+
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <fstream>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <stdexcept>
+#include <thread>
+
+#include "temp_folder.h"
+
+namespace cambium {
+namespace {
+
+const std::string kWeights = std::string(CAMBIUM_TEST_DIR) + "/golden/families/llama";
+const std::string kLora = std::string(CAMBIUM_TEST_DIR) + "/golden/peft/lora";
+
+Request Prompt(std::vector<int32_t> ids, uint64_t seed, int64_t tokens = 12) {
+  Request request;
+  request.prompt = std::move(ids);
+  request.max_tokens = tokens;
+  request.ignore_end = true;
+  request.sampling.seed = seed;
+  request.sampling.temperature = 1;
+  return request;
+}
+
+// The tiny Llama of 96 tokens, with a tokenizer: the printable characters, the space, and an end token.
+class TinyLlama {
+ public:
+  TinyLlama() {
+    nlohmann::json vocab;
+    for (int c = 33; c < 127; ++c) vocab[std::string(1, static_cast<char>(c))] = c - 33;
+    vocab["\u0120"] = 94;
+    vocab["<end>"] = 95;
+    const nlohmann::json tokenizer = {
+        {"added_tokens", {{{"id", 95}, {"content", "<end>"}, {"special", true}, {"single_word", false}, {"lstrip", false},
+                           {"rstrip", false}, {"normalized", false}}}},
+        {"normalizer", nullptr},
+        {"pre_tokenizer", {{"type", "ByteLevel"}, {"add_prefix_space", false}, {"trim_offsets", true}, {"use_regex", true}}},
+        {"decoder", {{"type", "ByteLevel"}}},
+        {"model", {{"type", "BPE"}, {"vocab", vocab}, {"merges", nlohmann::json::array()}}}};
+    std::filesystem::copy(kWeights, folder_.path(), std::filesystem::copy_options::recursive);
+    std::ofstream(folder_ / "tokenizer.json") << tokenizer.dump();
+    std::ofstream(folder_ / "tokenizer_config.json") << R"({"eos_token": "<end>"})";
+  }
+  std::string path() const { return folder_.path(); }
+
+ private:
+  const TempFolder folder_;
+};
+
+class Library : public testing::Test {
+ protected:
+  const TinyLlama files_;
+  const std::string kTiny = files_.path();
+  Model model_ = Model::Load(kTiny, 2);
+  Engine engine_{model_, {.context = 128}};
+};
+
+TEST_F(Library, RequestsSideBySideWithAdaptersOfTheirOwn) {
+  const Adapter lora = Adapter::Load(model_, kLora);
+  EXPECT_EQ(lora.kinds(), std::vector<std::string>{"lora"});
+  std::map<RequestId, Request> requests;
+  std::map<RequestId, std::vector<int32_t>> got;
+  for (uint64_t i = 0; i < 6; ++i) {
+    Request request = Prompt({5, 6, static_cast<int32_t>(7 + i)}, i);
+    if (i % 3 > 0) request.adapters = {{lora, i % 3 == 1 ? 1.0f : 0.5f}};
+    request.top_logprobs = 2;
+    requests[engine_.Submit(request)] = request;
+  }
+  while (engine_.Step([&](const Event& event) {
+    if (event.kind == Event::Kind::kFinished) {
+      ASSERT_FALSE(event.error);
+      EXPECT_EQ(event.generation->ids, got[event.request]);
+      EXPECT_EQ(event.generation->finish_reason, FinishReason::kLength);
+      EXPECT_EQ(event.generation->logprobs.size(), 12u);
+      return;
+    }
+    got[event.request].push_back(event.id);
+    ASSERT_NE(event.logprob, nullptr);
+    ASSERT_EQ(event.top.size(), 2u);
+    EXPECT_GE(event.top[0].logprob, event.top[1].logprob);
+    EXPECT_LE(event.logprob->logprob, event.top[0].logprob);
+  })) {
+  }
+  ASSERT_EQ(got.size(), 6u);
+  for (const auto& [id, request] : requests) {
+    Engine alone(model_, {.context = 128, .parallel = 1});
+    EXPECT_EQ(alone.Generate(request).ids, got[id]) << id;
+  }
+}
+
+TEST_F(Library, LogprobsAreTheScoresOfTheText) {
+  Request request = Prompt({5, 6, 7}, 3, 8);
+  request.top_logprobs = 0;
+  const Generation generation = engine_.Generate(request);
+  std::vector<int32_t> ids = request.prompt;
+  ids.insert(ids.end(), generation.ids.begin(), generation.ids.end());
+  const Score score = engine_.ScoreIds(ids);
+  for (size_t i = 0; i < generation.ids.size(); ++i) {
+    EXPECT_EQ(generation.logprobs[i].logprob, static_cast<float>(score.logprobs[i + 2])) << i;
+  }
+}
+
+TEST_F(Library, CancelsFromASinkAndFromAnotherThread) {
+  int tokens = 0;
+  const Generation stopped = engine_.Generate(Prompt({5, 6}, 1, 100), [&](const Event& event) {
+    if (event.kind == Event::Kind::kToken && ++tokens == 3) engine_.Cancel(event.request);
+  });
+  EXPECT_EQ(stopped.finish_reason, FinishReason::kCancelled);
+  EXPECT_EQ(stopped.ids.size(), 3u);
+  for (int round = 0; round < 20; ++round) {
+    const RequestId id = engine_.Submit(Prompt({5, 6, 7}, 2, 120));
+    std::thread other([&] {
+      engine_.Cancel(id);
+      engine_.Cancel(id);
+      engine_.Submit(Prompt({8, 9}, 3, 4));
+    });
+    int ended = 0;
+    const auto count = [&](const Event& event) { ended += event.kind == Event::Kind::kFinished; };
+    while (engine_.Step(count)) {
+    }
+    other.join();
+    while (engine_.Step(count)) {
+    }
+    EXPECT_EQ(ended, 2);
+  }
+  EXPECT_EQ(engine_.stats().cache_used, 0);
+}
+
+TEST_F(Library, ASinkThatThrowsEndsItsRequestAlone) {
+  const std::vector<int32_t> want = engine_.Generate(Prompt({9, 8, 7}, 5)).ids;
+  const RequestId bad = engine_.Submit(Prompt({5, 6}, 4)), good = engine_.Submit(Prompt({9, 8, 7}, 5));
+  std::vector<int32_t> got;
+  bool failed = false;
+  while (engine_.Step([&](const Event& event) {
+    if (event.kind == Event::Kind::kFinished) {
+      if (event.request == bad) failed = static_cast<bool>(event.error);
+      return;
+    }
+    if (event.request == bad) throw std::runtime_error("full");
+    if (event.request == good) got.push_back(event.id);
+  })) {
+  }
+  EXPECT_TRUE(failed);
+  EXPECT_EQ(got, want);
+  EXPECT_THROW(engine_.Generate(Prompt({5, 6}, 4), [](const Event&) { throw std::runtime_error("full"); }), std::runtime_error);
+  EXPECT_EQ(engine_.Generate(Prompt({9, 8, 7}, 5)).ids, want);
+}
+
+TEST_F(Library, OtherRequestsEventsWaitForTheNextStep) {
+  const RequestId waiting = engine_.Submit(Prompt({5, 6}, 1, 3));
+  EXPECT_EQ(engine_.Generate(Prompt({7, 8}, 2, 6)).ids.size(), 6u);
+  int tokens = 0, ends = 0;
+  while (engine_.Step([&](const Event& event) {
+    EXPECT_EQ(event.request, waiting);
+    tokens += event.kind == Event::Kind::kToken;
+    ends += event.kind == Event::Kind::kFinished && event.generation->ids.size() == 3;
+  })) {
+  }
+  EXPECT_EQ(tokens, 3);
+  EXPECT_EQ(ends, 1);
+}
+
+// Allows even tokens alone.
+struct Even : LogitsFilter {
+  void Apply(std::span<const int32_t>, std::span<float> logits) override {
+    for (size_t i = 1; i < logits.size(); i += 2) logits[i] = -std::numeric_limits<float>::infinity();
+  }
+};
+
+TEST_F(Library, AFilterIsPartOfTheTarget) {
+  for (const std::vector<std::string>& drafters : {std::vector<std::string>{"none"}, {"auto"}, {"exit:layer=1"}}) {
+    Request request = Prompt({4, 6, 8, 4, 6, 8, 4, 6}, 11, 40);
+    request.filter = std::make_shared<Even>();
+    request.drafting.drafters = drafters;
+    const Generation got = engine_.Generate(request);
+    for (const int32_t id : got.ids) EXPECT_EQ(id % 2, 0);
+    request.drafting.drafters = {"none"};
+    EXPECT_EQ(engine_.Generate(request).ids, got.ids);
+  }
+}
+
+TEST_F(Library, StopStringsEndTheTextAndAreNamed) {
+  const Generation whole = engine_.Generate(Prompt({5, 6, 7}, 21, 30));
+  ASSERT_GT(whole.text.size(), 8u);
+  Request request = Prompt({5, 6, 7}, 21, 30);
+  request.stop = {"no such text", whole.text.substr(4, 3)};
+  const Generation cut = engine_.Generate(request);
+  EXPECT_EQ(cut.finish_reason, FinishReason::kStop);
+  EXPECT_EQ(cut.stopped_by, whole.text.substr(4, 3));
+  EXPECT_TRUE(whole.text.starts_with(cut.text));
+  EXPECT_EQ(cut.text.find(request.stop[1]), std::string::npos);
+}
+
+TEST_F(Library, WhatCannotBeServedIsRefused) {
+  const auto refused = [&](const char* says, const std::function<void(Request&)>& change) {
+    Request request = Prompt({5, 6}, 1);
+    change(request);
+    try {
+      engine_.Submit(request);
+      ADD_FAILURE() << says;
+    } catch (const Error& error) {
+      EXPECT_NE(std::string(error.what()).find(says), std::string::npos) << error.what();
+    }
+  };
+  refused("the prompt is empty", [](Request& r) { r.prompt.clear(); });
+  refused("outside the vocabulary", [](Request& r) { r.prompt = {1 << 20}; });
+  refused("the context holds 128", [](Request& r) { r.prompt.assign(128, 5); });
+  refused("a stop string is empty", [](Request& r) { r.stop = {""}; });
+  refused("top_logprobs is 5000", [](Request& r) { r.top_logprobs = 5000; });
+  refused("no such drafter", [](Request& r) { r.drafting.drafters = {"oracle"}; });
+  const Model other = Model::Load(kTiny, 1);
+  refused("onto another model", [&](Request& r) { r.adapters = {{Adapter::Load(other, kLora), 1}}; });
+  EXPECT_THROW(Engine(model_, {.context = 1 << 30}), Error);
+  EXPECT_FALSE(engine_.Step({}));
+}
+
+// An adapter whose handle has gone lives until its requests have ended.
+TEST_F(Library, AnAdapterOutlivesItsHandle) {
+  std::vector<int32_t> want, got;
+  {
+    const Adapter lora = Adapter::Load(model_, kLora);
+    Request request = Prompt({5, 6, 7}, 2);
+    request.adapters = {{lora, 1}};
+    want = engine_.Generate(request).ids;
+    engine_.Submit(request);
+  }
+  while (engine_.Step([&](const Event& event) {
+    if (event.kind == Event::Kind::kToken) got.push_back(event.id);
+  })) {
+  }
+  EXPECT_EQ(got, want);
+}
+
+}  // namespace
+}  // namespace cambium
