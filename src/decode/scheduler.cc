@@ -12,7 +12,7 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 constexpr int64_t kScoreRows = 64;      // of a prompt whose logits are all wanted, in a pass
-constexpr int64_t kLeastPrefill = 8;    // rows of a prompt beside decoding ones, whatever they cost
+constexpr int64_t kLeastPrefill = 2;    // rows of a prompt beside decoding ones, whatever they cost
 constexpr int64_t kFirstPrefill = 32;   // the same before anything was measured
 constexpr int64_t kAgeRows = 16;        // rows of a prompt that a step of waiting is worth
 
@@ -270,7 +270,7 @@ std::vector<Scheduler::Part> Scheduler::PlanDecoding() {
     tasks.push_back({s->request.drafters.get(), &s->drafting, s->request.max_rows - 1, std::min(left - 1, room), {}});
   }
   const int64_t budget = options_.logit_floats / transformer_.config().vocab - std::ssize(tasks);
-  planner_.Propose(tasks, std::max<int64_t>(budget, kLeastPrefill));
+  planner_.Propose(tasks, std::max<int64_t>(budget, 0));
   std::vector<Part> parts;
   for (size_t i = 0; i < decoding.size(); ++i) {
     Sequence& s = *decoding[i];
@@ -294,7 +294,9 @@ int64_t Scheduler::PrefillRows(int64_t decoding_rows) const {
   if (decoding_rows == 0) return options_.prefill_rows;
   if (prefill_ms_per_row_ <= 0) return kFirstPrefill;
   const VerifyCurve& curve = planner_.curve();
-  const double spare = options_.prefill_stretch * curve.Ms(1) - curve.Ms(decoding_rows);
+  // Where many decode, a pass is long already: then prompts may double it.
+  const double longest = std::max(options_.prefill_stretch * curve.Ms(1), 2 * curve.Ms(decoding_rows));
+  const double spare = longest - curve.Ms(decoding_rows);
   return std::clamp(static_cast<int64_t>(spare / prefill_ms_per_row_), kLeastPrefill, options_.prefill_rows);
 }
 

@@ -15,7 +15,8 @@ struct SchedulerOptions {
   Compute compute = Compute::kInt8;
   int64_t parallel = 16;        // sequences under way
   int64_t prefill_rows = 512;   // of a pass in which nobody decodes
-  // While somebody decodes, rows of prompts are added up to this many times the pass of one row.
+  // While somebody decodes, rows of prompts are added up to this many times the pass of one row, or twice the pass without
+  // them.
   double prefill_stretch = 3.0;
   int64_t logit_floats = int64_t{64} << 20;  // most values that one pass's logits hold
 };

@@ -12,7 +12,7 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 constexpr int64_t kColdPasses = 2;    // behind rows of a prompt: slower than the next ones
-constexpr int64_t kTimedPrompt = 8;   // rows of a prompt whose time is learned from, at least
+constexpr int64_t kTimedPrompt = 2;   // rows of a prompt whose time is learned from, at least
 
 double Millis(Clock::duration d) { return std::chrono::duration<double, std::milli>(d).count(); }
 
