@@ -363,7 +363,9 @@ void CheckTokenizerKeys(const json& config, const std::string& path) {
 void CheckGgufKeys(const GgufFile& file) {
   const std::string arch = file.Str("general.architecture", "") + ".", vocab = "tokenizer.ggml.";
   std::vector<std::string> unknown;
-  for (const auto& [key, value] : file.metadata()) {
+  for (const auto& entry : file.metadata()) {
+    const std::string& key = entry.first;  // clang 14 captures no structured bindings
+    const GgufValue& value = entry.second;
     const std::string_view name = key;
     const auto check = [&](const std::string& prefix, Names honoured, Names harmless,
                            std::span<const Refused> refused) {
