@@ -15,24 +15,6 @@ constexpr char kMagic[8] = {'C', 'M', 'B', 'I', 'N', 'D', 'X', '1'};
 constexpr int32_t kEnd = -1;
 constexpr uint64_t kFnvBasis = 14695981039346656037u, kFnvPrime = 1099511628211u;
 
-// FNV-1a over 8-byte words in four interleaved lanes: fast enough to check gigabytes at load.
-uint64_t Checksum(std::span<const uint8_t> bytes) {
-  uint64_t lanes[4] = {kFnvBasis, kFnvBasis + 1, kFnvBasis + 2, kFnvBasis + 3};
-  size_t i = 0;
-  for (; i + 32 <= bytes.size(); i += 32) {
-    for (size_t lane = 0; lane < 4; ++lane) {
-      uint64_t word;
-      std::memcpy(&word, bytes.data() + i + 8 * lane, 8);
-      lanes[lane] = (lanes[lane] ^ word) * kFnvPrime;
-      lanes[lane] ^= lanes[lane] >> 29;
-    }
-  }
-  uint64_t hash = kFnvBasis;
-  for (const uint64_t lane : lanes) hash = (hash ^ lane) * kFnvPrime;
-  for (; i < bytes.size(); ++i) hash = (hash ^ bytes[i]) * kFnvPrime;
-  return hash;
-}
-
 // The index's order: the first kOrdered tokens, a document's end before every token; then the place.
 struct SuffixOrder {
   std::span<const int32_t> tokens;
@@ -60,6 +42,23 @@ void AppendBytes(std::vector<uint8_t>& out, std::span<const T> values) {
 
 }  // namespace
 
+uint64_t TokenIndexChecksum(std::span<const uint8_t> bytes) {
+  uint64_t lanes[4] = {kFnvBasis, kFnvBasis + 1, kFnvBasis + 2, kFnvBasis + 3};
+  size_t i = 0;
+  for (; i + 32 <= bytes.size(); i += 32) {
+    for (size_t lane = 0; lane < 4; ++lane) {
+      uint64_t word;
+      std::memcpy(&word, bytes.data() + i + 8 * lane, 8);
+      lanes[lane] = (lanes[lane] ^ word) * kFnvPrime;
+      lanes[lane] ^= lanes[lane] >> 29;
+    }
+  }
+  uint64_t hash = kFnvBasis;
+  for (const uint64_t lane : lanes) hash = (hash ^ lane) * kFnvPrime;
+  for (; i < bytes.size(); ++i) hash = (hash ^ bytes[i]) * kFnvPrime;
+  return hash;
+}
+
 uint64_t VocabularyHash(const Tokenizer& tokenizer) {
   uint64_t hash = kFnvBasis;
   for (int32_t id = 0; id < tokenizer.text_size(); ++id) {
@@ -82,7 +81,9 @@ TokenIndex::TokenIndex(const std::string& path) : file_(path), path_(path) {
   if (count > static_cast<uint64_t>(std::numeric_limits<int32_t>::max()) || bytes.size() != kHeader + 8 * count) {
     Fail(ErrorCode::kData, path, ": count ", count, " does not fit a file of ", bytes.size(), " bytes");
   }
-  if (Checksum(bytes.subspan(24)) != checksum) Fail(ErrorCode::kData, path, ": checksum differs; the index is corrupt");
+  if (TokenIndexChecksum(bytes.subspan(24)) != checksum) {
+    Fail(ErrorCode::kData, path, ": checksum differs; the index is corrupt");
+  }
   file_.CheckIntact();
   count_ = static_cast<int64_t>(count);
   tokens_ = reinterpret_cast<const int32_t*>(bytes.data() + kHeader);
@@ -175,7 +176,7 @@ void WriteTokenIndex(const std::string& path, const Tokenizer& tokenizer,
   AppendBytes(body, std::span(&count, 1));
   AppendBytes(body, std::span<const int32_t>(tokens));
   AppendBytes(body, std::span<const int32_t>(suffixes));
-  const uint64_t header[2] = {VocabularyHash(tokenizer), Checksum(body)};
+  const uint64_t header[2] = {VocabularyHash(tokenizer), TokenIndexChecksum(body)};
   AtomicFile file(path);
   file.Write(std::string_view(kMagic, sizeof(kMagic)));
   WriteSpan(file, std::span<const uint64_t>(header));
