@@ -10,6 +10,7 @@ import os
 import struct
 import sys
 
+
 def tiny_pieces():
     """What the tokens of tests/tiny_tokenizer.h stand for."""
     yield from (bytes([byte]) for byte in range(256))
