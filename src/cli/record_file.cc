@@ -11,6 +11,7 @@
 
 #include "io/atomic_file.h"
 #include "io/json.h"
+#include "io/json_lines.h"
 
 namespace cambium::cli {
 namespace {
@@ -106,6 +107,22 @@ RecordFile::~RecordFile() {
   if (lseek(errors_, 0, SEEK_END) == 0) fs::remove(errors, ignored);
   close(errors_);
   close(out_);
+}
+
+void RecordFile::ForEach(const Use& use) {
+  JsonLines lines(flags_.input);
+  const Json none;
+  for (int64_t at = 0;; ++at) {
+    std::string error;
+    try {
+      if (!lines.Next()) return;
+    } catch (const Error& bad) {
+      error = bad.what();
+    }
+    if (at < first_ + before_) continue;
+    if (at >= first_ + total_) return;
+    if (!use(at - first_, lines.line(), error.empty() ? lines.record() : none, error)) return;
+  }
 }
 
 // Finds what earlier runs did: the answers in OUT are those of the first records that OUT.errors does not name.

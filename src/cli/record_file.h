@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <set>
@@ -31,8 +32,8 @@ class RecordFile {
 
   // Calls use(index, line, record, error) for each record of the shard that is not done: `error` is empty, or says why
   // the line is no record. Indices rise by one. False from `use` ends it.
-  template <class F>
-  void ForEach(const F& use);
+  using Use = std::function<bool(int64_t index, int64_t line, const Json& record, const std::string& error)>;
+  void ForEach(const Use& use);
 
   // The answer of the record `index`, or why it has none; written once those before it are.
   void Answer(int64_t index, const Json& answer);
@@ -65,5 +66,3 @@ class RecordFile {
 nlohmann::ordered_json IdOf(const nlohmann::ordered_json& record, int64_t line);
 
 }  // namespace cambium::cli
-
-#include "cli/record_file-inl.h"

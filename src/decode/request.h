@@ -17,6 +17,9 @@ namespace cambium {
 
 class DrafterSet;
 
+// Another part of what keys and values depend on; the order counts.
+uint64_t MixKey(uint64_t key, uint64_t part);
+
 // The grafts that act on every row of a request, in their order, and what owns them.
 struct GraftSet {
   std::vector<Graft*> grafts;

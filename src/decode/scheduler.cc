@@ -97,16 +97,10 @@ void Scheduler::Reap() {
     if (s->cancelled) Finish(*s, StopReason::kCancelled);
   }
   std::erase_if(running_, [](const auto& s) { return s == nullptr; });
-  for (size_t i = 0; i < waiting_.size();) {
-    if (!waiting_[i]->cancelled) {
-      ++i;
-      continue;
-    }
-    running_.push_back(std::move(waiting_[i]));
-    waiting_.erase(waiting_.begin() + static_cast<int64_t>(i));
-    Finish(*running_.back(), StopReason::kCancelled);
-    running_.pop_back();
+  for (auto& s : waiting_) {
+    if (s->cancelled) End(std::move(s), StopReason::kCancelled, nullptr);
   }
+  std::erase_if(waiting_, [](const auto& s) { return s == nullptr; });
 }
 
 void Scheduler::Admit() {
@@ -114,19 +108,6 @@ void Scheduler::Admit() {
     running_.push_back(std::move(waiting_.front()));
     waiting_.pop_front();
   }
-}
-
-// What keys and values depend on besides the tokens.
-uint64_t Scheduler::KeyOf(const Sequence& s) {
-  const DecodeRequest& r = s.request;
-  const bool keeps = r.drafters != nullptr && r.drafters->keeps_kv();
-  uint64_t key = 0;
-  for (const uint64_t part : {r.grafts != nullptr ? r.grafts->key : 0, keeps ? r.drafters->key() : 0, r.salt}) {
-    key = (key ^ part) * 0x9E3779B97F4A7C15u;  // SplitMix64's finaliser (Steele et al. 2014)
-    key = (key ^ (key >> 30)) * 0xBF58476D1CE4E5B9u;
-    key ^= key >> 27;
-  }
-  return key;
 }
 
 // One token a slot: those that grafts fill have numbers of their own.
@@ -150,14 +131,13 @@ void Scheduler::Publish(Sequence& s, int64_t tokens, bool last) {
 }
 
 bool Scheduler::Place(Sequence& s) {
-  s.key = KeyOf(s);
   const bool keeps = s.request.drafters != nullptr && s.request.drafters->keeps_kv();
   // A draft module's slots stand `slots_before` lower, so that a page holds more of its text than the page's tokens tell.
   s.shares_pages = !s.request.on_logits && !(keeps && s.slots_before > 0);
   // The last token is always computed: its logits are what is wanted.
   const std::vector<int32_t> slots = SlotTokens(s, std::ssize(s.tokens) - 1);
   const auto prefix = std::span(slots).first(static_cast<size_t>(s.slots_before));
-  if (s.slots_before > 0 && kv_.Known(s.key, prefix) < s.slots_before && !PlacePrefix(s, s.key)) return false;
+  if (s.slots_before > 0 && kv_.Known(s.key, prefix) < s.slots_before && !PlacePrefix(s)) return false;
   s.kv = kv_.Open();
   int64_t known = kv_.Attach(s.kv, s.key, s.shares_pages ? std::span<const int32_t>(slots) : prefix);
   Check(known >= s.slots_before, "what grafts fill is known");
@@ -173,7 +153,7 @@ bool Scheduler::Place(Sequence& s) {
 }
 
 // Computes what the grafts put before every text, once for all sequences of the key.
-bool Scheduler::PlacePrefix(Sequence& s, uint64_t key) {
+bool Scheduler::PlacePrefix(const Sequence& s) {
   const KvCache::Id place = kv_.Open();
   try {
     if (!kv_.TryGrow(place, s.slots_before)) {
@@ -181,7 +161,7 @@ bool Scheduler::PlacePrefix(Sequence& s, uint64_t key) {
       return false;
     }
     transformer_.BeginSequence(kv_, place, s.grafts());
-    kv_.Publish(place, key, SlotTokens(s, 0), true);
+    kv_.Publish(place, s.key, SlotTokens(s, 0), true);
   } catch (...) {
     kv_.Close(place);
     throw;
@@ -195,10 +175,10 @@ bool Scheduler::WaitsForKnown(const Sequence& s) const {
   if (s.request.on_logits) return false;
   for (const auto& other : running_) {
     if (other == nullptr || other.get() == &s || other->kv < 0 || !other->shares_pages || other->todo() <= 1) continue;
-    if (KeyOf(s) != KeyOf(*other)) continue;
+    if (s.key != other->key) continue;
     const auto end = s.tokens.begin() + std::min(std::ssize(s.tokens) - 1, std::ssize(other->tokens));
     const int64_t common = std::mismatch(s.tokens.begin(), end, other->tokens.begin()).first - s.tokens.begin();
-    if (common >= other->computed + KvCache::kPageSlots && common >= other->published + KvCache::kPageSlots) return true;
+    if (common >= other->computed + KvCache::kPageSlots) return true;
   }
   return false;
 }
@@ -215,7 +195,11 @@ void Scheduler::Leave(Sequence& s) {
 void Scheduler::Finish(Sequence& s, StopReason reason, std::exception_ptr error) {
   const auto slot = std::ranges::find(running_, &s, &std::unique_ptr<Sequence>::get);
   Check(slot != running_.end(), "a sequence that ends runs");
-  const std::unique_ptr<Sequence> held = std::move(*slot);
+  End(std::move(*slot), reason, std::move(error));
+}
+
+void Scheduler::End(std::unique_ptr<Sequence> ended, StopReason reason, std::exception_ptr error) {
+  Sequence& s = *ended;
   Leave(s);
   s.result.reason = reason;
   s.result.error = std::move(error);

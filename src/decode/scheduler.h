@@ -65,7 +65,7 @@ class Scheduler {
   void Admit();
   void Reap();  // ends what was cancelled
   bool Place(Sequence& s);  // gives it a place in the cache, with what is known of it
-  bool PlacePrefix(Sequence& s, uint64_t key);
+  bool PlacePrefix(const Sequence& s);
   std::vector<Part> PlanDecoding();
   void PlanPrefill(std::vector<Part>& parts);
   int64_t PrefillRows(int64_t decoding_rows) const;
@@ -79,8 +79,8 @@ class Scheduler {
   void Learn(int64_t decoding_rows, int64_t prompt_rows, double ms, int64_t drawn);
   bool Tell(Part& part, const Pass& pass);
   void Finish(Sequence& s, StopReason reason, std::exception_ptr error = nullptr);
+  void End(std::unique_ptr<Sequence> ended, StopReason reason, std::exception_ptr error);
   void Leave(Sequence& s);  // gives up its place; what was computed stays known
-  static uint64_t KeyOf(const Sequence& s);
   std::vector<int32_t> SlotTokens(const Sequence& s, int64_t tokens) const;
   void Publish(Sequence& s, int64_t tokens, bool last);
 

@@ -4,6 +4,24 @@
 
 namespace cambium {
 
+namespace {
+
+// What keys and values depend on besides the tokens.
+uint64_t KeyOf(const DecodeRequest& request) {
+  const bool keeps = request.drafters != nullptr && request.drafters->keeps_kv();
+  const uint64_t grafts = request.grafts != nullptr ? request.grafts->key : 0;
+  return MixKey(MixKey(MixKey(0, grafts), keeps ? request.drafters->key() : 0), request.salt);
+}
+
+}  // namespace
+
+// SplitMix64's finaliser (Steele et al. 2014), as far as it goes here.
+uint64_t MixKey(uint64_t key, uint64_t part) {
+  key = (key ^ part) * 0x9E3779B97F4A7C15u;
+  key = (key ^ (key >> 30)) * 0xBF58476D1CE4E5B9u;
+  return key ^ (key >> 27);
+}
+
 int64_t GraftSet::slots_before() const {
   int64_t slots = 0;
   for (const Graft* graft : grafts) slots += graft->slots_before();
@@ -16,7 +34,8 @@ Sequence::Sequence(int64_t id, DecodeRequest asked)
       sampler(request.sampling, request.vocabulary, request.filter.get()),
       tokens(request.prompt),
       prompt(std::ssize(tokens)),
-      slots_before(request.grafts != nullptr ? request.grafts->slots_before() : 0) {}
+      slots_before(request.grafts != nullptr ? request.grafts->slots_before() : 0),
+      key(KeyOf(request)) {}
 
 int64_t Sequence::LeftToDraw() const {
   const int64_t room = request.context - std::ssize(tokens);

@@ -25,7 +25,7 @@ struct Sequence {
   int64_t computed = 0;         // tokens with committed keys and values
   int64_t slots_before = 0;     // slots that grafts fill
   KvCache::Id kv = -1;          // its place in the cache; -1: none
-  uint64_t key = 0;             // what the prefix index knows its pages by
+  uint64_t key;                 // what the prefix index knows its pages by
   int64_t published = 0;        // tokens that the index was told of
   bool shares_pages = true;
   bool cancelled = false;

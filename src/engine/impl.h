@@ -36,6 +36,7 @@ struct Model::Impl {
 struct Adapter::Impl {
   // The grafts at one scale. Their key is no other's, so what was computed with them is never taken for another's.
   struct Scaled {
+    std::shared_ptr<Model::Impl> model;  // goes after the grafts that act on it
     std::vector<std::unique_ptr<Graft>> parts;
     uint64_t key;
     bool frozen = false;  // its heads, for serving

@@ -89,9 +89,7 @@ std::shared_ptr<Adapter::Impl::Scaled> Adapter::Impl::At(float scale) {
   std::shared_ptr<Scaled>& scaled = scales[scale];
   if (scaled == nullptr) {
     const std::lock_guard computing(model->compute);
-    // The grafts go before the model that they act on.
-    auto* const loaded = new Scaled{LoadGrafts(path, model->transformer, scale), ++keys};
-    scaled.reset(loaded, [keep = model](Scaled* grafts) { delete grafts; });
+    scaled = std::make_shared<Scaled>(Scaled{model, LoadGrafts(path, model->transformer, scale), ++keys});
   }
   return scaled;
 }

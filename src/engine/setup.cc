@@ -112,8 +112,7 @@ std::shared_ptr<const GraftSet> Engine::Impl::Grafts(
     }
     if (carries) carriers.push_back(scaled);
     owner->adapters.push_back(scaled);
-    key = (key + scaled->key) * 0x9E3779B97F4A7C15u;
-    key ^= key >> 29;
+    key = MixKey(key, scaled->key);
   }
   CheckStack(names, set->grafts, m.transformer.config());
   set->key = key;
