@@ -1,6 +1,6 @@
-// serving_bench [MODEL]: what users of a shared engine feel. The longest wait between two tokens of a stream while another's
-// prompt of 4,000 tokens is read; the first token of a chat's second turn beside that of its first; sixteen requests that
-// begin with the same 1,000 tokens.
+// serving_bench [MODEL]: what users of a shared engine feel. The longest wait between two tokens of a stream while
+// another's prompt of 4,000 tokens is read; the first token of a chat's second turn beside that of its first; sixteen
+// requests that begin with the same 1,000 tokens.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -59,8 +59,10 @@ void Gaps(Engine& engine) {
   std::ranges::sort(before);
   std::ranges::sort(during);
   const double one = before[before.size() / 2];
-  fmt::print("a token alone {:.2f} ms; while 4,000 tokens are read {:.2f} ms median, {:.2f} ms longest: {:.2f} x, over {} tokens\n",
-             one, during[during.size() / 2], during.back(), during.back() / one, during.size());
+  fmt::print(
+      "a token alone {:.2f} ms; while 4,000 tokens are read {:.2f} ms median, {:.2f} ms longest: {:.2f} x, over {} "
+      "tokens\n",
+      one, during[during.size() / 2], during.back(), during.back() / one, during.size());
 }
 
 void SecondTurn(Engine& engine) {

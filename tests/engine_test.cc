@@ -1,6 +1,4 @@
 // The public library: requests side by side, adapters, cancelling, sinks that throw, log-probabilities, filters.
-#include "cambium/cambium.h"
-
 #include <gtest/gtest.h>
 
 #include <filesystem>
@@ -10,6 +8,7 @@
 #include <stdexcept>
 #include <thread>
 
+#include "cambium/cambium.h"
 #include "temp_folder.h"
 
 namespace cambium {
@@ -37,10 +36,17 @@ class TinyLlama {
     vocab["\u0120"] = 94;
     vocab["<end>"] = 95;
     const nlohmann::json tokenizer = {
-        {"added_tokens", {{{"id", 95}, {"content", "<end>"}, {"special", true}, {"single_word", false}, {"lstrip", false},
-                           {"rstrip", false}, {"normalized", false}}}},
+        {"added_tokens",
+         {{{"id", 95},
+           {"content", "<end>"},
+           {"special", true},
+           {"single_word", false},
+           {"lstrip", false},
+           {"rstrip", false},
+           {"normalized", false}}}},
         {"normalizer", nullptr},
-        {"pre_tokenizer", {{"type", "ByteLevel"}, {"add_prefix_space", false}, {"trim_offsets", true}, {"use_regex", true}}},
+        {"pre_tokenizer",
+         {{"type", "ByteLevel"}, {"add_prefix_space", false}, {"trim_offsets", true}, {"use_regex", true}}},
         {"decoder", {{"type", "ByteLevel"}}},
         {"model", {{"type", "BPE"}, {"vocab", vocab}, {"merges", nlohmann::json::array()}}}};
     std::filesystem::copy(kWeights, folder_.path(), std::filesystem::copy_options::recursive);
@@ -148,7 +154,8 @@ TEST_F(Library, ASinkThatThrowsEndsItsRequestAlone) {
   }
   EXPECT_TRUE(failed);
   EXPECT_EQ(got, want);
-  EXPECT_THROW(engine_.Generate(Prompt({5, 6}, 4), [](const Event&) { throw std::runtime_error("full"); }), std::runtime_error);
+  EXPECT_THROW(engine_.Generate(Prompt({5, 6}, 4), [](const Event&) { throw std::runtime_error("full"); }),
+               std::runtime_error);
   EXPECT_EQ(engine_.Generate(Prompt({9, 8, 7}, 5)).ids, want);
 }
 

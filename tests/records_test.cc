@@ -1,4 +1,5 @@
-// `generate --jsonl` and `score --jsonl` from outside: answers that depend on their record alone, shards, restarts, bad lines.
+// `generate --jsonl` and `score --jsonl` from outside: answers that depend on their record alone, shards, restarts, bad
+// lines.
 #include <gtest/gtest.h>
 #include <sys/wait.h>
 
@@ -28,17 +29,26 @@ class Records : public testing::Test {
     model_ = DefaultTestModel();
     if (model_.empty()) GTEST_SKIP() << "the default model is not in the cache; ./try fetches it";
     std::ofstream file(in_);
-    file << R"({"id": "a", "prompt": "Once upon a time", "max_tokens": 12})" << "\n\n"
-         << R"({"id": "b", "messages": [{"role": "user", "content": "Say hello."}], "temperature": 0, "max_tokens": 6})" << "\n"
-         << R"({"prompt": [504, 2123], "max_tokens": 5, "logprobs": 2, "seed": 4})" << "\n"
-         << R"({"id": "long", "prompt": ")" << std::string(30000, 'x') << R"("})" << "\n"
-         << R"({"id": "field", "prompt": "x", "temprature": 1})" << "\n"
-         << R"({"broken)" << "\n"
-         << R"({"id": "c", "prompt": "The old lighthouse keeper", "max_tokens": 9, "stop": [" the"], "draft": "none"})" << "\n"
-         << R"({"id": "a", "prompt": "Once upon a time", "max_tokens": 12})" << "\n";
+    file << R"({"id": "a", "prompt": "Once upon a time", "max_tokens": 12})"
+         << "\n\n"
+         << R"({"id": "b", "messages": [{"role": "user", "content": "Say hello."}], "temperature": 0, "max_tokens": 6})"
+         << "\n"
+         << R"({"prompt": [504, 2123], "max_tokens": 5, "logprobs": 2, "seed": 4})"
+         << "\n"
+         << R"({"id": "long", "prompt": ")" << std::string(30000, 'x') << R"("})"
+         << "\n"
+         << R"({"id": "field", "prompt": "x", "temprature": 1})"
+         << "\n"
+         << R"({"broken)"
+         << "\n"
+         << R"({"id": "c", "prompt": "The old lighthouse keeper", "max_tokens": 9, "stop": [" the"], "draft": "none"})"
+         << "\n"
+         << R"({"id": "a", "prompt": "Once upon a time", "max_tokens": 12})"
+         << "\n";
   }
   int Run(const std::string& arguments) {
-    const int status = std::system(("'" CAMBIUM_CLI "' " + arguments + " -c 512 -t 2 2> '" + (folder_ / "err") + "' < /dev/null").c_str());
+    const int status = std::system(
+        ("'" CAMBIUM_CLI "' " + arguments + " -c 512 -t 2 2> '" + (folder_ / "err") + "' < /dev/null").c_str());
     return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
   }
   int Generate(const std::string& out, const std::string& more = "") {
@@ -65,7 +75,8 @@ TEST_F(Records, AreAnsweredInOrderAndBadOnesAreNamed) {
   EXPECT_EQ(answers[3]["text"].get<std::string>().find(" the"), std::string::npos);
   // A record alone is answered the same.
   std::ofstream(folder_ / "one.jsonl") << R"({"id": "a", "prompt": "Once upon a time", "max_tokens": 12})";
-  ASSERT_EQ(Run("generate '" + model_ + "' --jsonl '" + (folder_ / "one.jsonl") + "' -o '" + (folder_ / "one.out") + "'"), 0);
+  ASSERT_EQ(
+      Run("generate '" + model_ + "' --jsonl '" + (folder_ / "one.jsonl") + "' -o '" + (folder_ / "one.out") + "'"), 0);
   EXPECT_EQ(json::parse(ReadAll(folder_ / "one.out")), answers[0]);
 
   std::vector<std::string> errors;
@@ -97,15 +108,21 @@ TEST_F(Records, ShardsAndRestartsGiveTheSameBytes) {
   }
   EXPECT_EQ(Generate("whole.jsonl", "--temp 0.3"), 2);
   EXPECT_NE(ReadAll(folder_ / "err").find("begun with temperature"), std::string::npos) << ReadAll(folder_ / "err");
-  std::ofstream(in_) << R"({"id": "other", "prompt": "x"})" << "\n";
+  std::ofstream(in_) << R"({"id": "other", "prompt": "x"})"
+                     << "\n";
   EXPECT_EQ(Generate("whole.jsonl"), 3) << "answers to another input";
   EXPECT_EQ(ReadAll(folder_ / "whole.jsonl"), whole);
-  for (const char* shard : {"3/3", "-1/2", "1", "a/b", "0/0"}) EXPECT_EQ(Generate("x", std::string("--shard ") + shard), 2);
+  for (const char* shard : {"3/3", "-1/2", "1", "a/b", "0/0"})
+    EXPECT_EQ(Generate("x", std::string("--shard ") + shard), 2);
 }
 
 TEST_F(Records, AreScored) {
-  std::ofstream(in_) << R"({"id": 1, "text": "The capital of France is Paris."})" << "\n" << R"({"id": 2, "text": "x"})" << "\n";
-  ASSERT_EQ(Run("score '" + model_ + "' --jsonl '" + in_ + "' -o '" + (folder_ / "scores") + "'"), 0) << ReadAll(folder_ / "err");
+  std::ofstream(in_) << R"({"id": 1, "text": "The capital of France is Paris."})"
+                     << "\n"
+                     << R"({"id": 2, "text": "x"})"
+                     << "\n";
+  ASSERT_EQ(Run("score '" + model_ + "' --jsonl '" + in_ + "' -o '" + (folder_ / "scores") + "'"), 0)
+      << ReadAll(folder_ / "err");
   const json score = json::parse(ReadAll(folder_ / "scores"));
   EXPECT_EQ(score["id"], 1);
   EXPECT_EQ(score["logprobs"].size() + 1, score["ids"].size());

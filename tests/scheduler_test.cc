@@ -59,7 +59,9 @@ class World {
   DecodeRequest Request(uint64_t seed) const {
     const Philox random(seed);
     uint64_t at = 0;
-    const auto below = [&](int64_t n) { return static_cast<int64_t>(random.Uniform(at++, 1) * static_cast<double>(n)); };
+    const auto below = [&](int64_t n) {
+      return static_cast<int64_t>(random.Uniform(at++, 1) * static_cast<double>(n));
+    };
     DecodeRequest request;
     const int64_t beginning = below(3), shared = 8 + below(30), own = 1 + below(12);  // some begin alike
     for (int64_t i = 0; i < shared; ++i) request.prompt.push_back(static_cast<int32_t>(65 + (i * (beginning + 1)) % 7));
@@ -114,8 +116,12 @@ class World {
           request.grafts != nullptr ? std::span<Graft* const>(request.grafts->grafts) : std::span<Graft* const>();
       return DraftersOf(MakeDrafters(specs, {model_, kv, tokenizer_, Compute::kInt8, kContext, grafts}), planned);
     };
-    return {nullptr, make({"ngram"}, false), make({"recycle:shared=1", "ngram:shared=1"}, true), make({"exit:layer=2"}, false),
-            make({"auto"}, true), make({"auto"}, false)};
+    return {nullptr,
+            make({"ngram"}, false),
+            make({"recycle:shared=1", "ngram:shared=1"}, true),
+            make({"exit:layer=2"}, false),
+            make({"auto"}, true),
+            make({"auto"}, false)};
   }
 
  private:
@@ -176,7 +182,9 @@ void Interleave(World& world, uint64_t seed, int64_t requests, int64_t slots, in
     Scheduler scheduler(world.model(), kv, options);
     const Philox random(seed);
     uint64_t at = 0;
-    const auto below = [&](int64_t n) { return static_cast<int64_t>(random.Uniform(at++, 2) * static_cast<double>(n)); };
+    const auto below = [&](int64_t n) {
+      return static_cast<int64_t>(random.Uniform(at++, 2) * static_cast<double>(n));
+    };
     for (size_t next = 0; next < answers.size() || scheduler.Step();) {
       if (next < answers.size() && below(3) == 0) {
         DecodeRequest request = world.Request(next);
@@ -354,10 +362,7 @@ TEST(Scheduler, WhatACallbackThrowsEndsItsRequestAlone) {
   scheduler.Add(bad);
   scheduler.Add(good);
   together.clear();
-  EXPECT_THROW(
-      while (scheduler.Step()) {
-      },
-      std::runtime_error);
+  EXPECT_THROW(while (scheduler.Step()){}, std::runtime_error);
   while (scheduler.Step()) {
   }
   EXPECT_EQ(together, alone);
@@ -407,7 +412,8 @@ TEST(Scheduler, ManyRequestsLeaveNothingBehind) {
   for (uint64_t i = 0; i < 10000; ++i) {
     DecodeRequest request;
     const auto words = random(i, 0);
-    for (uint32_t j = 0; j < 1 + words[0] % 20; ++j) request.prompt.push_back(static_cast<int32_t>(random(i, j)[1] % 61));
+    for (uint32_t j = 0; j < 1 + words[0] % 20; ++j)
+      request.prompt.push_back(static_cast<int32_t>(random(i, j)[1] % 61));
     request.context = 60;
     request.max_tokens = 1 + words[2] % 12;
     request.on_end = [&](const DecodeResult&) { ++ended; };

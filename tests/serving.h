@@ -27,7 +27,8 @@ inline std::shared_ptr<DrafterSet> DraftersOf(std::unique_ptr<Drafter> one, bool
 }
 
 // The answer to a request alone; throws what it failed with.
-inline DecodeResult Answer(Transformer& model, KvCache& kv, DecodeRequest request, const SchedulerOptions& options = {}) {
+inline DecodeResult Answer(Transformer& model, KvCache& kv, DecodeRequest request,
+                           const SchedulerOptions& options = {}) {
   Scheduler scheduler(model, kv, options);
   return RunToEnd(scheduler, std::move(request));
 }

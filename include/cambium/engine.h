@@ -17,9 +17,9 @@ namespace cambium {
 enum class KvType { kDefault, kF16, kF32 };  // kDefault: f16, and f32 where the engine is exact
 
 struct EngineOptions {
-  int threads = 0;           // for Engine::Load: 0 = every core this process may use
-  int64_t context = 0;       // most tokens of a prompt and its answer; 0 = the model's own, at most 4096
-  bool exact = false;        // fp32 activations and KV cache instead of int8 and f16
+  int threads = 0;      // for Engine::Load: 0 = every core this process may use
+  int64_t context = 0;  // most tokens of a prompt and its answer; 0 = the model's own, at most 4096
+  bool exact = false;   // fp32 activations and KV cache instead of int8 and f16
   KvType kv_type = KvType::kDefault;
   int64_t parallel = 16;     // requests under way at once; more wait
   int64_t cache_tokens = 0;  // slots of the KV cache, for requests under way and for what is remembered; 0 = enough
@@ -65,16 +65,16 @@ struct AdapterUse {
 };
 
 struct Request {
-  std::vector<int32_t> prompt;        // token ids, not empty
-  std::vector<AdapterUse> adapters;   // act on this request alone
+  std::vector<int32_t> prompt;       // token ids, not empty
+  std::vector<AdapterUse> adapters;  // act on this request alone
   SamplingOptions sampling;
   DraftOptions drafting;
-  int64_t max_tokens = -1;            // -1 = until an end token or the end of the context
-  std::vector<std::string> stop;      // the text ends before the first of these
-  bool ignore_end = false;            // go on past end tokens
-  int top_logprobs = -1;              // likeliest tokens to report beside the drawn one, 0 to 1024; -1 = no log-probabilities
-  bool trace = false;                 // report what each pass verified (Event::Kind::kPass)
-  std::string cache_salt;             // what is remembered is shared among requests of one salt
+  int64_t max_tokens = -1;        // -1 = until an end token or the end of the context
+  std::vector<std::string> stop;  // the text ends before the first of these
+  bool ignore_end = false;        // go on past end tokens
+  int top_logprobs = -1;   // likeliest tokens to report beside the drawn one, 0 to 1024; -1 = no log-probabilities
+  bool trace = false;      // report what each pass verified (Event::Kind::kPass)
+  std::string cache_salt;  // what is remembered is shared among requests of one salt
   std::shared_ptr<LogitsFilter> filter;
 };
 
@@ -86,20 +86,20 @@ struct TokenLogprob {
 };
 
 enum class FinishReason {
-  kStop,       // an end token or a stop string
-  kLength,     // max_tokens or the context
+  kStop,    // an end token or a stop string
+  kLength,  // max_tokens or the context
   kCancelled,
-  kFailed,     // Event::error says why
+  kFailed,  // Event::error says why
 };
 std::string_view Name(FinishReason reason);  // "stop", "length", "cancelled", "failed"
 
 struct Timings {
-  double load_ms = 0;           // of the model
-  double queue_ms = 0;          // until the first pass
-  int64_t prompt_tokens = 0;    // that were computed
-  int64_t cached_tokens = 0;    // of the prompt, that were remembered
+  double load_ms = 0;         // of the model
+  double queue_ms = 0;        // until the first pass
+  int64_t prompt_tokens = 0;  // that were computed
+  int64_t cached_tokens = 0;  // of the prompt, that were remembered
   double prompt_ms = 0;
-  int64_t decode_tokens = 0;    // drawn after the first
+  int64_t decode_tokens = 0;  // drawn after the first
   double decode_ms = 0;
   std::vector<double> pass_ms;  // of every pass after the prompt's
 };
@@ -108,7 +108,7 @@ struct Timings {
 struct DraftReport {
   int64_t num_drafts = 0, num_draft_tokens = 0, num_accepted_tokens = 0;
   std::vector<int64_t> num_accepted_tokens_per_pos;
-  int64_t passes = 0;                 // of the target after the prompt
+  int64_t passes = 0;  // of the target after the prompt
   double draft_ms = 0, verify_ms = 0;
   double plain_ms = 0;                // of a pass over one row, measured in the same run where one was run
   std::vector<std::string> drafters;  // by index, as origins name them
@@ -118,12 +118,12 @@ struct Generation {
   static constexpr int16_t kPlain = -1, kCorrected = -2;
   std::string text;
   std::vector<int32_t> ids;
-  std::vector<int16_t> origins;  // per id: the drafter that proposed it, kPlain, or kCorrected against a draft
-  std::vector<TokenLogprob> logprobs;           // per id, where asked for
-  std::vector<std::vector<TokenLogprob>> top;   // per id: the likeliest tokens there, highest first
+  std::vector<int16_t> origins;        // per id: the drafter that proposed it, kPlain, or kCorrected against a draft
+  std::vector<TokenLogprob> logprobs;  // per id, where asked for
+  std::vector<std::vector<TokenLogprob>> top;  // per id: the likeliest tokens there, highest first
   DraftReport draft;
   FinishReason finish_reason = FinishReason::kLength;
-  std::string stopped_by;        // the stop string or the end token's piece, with kStop
+  std::string stopped_by;  // the stop string or the end token's piece, with kStop
   Timings timings;
 };
 
@@ -145,14 +145,14 @@ struct Event {
   enum class Kind { kToken, kPass, kFinished };
   RequestId request = 0;
   Kind kind = Kind::kToken;
-  int32_t id = -1;            // kToken
-  std::string_view text;      // whole code points that may be shown now: behind the token, and what was held back
+  int32_t id = -1;        // kToken
+  std::string_view text;  // whole code points that may be shown now: behind the token, and what was held back
   int16_t origin = Generation::kPlain;
   const TokenLogprob* logprob = nullptr;
   std::span<const TokenLogprob> top;
-  const DraftTrace* pass = nullptr;          // kPass
-  const Generation* generation = nullptr;    // kFinished: the whole answer
-  std::exception_ptr error;                  // kFinished with kFailed
+  const DraftTrace* pass = nullptr;        // kPass
+  const Generation* generation = nullptr;  // kFinished: the whole answer
+  std::exception_ptr error;                // kFinished with kFailed
 };
 using Sink = std::function<void(const Event&)>;
 
@@ -166,7 +166,7 @@ struct Score {
 struct EngineStats {
   int64_t waiting = 0, running = 0;
   int64_t steps = 0, rows = 0, prompt_rows = 0, preemptions = 0;  // since the start
-  int64_t last_rows = 0;   // of the last pass
+  int64_t last_rows = 0;                                          // of the last pass
   double last_ms = 0;
   int64_t cache_pages = 0, cache_used = 0, cache_shared = 0, cache_remembered = 0, cache_evicted = 0;
 };
@@ -191,12 +191,12 @@ class Engine {
   RequestId Submit(Request request);
   // Ends a request before the next pass; nothing happens where it has ended.
   void Cancel(RequestId request);
-  // One pass for every request under way; false when none is left. An exception that `sink` throws, or that a request's own
-  // part of the pass meets, ends that request alone (kFailed).
+  // One pass for every request under way; false when none is left. An exception that `sink` throws, or that a request's
+  // own part of the pass meets, ends that request alone (kFailed).
   bool Step(const Sink& sink);
 
-  // Submit, then Step until the answer is there; throws what it failed with. Other requests go on meanwhile; their events
-  // wait for the next Step.
+  // Submit, then Step until the answer is there; throws what it failed with. Other requests go on meanwhile; their
+  // events wait for the next Step.
   Generation Generate(Request request, const Sink& sink = nullptr);
   Score ScoreIds(std::span<const int32_t> ids, const std::vector<AdapterUse>& adapters = {});
   // Logits [ids.size(), vocab] of every position, row by row.
@@ -207,7 +207,8 @@ class Engine {
   void CompilePrefix(std::span<const int32_t> ids, const std::string& directory);
   // Forgets what requests that have ended left in the cache.
   void ForgetCached();
-  // Milliseconds of one pass over `rows` rows, each with its logits, behind `depth` tokens: what verifying a draft costs.
+  // Milliseconds of one pass over `rows` rows, each with its logits, behind `depth` tokens: what verifying a draft
+  // costs.
   double TimePass(int64_t depth, int64_t rows, const std::vector<AdapterUse>& adapters = {});
   EngineStats stats() const;
 

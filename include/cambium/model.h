@@ -22,11 +22,11 @@ struct ChatOptions {
 };
 
 struct ModelInfo {
-  std::string path;         // resolved: the file or directory
-  std::string family;       // "llama", "qwen2", ...
+  std::string path;    // resolved: the file or directory
+  std::string family;  // "llama", "qwen2", ...
   int64_t layers = 0, hidden = 0;
-  int64_t vocab = 0;        // rows of the embedding: token ids are below it
-  int64_t context = 0;      // positions that the model was made for
+  int64_t vocab = 0;    // rows of the embedding: token ids are below it
+  int64_t context = 0;  // positions that the model was made for
   int64_t weight_bytes = 0;
   int threads = 0;
   double load_ms = 0;
@@ -36,10 +36,10 @@ struct ModelInfo {
 // A loaded model with its tokenizer. A handle: copies are cheap and share one model, which lives as long as the last of
 // them. All members may be called from any thread. Every call may throw Error.
 //
-// The first file that is mapped installs a handler of SIGBUS for the whole process, which makes a file that is truncated
-// while it is read an Error. Faults at other addresses go to the handler that was there before. A host with a handler of
-// its own (a JVM, Python's faulthandler) installs it first, or passes on what it does not know. Nothing else of the
-// process is changed: no signal but that one, no locale, no umask, no environment.
+// The first file that is mapped installs a handler of SIGBUS for the whole process, which makes a file that is
+// truncated while it is read an Error. Faults at other addresses go to the handler that was there before. A host with a
+// handler of its own (a JVM, Python's faulthandler) installs it first, or passes on what it does not know. Nothing else
+// of the process is changed: no signal but that one, no locale, no umask, no environment.
 class Model {
  public:
   // model: a path (.gguf file or Hugging Face directory), a name in the cache, or an alias such as "smollm2".
@@ -69,8 +69,9 @@ class Model {
   std::shared_ptr<Impl> impl_;
 };
 
-// A trained addition that was loaded onto a model: a LoRA, a prefix, an adapter, draft heads, or a bundle of a fine-tune
-// and its heads. A handle as Model is; its scale belongs to the request that uses it. Requests under way keep it alive.
+// A trained addition that was loaded onto a model: a LoRA, a prefix, an adapter, draft heads, or a bundle of a
+// fine-tune and its heads. A handle as Model is; its scale belongs to the request that uses it. Requests under way keep
+// it alive.
 class Adapter {
  public:
   // A file or directory in the formats of docs/grafts.md. Waits for a pass under way on the model.

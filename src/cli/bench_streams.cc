@@ -1,5 +1,5 @@
-// Tokens a second of many requests at once; the time that a stream waits between two of its tokens; and what a stream waits
-// while another's long prompt is read.
+// Tokens a second of many requests at once; the time that a stream waits between two of its tokens; and what a stream
+// waits while another's long prompt is read.
 #include "cli/bench_streams.h"
 
 #include <fmt/format.h>
@@ -42,7 +42,8 @@ class Streams {
   }
 
   void Print(int repetitions) {
-    const std::vector<std::string> drafters = flags_.drafters.empty() ? std::vector<std::string>{"none"} : flags_.drafters;
+    const std::vector<std::string> drafters =
+        flags_.drafters.empty() ? std::vector<std::string>{"none"} : flags_.drafters;
     std::map<std::pair<int64_t, std::string>, std::vector<Run>> runs;
     // Kinds of run alternate, so that a drift of the machine meets them all; the first round warms up.
     for (int round = -1; round < repetitions; ++round) {
@@ -57,7 +58,7 @@ class Streams {
                                    "prompts/s", "decode/s", "gap, ms", "a pass");
     auto list = nlohmann::ordered_json::array();
     for (const auto& [key, some] : runs) {
-      const auto middle = [&some](double Run::* member) {
+      const auto middle = [&some](double Run::*member) {
         std::vector<double> values;
         for (const Run& run : some) values.push_back(run.*member);
         return Middle(values);

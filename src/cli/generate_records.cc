@@ -24,8 +24,8 @@ class Meter {
                 fmt::format("{:.1f} tokens/s", Rate()));
   }
   std::string Summary() const {
-    std::string text = fmt::format("{} records, {} before, {} tokens, {:.1f} tokens/s", file_.written() - file_.done_before(),
-                                   file_.done_before(), tokens_, Rate());
+    std::string text = fmt::format("{} records, {} before, {} tokens, {:.1f} tokens/s",
+                                   file_.written() - file_.done_before(), file_.done_before(), tokens_, Rate());
     if (file_.refused() > 0) text += fmt::format("; {} could not be answered", file_.refused());
     return text;
   }
@@ -47,8 +47,11 @@ void NoteEnd(const OutputFlags& output, const RecordFlags& records, const Record
 }
 
 Json SettingsOf(const ModelFlags& model, const std::vector<std::string>& grafts) {
-  return {{"model", model.model},     {"exact", model.engine.exact}, {"kv_type", model.kv_type},
-          {"ctx_size", model.engine.context}, {"grafts", grafts}};
+  return {{"model", model.model},
+          {"exact", model.engine.exact},
+          {"kv_type", model.kv_type},
+          {"ctx_size", model.engine.context},
+          {"grafts", grafts}};
 }
 
 Json LogprobsOf(const std::vector<TokenLogprob>& list) {
@@ -62,8 +65,11 @@ class Run {
 
  public:
   Run(const RecordFlags& records, const GenerateFlags& generate, const ModelFlags& model, const OutputFlags& output)
-      : flags_(generate), engine_(LoadModel(Many(model), output)), defaults_(CheckedRequest(generate)),
-        file_(records, Settings(model)), meter_(output, file_) {}
+      : flags_(generate),
+        engine_(LoadModel(Many(model), output)),
+        defaults_(CheckedRequest(generate)),
+        file_(records, Settings(model)),
+        meter_(output, file_) {}
 
   void All() {
     constexpr int64_t most = 2 * kParallel;
@@ -164,7 +170,8 @@ class Run {
 void AddRecords(CLI::App& verb, RecordFlags& flags) {
   verb.add_option("--jsonl", flags.input, "Answer the records of this file, many at once; see docs/cli.md");
   verb.add_option("-o,--output", flags.output, "The file for their answers, in the records' order");
-  verb.add_option("--shard", flags.shard, "i/n: only the i-th of n equal runs of records, counted from 0")->capture_default_str();
+  verb.add_option("--shard", flags.shard, "i/n: only the i-th of n equal runs of records, counted from 0")
+      ->capture_default_str();
 }
 
 void GenerateRecords(const RecordFlags& records, const GenerateFlags& generate, const ModelFlags& model,
@@ -198,7 +205,8 @@ void ScoreRecords(const RecordFlags& records, const std::vector<std::string>& gr
       if (text == record.end() || !text->is_string() || text->get_ref<const std::string&>().empty()) {
         Fail(ErrorCode::kData, "field \"text\" is missing, or no text");
       }
-      const Score score = engine.ScoreIds(engine.model().Tokenize(text->get_ref<const std::string&>(), special), adapters);
+      const Score score =
+          engine.ScoreIds(engine.model().Tokenize(text->get_ref<const std::string&>(), special), adapters);
       file.Answer(index, {{"id", id},
                           {"ids", score.ids},
                           {"logprobs", score.logprobs},

@@ -80,7 +80,8 @@ RecordFile::RecordFile(const RecordFlags& flags, const Json& settings) : flags_(
   const auto [index, count] = ParseShard(flags.shard);
   if (flags.output.empty()) Fail(ErrorCode::kUsage, "--jsonl: -o FILE is missing");
   std::error_code same;
-  if (fs::equivalent(flags.input, flags.output, same)) Fail(ErrorCode::kUsage, "-o ", flags.output, " is the input itself");
+  if (fs::equivalent(flags.input, flags.output, same))
+    Fail(ErrorCode::kUsage, "-o ", flags.output, " is the input itself");
   int64_t records = 0;
   total_ = std::numeric_limits<int64_t>::max();
   ForEach([&](int64_t, int64_t, const Json&, const std::string&) { return ++records > 0; });
@@ -140,8 +141,8 @@ void RecordFile::Resume(const Json& settings) {
     const Json before = ParseOrderedJson(ReadTextFile(settings_path), settings_path);
     for (const auto& [key, value] : settings.items()) {
       if (before.value(key, Json()) != value) {
-        Fail(ErrorCode::kUsage, flags_.output, ": was begun with ", key, " ", before.value(key, Json()).dump(), ", now it is ",
-             value.dump(), "; give the same options, or another -o");
+        Fail(ErrorCode::kUsage, flags_.output, ": was begun with ", key, " ", before.value(key, Json()).dump(),
+             ", now it is ", value.dump(), "; give the same options, or another -o");
       }
     }
   } else {

@@ -39,7 +39,7 @@ class RecordFile {
   void Answer(int64_t index, const Json& answer);
   void Refuse(int64_t index, int64_t line, const Json& id, const std::string& error);
 
-  int64_t total() const { return total_; }        // records of the shard
+  int64_t total() const { return total_; }         // records of the shard
   int64_t done_before() const { return before_; }  // of these, by an earlier run
   int64_t written() const { return next_; }
   int64_t refused() const { return refused_; }

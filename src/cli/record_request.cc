@@ -92,56 +92,76 @@ const std::map<std::string, Setter, std::less<>>& Setters() {
     r.max_tokens = Whole(f, v, 1, std::numeric_limits<int32_t>::max(), "a whole number from 1");
   };
   static const auto nothing = [](Request&, const std::string&, const Json&) {};
-  static const auto only_zero = [](Request&, const std::string& f, const Json& v) { Number(f, v, 0, 0, "0, as it is not supported"); };
+  static const auto only_zero = [](Request&, const std::string& f, const Json& v) {
+    Number(f, v, 0, 0, "0, as it is not supported");
+  };
   static const std::map<std::string, Setter, std::less<>> kSetters = {
       {"max_tokens", tokens},
       {"max_completion_tokens", tokens},
-      {"temperature", [](Request& r, const std::string& f, const Json& v) {
+      {"temperature",
+       [](Request& r, const std::string& f, const Json& v) {
          r.sampling.temperature = static_cast<float>(Number(f, v, 0, 100, "a number from 0 to 100"));
        }},
-      {"top_p", [](Request& r, const std::string& f, const Json& v) {
+      {"top_p",
+       [](Request& r, const std::string& f, const Json& v) {
          r.sampling.top_p = static_cast<float>(Number(f, v, 1e-9, 1, "a number above 0, at most 1"));
        }},
-      {"min_p", [](Request& r, const std::string& f, const Json& v) {
+      {"min_p",
+       [](Request& r, const std::string& f, const Json& v) {
          r.sampling.min_p = static_cast<float>(Number(f, v, 0, 1, "a number from 0 to 1"));
        }},
-      {"top_k", [](Request& r, const std::string& f, const Json& v) {
+      {"top_k",
+       [](Request& r, const std::string& f, const Json& v) {
          r.sampling.top_k = static_cast<int>(Whole(f, v, 0, 1 << 30, "a whole number from 0"));
        }},
-      {"repeat_penalty", [](Request& r, const std::string& f, const Json& v) {
+      {"repeat_penalty",
+       [](Request& r, const std::string& f, const Json& v) {
          r.sampling.repeat_penalty = static_cast<float>(Number(f, v, 1e-6, 1e6, "a number above 0"));
        }},
-      {"repeat_last_n", [](Request& r, const std::string& f, const Json& v) {
+      {"repeat_last_n",
+       [](Request& r, const std::string& f, const Json& v) {
          r.sampling.repeat_last_n = static_cast<int>(Whole(f, v, -1, 1 << 30, "a whole number from -1"));
        }},
-      {"seed", [](Request& r, const std::string& f, const Json& v) {
-         r.sampling.seed = static_cast<uint64_t>(Whole(f, v, 0, std::numeric_limits<int64_t>::max(), "a whole number from 0"));
+      {"seed",
+       [](Request& r, const std::string& f, const Json& v) {
+         r.sampling.seed =
+             static_cast<uint64_t>(Whole(f, v, 0, std::numeric_limits<int64_t>::max(), "a whole number from 0"));
        }},
-      {"stop", [](Request& r, const std::string& f, const Json& v) { r.stop = Texts(f, v, "a string or a list of them"); }},
-      {"ignore_eos", [](Request& r, const std::string& f, const Json& v) {
+      {"stop",
+       [](Request& r, const std::string& f, const Json& v) { r.stop = Texts(f, v, "a string or a list of them"); }},
+      {"ignore_eos",
+       [](Request& r, const std::string& f, const Json& v) {
          if (!v.is_boolean()) Wrong(f, v, "true or false");
          r.ignore_end = v.get<bool>();
        }},
       {"logit_bias", [](Request& r, const std::string& f, const Json& v) { r.sampling.logit_bias = Biases(f, v); }},
-      {"logprobs", [](Request& r, const std::string& f, const Json& v) {
+      {"logprobs",
+       [](Request& r, const std::string& f, const Json& v) {
          if (v.is_boolean()) {
            r.top_logprobs = v.get<bool>() ? std::max(r.top_logprobs, 0) : -1;
          } else {
            r.top_logprobs = static_cast<int>(Whole(f, v, 0, 1024, "true, false, or a whole number from 0 to 1024"));
          }
        }},
-      {"top_logprobs", [](Request& r, const std::string& f, const Json& v) {
+      {"top_logprobs",
+       [](Request& r, const std::string& f, const Json& v) {
          r.top_logprobs = static_cast<int>(Whole(f, v, 0, 1024, "a whole number from 0 to 1024"));
        }},
-      {"draft", [](Request& r, const std::string& f, const Json& v) {
-         r.drafting.drafters = Texts(f, v, "a drafter's name or a list of them");
-       }},
+      {"draft", [](Request& r, const std::string& f,
+                   const Json& v) { r.drafting.drafters = Texts(f, v, "a drafter's name or a list of them"); }},
       {"presence_penalty", only_zero},
       {"frequency_penalty", only_zero},
       {"n", [](Request&, const std::string& f, const Json& v) { Whole(f, v, 1, 1, "1, as it is not supported"); }},
       // Read elsewhere, or without effect.
-      {"id", nothing}, {"custom_id", nothing}, {"metadata", nothing}, {"user", nothing}, {"prompt", nothing},
-      {"messages", nothing}, {"tools", nothing}, {"chat_template_kwargs", nothing}, {"grafts", nothing},
+      {"id", nothing},
+      {"custom_id", nothing},
+      {"metadata", nothing},
+      {"user", nothing},
+      {"prompt", nothing},
+      {"messages", nothing},
+      {"tools", nothing},
+      {"chat_template_kwargs", nothing},
+      {"grafts", nothing},
   };
   return kSetters;
 }
@@ -160,7 +180,8 @@ std::vector<int32_t> PromptOf(const Json& record, const Model& model) {
       for (const Json& id : *prompt) ids.push_back(static_cast<int32_t>(Whole("prompt", id, 0, 1 << 30, "token ids")));
       return ids;
     }
-    if (!prompt->is_string() || prompt->get_ref<const std::string&>().empty()) Wrong("prompt", *prompt, "a text that is not empty");
+    if (!prompt->is_string() || prompt->get_ref<const std::string&>().empty())
+      Wrong("prompt", *prompt, "a text that is not empty");
     return model.Tokenize(prompt->get_ref<const std::string&>());
   }
   if (!messages->is_array() || messages->empty()) Wrong("messages", *messages, "a list with messages");
@@ -175,18 +196,20 @@ std::vector<int32_t> PromptOf(const Json& record, const Model& model) {
 
 }  // namespace
 
-Request RequestOf(const Json& record, const Request& defaults, const std::vector<std::string>& grafts, const Model& model,
-                  Adapters& adapters) {
+Request RequestOf(const Json& record, const Request& defaults, const std::vector<std::string>& grafts,
+                  const Model& model, Adapters& adapters) {
   if (!record.is_object()) Fail(ErrorCode::kData, "a record is ", record.type_name(), ", expected object");
   Request request = defaults;
   for (const auto& [field, value] : record.items()) {
     const auto setter = Setters().find(field);
     if (setter == Setters().end()) {
-      Fail(ErrorCode::kData, "field \"", field.substr(0, 60), "\" is not known; docs/cli.md lists what a record may hold");
+      Fail(ErrorCode::kData, "field \"", field.substr(0, 60),
+           "\" is not known; docs/cli.md lists what a record may hold");
     }
     if (!value.is_null()) setter->second(request, field, value);
   }
-  if (!record.contains("seed") || record["seed"].is_null()) request.sampling.seed = SeedOf(record, defaults.sampling.seed);
+  if (!record.contains("seed") || record["seed"].is_null())
+    request.sampling.seed = SeedOf(record, defaults.sampling.seed);
   const auto own = record.find("grafts");
   request.adapters = adapters.Load(model, own != record.end() && !own->is_null() ? GraftNames(*own) : grafts);
   request.prompt = PromptOf(record, model);

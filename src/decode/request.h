@@ -57,14 +57,15 @@ enum class StopReason {
 struct DecodeResult {
   std::vector<int32_t> tokens;  // without the end token
   StopReason reason = StopReason::kLength;
-  int32_t end_token = -1;       // which one, with kEnd
-  std::exception_ptr error;     // with kFailed
-  double queue_ms = 0;          // until the first pass
+  int32_t end_token = -1;    // which one, with kEnd
+  std::exception_ptr error;  // with kFailed
+  double queue_ms = 0;       // until the first pass
   double prompt_ms = 0, decode_ms = 0;
-  int64_t prompt_tokens = 0;    // that were computed, not known
-  int64_t cached_tokens = 0;    // of the prompt, that were known
-  int64_t decode_tokens = 0;    // drawn after the first
-  std::vector<double> pass_ms;  // of the last kMostPassTimes passes after the prompt's, waiting for others' rows included
+  int64_t prompt_tokens = 0;  // that were computed, not known
+  int64_t cached_tokens = 0;  // of the prompt, that were known
+  int64_t decode_tokens = 0;  // drawn after the first
+  std::vector<double>
+      pass_ms;  // of the last kMostPassTimes passes after the prompt's, waiting for others' rows included
   DraftCounters counters;
 
   static constexpr size_t kMostPassTimes = 4096;
@@ -76,18 +77,18 @@ struct DecodeRequest {
   std::shared_ptr<const GraftSet> grafts;  // null: the bare base
   SamplingOptions sampling;
   int64_t vocabulary = std::numeric_limits<int64_t>::max();  // tokens from here on are never drawn
-  std::shared_ptr<LogitsFilter> filter;    // null: none
+  std::shared_ptr<LogitsFilter> filter;                      // null: none
   VerifyRule verify;
-  std::shared_ptr<DrafterSet> drafters;    // null: none
-  int64_t max_rows = 64;                   // of this request in a verifying pass
-  int64_t max_tokens = -1;                 // -1: until an end token or the end of the context
-  int64_t context = 0;                     // most tokens of prompt and answer
-  int top_logprobs = -1;                   // likeliest tokens to report; 0: the drawn one alone; -1: nothing
-  uint64_t salt = 0;                       // pages are shared among requests of one salt
+  std::shared_ptr<DrafterSet> drafters;       // null: none
+  int64_t max_rows = 64;                      // of this request in a verifying pass
+  int64_t max_tokens = -1;                    // -1: until an end token or the end of the context
+  int64_t context = 0;                        // most tokens of prompt and answer
+  int top_logprobs = -1;                      // likeliest tokens to report; 0: the drawn one alone; -1: nothing
+  uint64_t salt = 0;                          // pages are shared among requests of one salt
   std::function<bool(int32_t token)> is_end;  // empty: no token ends the text
 
   // Where answers go, on the thread that steps. What one throws fails this request alone.
-  std::function<bool(const Emitted&)> on_token;  // false stops; not called for end tokens
+  std::function<bool(const Emitted&)> on_token;                               // false stops; not called for end tokens
   std::function<void(int64_t row, std::span<const float> logits)> on_logits;  // of every token of the prompt, in order
   std::function<void(int32_t root, const Draft& draft, const Verdict& verdict)> on_verified;
   std::function<void(const DecodeResult&)> on_end;

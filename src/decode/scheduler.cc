@@ -11,10 +11,10 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-constexpr int64_t kScoreRows = 64;      // of a prompt whose logits are all wanted, in a pass
-constexpr int64_t kLeastPrefill = 2;    // rows of a prompt beside decoding ones, whatever they cost
-constexpr int64_t kFirstPrefill = 32;   // the same before anything was measured
-constexpr int64_t kAgeRows = 16;        // rows of a prompt that a step of waiting is worth
+constexpr int64_t kScoreRows = 64;     // of a prompt whose logits are all wanted, in a pass
+constexpr int64_t kLeastPrefill = 2;   // rows of a prompt beside decoding ones, whatever they cost
+constexpr int64_t kFirstPrefill = 32;  // the same before anything was measured
+constexpr int64_t kAgeRows = 16;       // rows of a prompt that a step of waiting is worth
 
 double Millis(Clock::duration d) { return std::chrono::duration<double, std::milli>(d).count(); }
 
@@ -132,7 +132,8 @@ void Scheduler::Publish(Sequence& s, int64_t tokens, bool last) {
 
 bool Scheduler::Place(Sequence& s) {
   const bool keeps = s.request.drafters != nullptr && s.request.drafters->keeps_kv();
-  // A draft module's slots stand `slots_before` lower, so that a page holds more of its text than the page's tokens tell.
+  // A draft module's slots stand `slots_before` lower, so that a page holds more of its text than the page's tokens
+  // tell.
   s.shares_pages = !s.request.on_logits && !(keeps && s.slots_before > 0);
   // The last token is always computed: its logits are what is wanted.
   const std::vector<int32_t> slots = SlotTokens(s, std::ssize(s.tokens) - 1);

@@ -13,19 +13,19 @@ namespace cambium {
 
 struct SchedulerOptions {
   Compute compute = Compute::kInt8;
-  int64_t parallel = 16;        // sequences under way
-  int64_t prefill_rows = 512;   // of a pass in which nobody decodes
-  // While somebody decodes, rows of prompts are added up to this many times the pass of one row, or twice the pass without
-  // them.
+  int64_t parallel = 16;       // sequences under way
+  int64_t prefill_rows = 512;  // of a pass in which nobody decodes
+  // While somebody decodes, rows of prompts are added up to this many times the pass of one row, or twice the pass
+  // without them.
   double prefill_stretch = 3.0;
   int64_t logit_floats = int64_t{64} << 20;  // most values that one pass's logits hold
 };
 
 struct Sequence;
 
-// Serves many requests by passes that they share: each Step runs one pass over a row of every sequence that decodes, the
-// drafts behind them, and rows of prompts. What a request is answered with depends on the request alone, never on its
-// company (law 2, law 7): the same ids and log-probabilities, bit for bit, as in a scheduler of its own.
+// Serves many requests by passes that they share: each Step runs one pass over a row of every sequence that decodes,
+// the drafts behind them, and rows of prompts. What a request is answered with depends on the request alone, never on
+// its company (law 2, law 7): the same ids and log-probabilities, bit for bit, as in a scheduler of its own.
 //
 // Not thread-safe. The transformer, the cache and what requests name outlive the scheduler.
 class Scheduler {
@@ -34,26 +34,27 @@ class Scheduler {
   Scheduler(Transformer& transformer, KvCache& kv, const SchedulerOptions& options);
   ~Scheduler();
 
-  // Queues a request. kUsage for an empty prompt, a token outside the vocabulary, options out of range, a prompt that does
-  // not fit the context; kResource where the cache could never hold it, with the numbers.
+  // Queues a request. kUsage for an empty prompt, a token outside the vocabulary, options out of range, a prompt that
+  // does not fit the context; kResource where the cache could never hold it, with the numbers.
   Id Add(DecodeRequest request);
   // The same refusals alone. Safe to call from any thread.
   void Require(const DecodeRequest& request) const;
   // Ends a request before the next pass; its on_end is called there. False if it has ended.
   bool Cancel(Id id);
-  // One pass, and what it brings; false when nothing is left to do. Throws only what a callback of no request can answer
-  // for: an exception in a request's own part ends that request with kFailed.
+  // One pass, and what it brings; false when nothing is left to do. Throws only what a callback of no request can
+  // answer for: an exception in a request's own part ends that request with kFailed.
   bool Step();
 
-  // Milliseconds of the last of several passes over `rows`, each with its logits, behind the request's prompt: decoding goes
-  // on for long, and the first passes behind a prompt find the weights further away (measured: 5.0 ms, the twentieth 2.6).
+  // Milliseconds of the last of several passes over `rows`, each with its logits, behind the request's prompt: decoding
+  // goes on for long, and the first passes behind a prompt find the weights further away (measured: 5.0 ms, the
+  // twentieth 2.6).
   double TimePass(const DecodeRequest& request, std::span<const int32_t> rows);
 
   struct Stats {
     int64_t waiting = 0, running = 0;
     int64_t steps = 0, rows = 0, prompt_rows = 0;  // since the start
     int64_t preemptions = 0;
-    int64_t last_rows = 0;        // of the last pass
+    int64_t last_rows = 0;  // of the last pass
     double last_ms = 0;
   };
   const Stats& stats() const { return stats_; }
@@ -63,7 +64,7 @@ class Scheduler {
  private:
   struct Part;  // a sequence's rows in the pass under way
   void Admit();
-  void Reap();  // ends what was cancelled
+  void Reap();              // ends what was cancelled
   bool Place(Sequence& s);  // gives it a place in the cache, with what is known of it
   bool PlacePrefix(const Sequence& s);
   std::vector<Part> PlanDecoding();

@@ -10,16 +10,16 @@ namespace cambium {
 
 // A sequence's rows in the pass under way, and what came of them.
 struct Scheduler::Part {
-  Sequence* sequence;            // null once it has ended
-  int64_t rows = 1;              // of the sequence's tokens, from `past` on
-  Draft draft = {};              // behind the last of them
+  Sequence* sequence;  // null once it has ended
+  int64_t rows = 1;    // of the sequence's tokens, from `past` on
+  Draft draft = {};    // behind the last of them
   int64_t past = 0;
-  bool draws = false;            // the last token's row is among them, and another is wanted
-  bool decoded = false;          // it decoded before this pass: no rows of a prompt
-  bool shows_logits = false;     // every row's
+  bool draws = false;                              // the last token's row is among them, and another is wanted
+  bool decoded = false;                            // it decoded before this pass: no rows of a prompt
+  bool shows_logits = false;                       // every row's
   std::vector<int32_t> tokens = {}, parents = {};  // of the pass's rows
-  int64_t begin = 0;             // the first of them in the pass
-  int64_t first_logit = -1;      // its first row among the pass's logits; -1: none
+  int64_t begin = 0;                               // the first of them in the pass
+  int64_t first_logit = -1;                        // its first row among the pass's logits; -1: none
   Verdict verdict = {};
   std::vector<float> logprobs = {};  // of the verdict's tokens, where asked for
   std::vector<std::vector<TokenLogprob>> top = {};

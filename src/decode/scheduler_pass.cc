@@ -11,8 +11,8 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-constexpr int64_t kColdPasses = 2;    // behind rows of a prompt: slower than the next ones
-constexpr int64_t kTimedPrompt = 2;   // rows of a prompt whose time is learned from, at least
+constexpr int64_t kColdPasses = 2;   // behind rows of a prompt: slower than the next ones
+constexpr int64_t kTimedPrompt = 2;  // rows of a prompt whose time is learned from, at least
 
 double Millis(Clock::duration d) { return std::chrono::duration<double, std::milli>(d).count(); }
 
@@ -135,8 +135,9 @@ void Scheduler::Settle(Part& part, const Pass& pass) {
     };
     const std::span<const int32_t> committed =
         std::span(s.tokens).subspan(static_cast<size_t>(part.past), static_cast<size_t>(kept));
-    Observation observation{part.past, committed, {}, {}, s.tokens[static_cast<size_t>(s.computed)],
-                            part.decoded ? &part.draft : nullptr, logits};
+    Observation observation{
+        part.past, committed, {}, {}, s.tokens[static_cast<size_t>(s.computed)], part.decoded ? &part.draft : nullptr,
+        logits};
     if (needs.hidden) observation.hidden = rows(pass.hidden);
     if (needs.after_layer >= 0) {
       const auto layer = std::ranges::find(pass.capture, needs.after_layer) - pass.capture.begin();
@@ -157,9 +158,7 @@ void Scheduler::LogProbs(Part& part, Tensor logits) {
     // Of the likeliest token it is minus the logarithm of the sum over all; of any other the op's own formula follows.
     float highest = 0;
     TargetLogProbs(transformer_.pool(), row, {&likeliest.front().token, 1}, {&highest, 1});
-    const auto logprob = [&](int32_t token) {
-      return row.f32()[token] - row.f32()[likeliest.front().token] + highest;
-    };
+    const auto logprob = [&](int32_t token) { return row.f32()[token] - row.f32()[likeliest.front().token] + highest; };
     part.logprobs.push_back(logprob(part.verdict.tokens[i]));
     std::vector<TokenLogprob>& top = part.top.emplace_back();
     for (size_t t = 0; t < std::min(most, likeliest.size()); ++t) {
@@ -187,7 +186,8 @@ bool Scheduler::Tell(Part& part, const Pass& pass) {
   Sequence& s = *part.sequence;
   if (part.shows_logits) {
     for (int64_t i = 0; i < part.rows; ++i) {
-      s.request.on_logits(part.past + i, {pass.logits.row(part.first_logit + i), static_cast<size_t>(pass.logits.columns())});
+      s.request.on_logits(part.past + i,
+                          {pass.logits.row(part.first_logit + i), static_cast<size_t>(pass.logits.columns())});
     }
   }
   if (!part.draws) {
@@ -204,7 +204,8 @@ bool Scheduler::Tell(Part& part, const Pass& pass) {
       emitted.drafter = part.draft.nodes[static_cast<size_t>(verdict.path[i])].drafter;
     } else {
       const int32_t parent = verdict.path.empty() ? -1 : verdict.path.back();
-      emitted.corrected = std::ranges::any_of(part.draft.nodes, [&](const Draft::Node& n) { return n.parent == parent; });
+      emitted.corrected =
+          std::ranges::any_of(part.draft.nodes, [&](const Draft::Node& n) { return n.parent == parent; });
     }
     if (!part.logprobs.empty()) {
       emitted.has_logprob = true;

@@ -29,15 +29,15 @@ struct Sequence {
   int64_t published = 0;        // tokens that the index was told of
   bool shares_pages = true;
   bool cancelled = false;
-  int64_t waited = 0;           // steps that its prompt was put off
+  int64_t waited = 0;  // steps that its prompt was put off
 
-  std::unique_ptr<DraftText> text;   // what the sessions look at
+  std::unique_ptr<DraftText> text;  // what the sessions look at
   DrafterSet::Drafting drafting;
 
   DecodeResult result;
   Clock::time_point added = Clock::now(), started, first;
-  bool begun = false;           // has been in a pass
-  int64_t emitted = 0;          // tokens drawn that were counted, an end token too
+  bool begun = false;   // has been in a pass
+  int64_t emitted = 0;  // tokens drawn that were counted, an end token too
 
   int64_t drawn() const { return std::ssize(tokens) - prompt; }
   int64_t todo() const { return std::ssize(tokens) - computed; }  // rows until the next token is drawn

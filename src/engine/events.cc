@@ -8,11 +8,16 @@ namespace {
 
 FinishReason ReasonOf(const DecodeResult& result, bool stopped) {
   switch (result.reason) {
-    case StopReason::kEnd: return FinishReason::kStop;
-    case StopReason::kLength: return FinishReason::kLength;
-    case StopReason::kStopped: return stopped ? FinishReason::kStop : FinishReason::kCancelled;
-    case StopReason::kCancelled: return FinishReason::kCancelled;
-    case StopReason::kFailed: return FinishReason::kFailed;
+    case StopReason::kEnd:
+      return FinishReason::kStop;
+    case StopReason::kLength:
+      return FinishReason::kLength;
+    case StopReason::kStopped:
+      return stopped ? FinishReason::kStop : FinishReason::kCancelled;
+    case StopReason::kCancelled:
+      return FinishReason::kCancelled;
+    case StopReason::kFailed:
+      return FinishReason::kFailed;
   }
   return FinishReason::kFailed;
 }
@@ -39,7 +44,8 @@ void Engine::Impl::Tell(const Event& event) {
     DraftTrace pass;
     Generation generation;
   };
-  auto kept = std::make_shared<Kept>(Kept{event, std::string(event.text), {}, {event.top.begin(), event.top.end()}, {}, {}});
+  auto kept =
+      std::make_shared<Kept>(Kept{event, std::string(event.text), {}, {event.top.begin(), event.top.end()}, {}, {}});
   kept->event.text = kept->text;
   kept->event.top = kept->top;
   if (event.logprob != nullptr) kept->event.logprob = &(kept->logprob = *event.logprob);
@@ -93,11 +99,17 @@ void Engine::Impl::TellEnd(Active& a, const DecodeResult& result) {
   if (generation.finish_reason == FinishReason::kStop) {
     generation.stopped_by = stopped ? a.filter.stop() : std::string(m.tokenizer.Piece(result.end_token));
   }
-  generation.timings = {m.info.load_ms,     result.queue_ms,      result.prompt_tokens, result.cached_tokens,
-                        result.prompt_ms,   result.decode_tokens, result.decode_ms,     result.pass_ms};
+  generation.timings = {m.info.load_ms,   result.queue_ms,      result.prompt_tokens, result.cached_tokens,
+                        result.prompt_ms, result.decode_tokens, result.decode_ms,     result.pass_ms};
   const DraftCounters& c = result.counters;
-  generation.draft = {c.num_drafts, c.num_draft_tokens, c.num_accepted_tokens, c.num_accepted_tokens_per_pos,
-                      c.passes,     c.draft_ms,         c.verify_ms,           0,
+  generation.draft = {c.num_drafts,
+                      c.num_draft_tokens,
+                      c.num_accepted_tokens,
+                      c.num_accepted_tokens_per_pos,
+                      c.passes,
+                      c.draft_ms,
+                      c.verify_ms,
+                      0,
                       {}};
   if (a.drafters != nullptr) {
     for (const auto& member : a.drafters->members()) generation.draft.drafters.push_back(member->name());

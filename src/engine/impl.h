@@ -67,8 +67,8 @@ struct Engine::Impl {
     Generation generation;
     std::shared_ptr<DrafterSet> drafters;
   };
-  // Drafters of earlier requests stay, by their names and by the adapters that bring heads: a draft model is loaded once,
-  // and what was learned of them is kept.
+  // Drafters of earlier requests stay, by their names and by the adapters that bring heads: a draft model is loaded
+  // once, and what was learned of them is kept.
   struct Drafters {
     std::vector<std::string> specs;
     std::vector<std::shared_ptr<Adapter::Impl::Scaled>> carriers;
@@ -104,8 +104,8 @@ struct Engine::Impl {
   std::vector<std::pair<std::shared_ptr<Active>, DecodeRequest>> submitted;
   std::map<RequestId, std::shared_ptr<Active>> active;
 
-  const Sink* sink = nullptr;  // of the step under way
-  RequestId only = 0;          // whose events it gets; 0: all
+  const Sink* sink = nullptr;                          // of the step under way
+  RequestId only = 0;                                  // whose events it gets; 0: all
   std::deque<std::function<void(const Sink&)>> later;  // other requests' events
 };
 

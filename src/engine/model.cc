@@ -29,8 +29,15 @@ Model::Impl::Impl(const std::string& model, int threads)
     Fail(ErrorCode::kData, path, ": the tokenizer has ", tokenizer.vocab_size(), " tokens, the embedding ", c.vocab,
          " rows");
   }
-  info = {path, c.family, c.layers, c.hidden, c.vocab, c.context, static_cast<int64_t>(transformer.weights().bytes()),
-          pool.threads(), 0};
+  info = {path,
+          c.family,
+          c.layers,
+          c.hidden,
+          c.vocab,
+          c.context,
+          static_cast<int64_t>(transformer.weights().bytes()),
+          pool.threads(),
+          0};
 }
 
 std::string ModelInfo::Describe() const {

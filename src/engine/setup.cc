@@ -12,8 +12,8 @@ namespace {
 
 constexpr int64_t kDefaultContext = 4096;
 constexpr int64_t kSpareRows = Engine::Impl::kMostRows;  // lie beyond the context
-constexpr int64_t kPrefixSlots = 1024;  // that grafts may take before the cache is made anew
-constexpr size_t kMostDrafters = 32;    // sets that are kept
+constexpr int64_t kPrefixSlots = 1024;                   // that grafts may take before the cache is made anew
+constexpr size_t kMostDrafters = 32;                     // sets that are kept
 
 DType KvDType(const EngineOptions& options) {
   if (options.kv_type == KvType::kDefault) return options.exact ? DType::kF32 : DType::kF16;
@@ -175,7 +175,8 @@ DecodeRequest Engine::Impl::ToDecode(const Request& request) {
   const int64_t positions = m.transformer.config().context;
   decode.context = std::min(context, positions - prefix);
   if (decode.context < 1) {
-    Fail(ErrorCode::kUsage, "the grafts' prefix of ", prefix, " leaves nothing of the model's ", positions, " positions");
+    Fail(ErrorCode::kUsage, "the grafts' prefix of ", prefix, " leaves nothing of the model's ", positions,
+         " positions");
   }
   MakeRoom(prefix + decode.context);
   if (request.max_tokens != 0) decode.drafters = DraftersFor(request.drafting.drafters, carriers);

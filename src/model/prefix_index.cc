@@ -24,7 +24,8 @@ int32_t KvCache::Child(int32_t parent, std::span<const int32_t> tokens) const {
   const auto [begin, end] = by_tokens_.equal_range(Hash(parent, tokens));
   for (auto at = begin; at != end; ++at) {
     const Node& node = nodes_[static_cast<size_t>(at->second)];
-    if (node.parent == parent && std::ranges::equal(tokens, std::span(node.tokens).first(static_cast<size_t>(node.count)))) {
+    if (node.parent == parent &&
+        std::ranges::equal(tokens, std::span(node.tokens).first(static_cast<size_t>(node.count)))) {
       return at->second;
     }
   }
@@ -172,7 +173,8 @@ void KvCache::RemoveNode(int32_t index) {
     const int32_t parent = node.parent;
     std::erase(nodes_[static_cast<size_t>(parent)].children, index);
     Enlist(parent);
-    const bool bare = nodes_[static_cast<size_t>(parent)].page < 0 && nodes_[static_cast<size_t>(parent)].children.empty();
+    const bool bare =
+        nodes_[static_cast<size_t>(parent)].page < 0 && nodes_[static_cast<size_t>(parent)].children.empty();
     if (bare && std::erase_if(roots_, [&](const auto& root) { return root.second == parent; }) > 0) RemoveNode(parent);
   }
   nodes_[static_cast<size_t>(index)] = Node();
