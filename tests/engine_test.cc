@@ -1,6 +1,7 @@
 // The public library: requests side by side, adapters, cancelling, sinks that throw, log-probabilities, filters.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
 #include <map>
@@ -110,6 +111,84 @@ TEST_F(Library, LogprobsAreTheScoresOfTheText) {
   for (size_t i = 0; i < generation.ids.size(); ++i) {
     EXPECT_EQ(generation.logprobs[i].logprob, static_cast<float>(score.logprobs[i + 2])) << i;
   }
+}
+
+TEST_F(Library, APromptsLogprobsAreTheScoresOfTheText) {
+  Request request = Prompt({5, 9, 13, 20}, 7, 3);
+  request.prompt_logprobs = 2;
+  const Generation answer = engine_.Generate(request);
+  EXPECT_EQ(answer.ids.size(), 3u);
+  const Score score = engine_.ScoreIds(request.prompt);
+  ASSERT_EQ(answer.prompt_logprobs.size(), 3u);
+  for (size_t i = 0; i < 3; ++i) {
+    EXPECT_EQ(answer.prompt_logprobs[i].id, request.prompt[i + 1]);
+    EXPECT_NEAR(answer.prompt_logprobs[i].logprob, score.logprobs[i], 1e-5);
+    ASSERT_EQ(answer.prompt_top[i].size(), 2u);
+    EXPECT_GE(answer.prompt_top[i][0].logprob, answer.prompt_top[i][1].logprob);
+  }
+  request.max_tokens = 0;
+  EXPECT_EQ(engine_.Generate(request).prompt_logprobs.size(), 3u);
+}
+
+TEST_F(Library, AnEmbeddingHasLengthOneAndIsTheSameInCompany) {
+  Request request = Prompt({5, 9, 13, 20, 6}, 0);
+  request.embed = true;
+  const std::vector<float> alone = engine_.Generate(request).embedding;
+  ASSERT_EQ(std::ssize(alone), engine_.model().info().hidden);
+  double squares = 0;
+  for (const float value : alone) squares += static_cast<double>(value) * static_cast<double>(value);
+  EXPECT_NEAR(squares, 1, 1e-6);
+  for (int32_t i = 1; i < 6; ++i) engine_.Submit(Prompt({5, 9, i}, 3));
+  EXPECT_EQ(engine_.Generate(request).embedding, alone);
+  Request other = request;
+  other.prompt.back() = 7;
+  EXPECT_NE(engine_.Generate(other).embedding, alone);
+}
+
+TEST_F(Library, NoEndBeforeTheLeastTokens) {
+  Request request = Prompt({5, 9, 13}, 0, 12);
+  request.ignore_end = false;
+  request.sampling.logit_bias = {{95, 1000.0f}};  // the end token
+  EXPECT_EQ(engine_.Generate(request).ids.size(), 0u);
+  request.min_tokens = 4;
+  const Generation answer = engine_.Generate(request);
+  EXPECT_EQ(answer.ids.size(), 4u);
+  EXPECT_EQ(answer.finish_reason, FinishReason::kStop);
+  request.min_tokens = 0;
+  request.ignore_end = true;
+  request.sampling.logit_bias = {{3, 1000.0f}};  // "$"
+  request.stop = {"$"};
+  EXPECT_EQ(engine_.Generate(request).ids.size(), 1u);
+  request.min_tokens = 4;
+  EXPECT_EQ(engine_.Generate(request).text, "$$$$");
+}
+
+TEST_F(Library, PenaltiesCountTheAnswerAlone) {
+  Request request = Prompt({3, 3, 3, 3}, 0, 2);
+  request.sampling.temperature = 0;
+  request.sampling.logit_bias = {{3, 1000.0f}};
+  request.top_logprobs = 96;
+  const Generation plain = engine_.Generate(request);
+  ASSERT_EQ(plain.ids, (std::vector<int32_t>{3, 3}));
+  const auto logit = [&](int32_t id) { return std::ranges::find(plain.top[1], id, &TokenLogprob::id)->logprob; };
+  // Behind the first 3 of the answer another 3 is ahead of 4 by one.
+  request.sampling.logit_bias[4] = 1000.0f + logit(3) - logit(4) - 1;
+  const auto second = [&](float presence, float frequency) {
+    request.sampling.presence_penalty = presence;
+    request.sampling.frequency_penalty = frequency;
+    const Generation answer = engine_.Generate(request);
+    EXPECT_EQ(answer.ids.front(), 3);
+    return answer.ids.back();
+  };
+  EXPECT_EQ(second(0, 0), 3);
+  EXPECT_EQ(second(0.9f, 0), 3);
+  EXPECT_EQ(second(1.1f, 0), 4);
+  EXPECT_EQ(second(0, 0.9f), 3);
+  EXPECT_EQ(second(0, 1.1f), 4);
+  EXPECT_EQ(second(0.6f, 0.6f), 4);
+  EXPECT_EQ(second(-2, 0), 3);
+  EXPECT_THROW(second(2.5f, 0), Error);
+  EXPECT_THROW(second(0, -3), Error);
 }
 
 TEST_F(Library, CancelsFromASinkAndFromAnotherThread) {

@@ -24,6 +24,7 @@ struct Answered {
   std::vector<int32_t> tokens;
   std::vector<float> logprobs;
   std::vector<int32_t> top;
+  std::vector<float> rows;  // of the prompt, as they were shown: a logit and a hidden value of each
   StopReason reason = StopReason::kFailed;
   bool operator==(const Answered&) const = default;
 };
@@ -73,8 +74,12 @@ class World {
     request.context = kContext - 8;
     request.max_tokens = below(5) == 0 ? -1 : 1 + below(30);
     request.top_logprobs = static_cast<int>(below(4)) - 1;
-    if (below(3) == 0) request.is_end = [](int32_t token) { return token % 16 == 7; };
+    if (below(3) == 0) request.end_tokens = EndTokens();
+    if (below(3) == 0) request.min_tokens = std::max<int64_t>(0, std::min<int64_t>(request.max_tokens, below(10)));
+    if (below(3) == 0) request.sampling.frequency_penalty = 0.4f;
+    if (below(3) == 0) request.sampling.presence_penalty = -0.2f;
     stop_after_ = below(4) == 0 ? below(8) : -1;
+    shows_rows_ = below(5);
     return request;
   }
   // Lets the request write its answer down; `stop_after` tokens, where it is not negative.
@@ -89,6 +94,12 @@ class World {
       }
       return stop_after < 0 || std::ssize(answer.tokens) <= stop_after;
     };
+    const auto show = [&answer](int64_t row, std::span<const float> values) {
+      answer.rows.push_back(static_cast<float>(row));
+      answer.rows.push_back(values[5]);
+    };
+    if (shows_rows_ == 0 || shows_rows_ == 1) request.on_logits = show;
+    if (shows_rows_ == 1 || shows_rows_ == 2) request.on_hidden = show;
     request.on_end = [&answer](const DecodeResult& result) {
       answer.reason = result.reason;
       if (result.error) std::rethrow_exception(result.error);
@@ -165,7 +176,7 @@ class World {
   std::vector<std::unique_ptr<Graft>> owned_;
   std::vector<std::shared_ptr<const GraftSet>> grafts_;
   std::map<uint64_t, Answered> alone_;
-  mutable int64_t stop_after_ = -1;
+  mutable int64_t stop_after_ = -1, shows_rows_ = -1;
 };
 
 // Adds and cancels at random steps; `slots` is the pressure on the cache.
@@ -219,6 +230,7 @@ void Interleave(World& world, uint64_t seed, int64_t requests, int64_t slots, in
     EXPECT_EQ(answers[i].tokens, alone.tokens) << "request " << i << ", run " << seed;
     EXPECT_EQ(answers[i].logprobs, alone.logprobs) << "request " << i;
     EXPECT_EQ(answers[i].top, alone.top) << "request " << i;
+    EXPECT_EQ(answers[i].rows, alone.rows) << "request " << i;
     EXPECT_EQ(answers[i].reason, alone.reason) << "request " << i;
   }
   EXPECT_EQ(kv.stats().used, 0) << "pages that nobody gave back";

@@ -26,6 +26,13 @@ inline std::shared_ptr<DrafterSet> DraftersOf(std::unique_ptr<Drafter> one, bool
   return DraftersOf(std::move(members), planned);
 }
 
+// Every sixteenth token of a tiny vocabulary.
+inline std::vector<int32_t> EndTokens() {
+  std::vector<int32_t> tokens;
+  for (int32_t token = 7; token < 512; token += 16) tokens.push_back(token);
+  return tokens;
+}
+
 // The answer to a request alone; throws what it failed with.
 inline DecodeResult Answer(Transformer& model, KvCache& kv, DecodeRequest request,
                            const SchedulerOptions& options = {}) {

@@ -23,7 +23,7 @@ class Prompts : public testing::Test {
       request.grafts = GraftsOf({prefix_.get()});
       request.max_tokens = 30;
       request.context = 48;
-      request.is_end = [](int32_t token) { return token % 16 == 7; };
+      request.end_tokens = EndTokens();
     }
   }
 
@@ -63,7 +63,7 @@ TEST_F(Prompts, AreAnsweredTogetherAsEachAlone) {
       EXPECT_EQ(together[i].reason, alone.reason);
       EXPECT_EQ(together[i].end_token, alone.end_token);
       if (alone.reason != StopReason::kEnd) continue;
-      EXPECT_TRUE(requests_[i].is_end(alone.end_token));
+      EXPECT_TRUE(requests_[i].ends(alone.end_token));
       ++ended;
     }
     if (temperature > 0) EXPECT_GT(ended, 0u) << "no answer ends";

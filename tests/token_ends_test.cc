@@ -186,7 +186,7 @@ TEST(Sampler, DrawsOnlyTokensOfText) {
     SamplingOptions options;
     options.temperature = static_cast<float>(temperature);
     options.repeat_penalty = 1.1f;
-    Sampler sampler(options, 258);
+    Sampler sampler(options, {.vocabulary = 258});
     const std::vector<int32_t> history = {299, 3};  // an id that was given as such
     for (int64_t position = 0; position < 200; ++position) EXPECT_LT(sampler.Draw(logits, history, position), 258);
     EXPECT_TRUE(temperature > 0 || sampler.Draw(logits, history, 0) == 17);

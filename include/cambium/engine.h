@@ -33,6 +33,8 @@ struct SamplingOptions {
   float min_p = 0.05f;          // 0 = off
   float repeat_penalty = 1.0f;  // 1 = off
   int repeat_last_n = 64;
+  // Taken from the logit of a token that the answer holds: once, and for each time; 0 = off.
+  float presence_penalty = 0, frequency_penalty = 0;
   std::map<int32_t, float> logit_bias;
   uint64_t seed = 0;
 };
@@ -69,12 +71,15 @@ struct Request {
   std::vector<AdapterUse> adapters;  // act on this request alone
   SamplingOptions sampling;
   DraftOptions drafting;
-  int64_t max_tokens = -1;        // -1 = until an end token or the end of the context
+  int64_t max_tokens = -1;        // -1 = until an end token or the end of the context; 0 = read the prompt alone
+  int64_t min_tokens = 0;         // before so many, end tokens are not drawn and stop strings not looked for
   std::vector<std::string> stop;  // the text ends before the first of these
   bool ignore_end = false;        // go on past end tokens
-  int top_logprobs = -1;   // likeliest tokens to report beside the drawn one, 0 to 1024; -1 = no log-probabilities
-  bool trace = false;      // report what each pass verified (Event::Kind::kPass)
-  std::string cache_salt;  // what is remembered is shared among requests of one salt
+  int top_logprobs = -1;     // likeliest tokens to report beside the drawn one, 0 to 1024; -1 = no log-probabilities
+  int prompt_logprobs = -1;  // the same of the prompt's own tokens (Generation::prompt_logprobs)
+  bool embed = false;        // draw nothing; Generation::embedding
+  bool trace = false;        // report what each pass verified (Event::Kind::kPass)
+  std::string cache_salt;    // what is remembered is shared among requests of one salt
   std::shared_ptr<LogitsFilter> filter;
 };
 
@@ -96,6 +101,7 @@ std::string_view Name(FinishReason reason);  // "stop", "length", "cancelled", "
 struct Timings {
   double load_ms = 0;         // of the model
   double queue_ms = 0;        // until the first pass
+  int64_t preemptions = 0;    // times that it was sent away for want of cache, and computed again
   int64_t prompt_tokens = 0;  // that were computed
   int64_t cached_tokens = 0;  // of the prompt, that were remembered
   double prompt_ms = 0;
@@ -121,6 +127,10 @@ struct Generation {
   std::vector<int16_t> origins;        // per id: the drafter that proposed it, kPlain, or kCorrected against a draft
   std::vector<TokenLogprob> logprobs;  // per id, where asked for
   std::vector<std::vector<TokenLogprob>> top;  // per id: the likeliest tokens there, highest first
+  // Of the prompt's ids but the first, where asked for.
+  std::vector<TokenLogprob> prompt_logprobs;
+  std::vector<std::vector<TokenLogprob>> prompt_top;
+  std::vector<float> embedding;  // [hidden]: mean of the final norm's output over the prompt, of length 1
   DraftReport draft;
   FinishReason finish_reason = FinishReason::kLength;
   std::string stopped_by;  // the stop string or the end token's piece, with kStop
@@ -169,6 +179,7 @@ struct EngineStats {
   int64_t last_rows = 0;                                          // of the last pass
   double last_ms = 0;
   int64_t cache_pages = 0, cache_used = 0, cache_shared = 0, cache_remembered = 0, cache_evicted = 0;
+  int64_t prefix_queries = 0, prefix_hits = 0;  // tokens of prompts that were looked for, and found, in the cache
 };
 
 // Serves many requests on one model by passes that they share. An answer depends on its request alone: it is the same,

@@ -74,7 +74,7 @@ Dataset Distill(TrainSession& session, const TrainFlags& flags) {
       request.max_tokens = flags.distill_tokens;
       request.context = flags.sequence_length;
       request.vocabulary = session.tokenizer.text_size();
-      request.is_end = [&](int32_t token) { return session.tokenizer.IsEndOfGeneration(token); };
+      request.end_tokens = session.tokenizer.end_of_generation();
       request.on_end = [&, i](const DecodeResult& result) {
         if (result.error) std::rethrow_exception(result.error);
         answers[i] = result.tokens;

@@ -105,6 +105,9 @@ class Run {
     settings["min_p"] = fmt::format("{}", s.min_p);
     settings["repeat_penalty"] = fmt::format("{}", s.repeat_penalty);
     settings["repeat_last_n"] = s.repeat_last_n;
+    settings["presence_penalty"] = fmt::format("{}", s.presence_penalty);
+    settings["frequency_penalty"] = fmt::format("{}", s.frequency_penalty);
+    settings["min_tokens"] = defaults_.min_tokens;
     settings["logit_bias"] = flags_.logit_bias;
     settings["stop"] = defaults_.stop;
     settings["ignore_eos"] = defaults_.ignore_end;

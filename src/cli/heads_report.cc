@@ -43,7 +43,7 @@ DecodeRequest Greedy(TrainSession& session, std::vector<int32_t> prompt, std::sh
   request.max_tokens = kAnswer;
   request.context = kContext;
   request.vocabulary = session.tokenizer.text_size();
-  request.is_end = [&](int32_t token) { return session.tokenizer.IsEndOfGeneration(token); };
+  request.end_tokens = session.tokenizer.end_of_generation();
   return request;
 }
 

@@ -124,9 +124,17 @@ void AddGenerateOptions(CLI::App& verb, GenerateFlags& flags) {
       ->capture_default_str();
   verb.add_option("--repeat-last-n", sampling.repeat_last_n, "How many recent tokens the penalty looks at")
       ->capture_default_str();
+  verb.add_option("--presence-penalty", sampling.presence_penalty, "Taken from tokens that the answer holds (0: off)")
+      ->capture_default_str();
+  verb.add_option("--frequency-penalty", sampling.frequency_penalty,
+                  "The same for each time that it holds them (0: off)")
+      ->capture_default_str();
   verb.add_option("-l,--logit-bias", flags.logit_bias, "ID+BIAS or ID-BIAS: added to a token's logit; repeatable")
       ->allow_extra_args(false);
   verb.add_option("--stop", flags.request.stop, "End the text before this string; repeatable")->allow_extra_args(false);
+  verb.add_option("--min-tokens", flags.request.min_tokens,
+                  "Tokens before which no end token and no stop string ends it")
+      ->capture_default_str();
   verb.add_flag("--ignore-eos", flags.request.ignore_end, "Go on past end-of-generation tokens");
   verb.add_option("--draft", flags.request.drafting.drafters,
                   "Who drafts ahead: auto, none, ngram, recycle, corpus:index=FILE, model:path=MODEL, exit:layer=K; "
@@ -134,8 +142,9 @@ void AddGenerateOptions(CLI::App& verb, GenerateFlags& flags) {
       ->allow_extra_args(false);
   verb.add_option("--draft-rows", flags.request.drafting.max_rows, "Rows that a verifying pass may have at most")
       ->capture_default_str();
-  verb.add_option("--verify", flags.verify,
-                  "How drafts are judged: match, rejection (keeps the distribution, not the text), typical (keeps neither)")
+  verb.add_option(
+          "--verify", flags.verify,
+          "How drafts are judged: match, rejection (keeps the distribution, not the text), typical (keeps neither)")
       ->capture_default_str();
 }
 
@@ -237,10 +246,11 @@ void NoteDraft(const OutputFlags& flags, const DraftReport& draft, int64_t decod
   for (const int64_t accepted : draft.num_accepted_tokens_per_pos) {
     depths += fmt::format(" {:.0f}%", 100.0 * static_cast<double>(accepted) / static_cast<double>(draft.num_drafts));
   }
-  Note(flags, fmt::format("draft {:.2f} tokens a pass; {} of {} nodes verified were accepted, by depth{}; drafting {:.1f} "
-                          "ms, verifying {:.1f} ms; {:.2f} x the plain rate",
-                          tokens_per_pass, draft.num_accepted_tokens, draft.num_draft_tokens, depths, draft.draft_ms,
-                          draft.verify_ms, speed_up));
+  Note(flags,
+       fmt::format("draft {:.2f} tokens a pass; {} of {} nodes verified were accepted, by depth{}; drafting {:.1f} "
+                   "ms, verifying {:.1f} ms; {:.2f} x the plain rate",
+                   tokens_per_pass, draft.num_accepted_tokens, draft.num_draft_tokens, depths, draft.draft_ms,
+                   draft.verify_ms, speed_up));
 }
 
 nlohmann::ordered_json ToJson(const Generation& generation) {

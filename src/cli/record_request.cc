@@ -92,9 +92,6 @@ const std::map<std::string, Setter, std::less<>>& Setters() {
     r.max_tokens = Whole(f, v, 1, std::numeric_limits<int32_t>::max(), "a whole number from 1");
   };
   static const auto nothing = [](Request&, const std::string&, const Json&) {};
-  static const auto only_zero = [](Request&, const std::string& f, const Json& v) {
-    Number(f, v, 0, 0, "0, as it is not supported");
-  };
   static const std::map<std::string, Setter, std::less<>> kSetters = {
       {"max_tokens", tokens},
       {"max_completion_tokens", tokens},
@@ -149,8 +146,18 @@ const std::map<std::string, Setter, std::less<>>& Setters() {
        }},
       {"draft", [](Request& r, const std::string& f,
                    const Json& v) { r.drafting.drafters = Texts(f, v, "a drafter's name or a list of them"); }},
-      {"presence_penalty", only_zero},
-      {"frequency_penalty", only_zero},
+      {"presence_penalty",
+       [](Request& r, const std::string& f, const Json& v) {
+         r.sampling.presence_penalty = static_cast<float>(Number(f, v, -2, 2, "a number from -2 to 2"));
+       }},
+      {"frequency_penalty",
+       [](Request& r, const std::string& f, const Json& v) {
+         r.sampling.frequency_penalty = static_cast<float>(Number(f, v, -2, 2, "a number from -2 to 2"));
+       }},
+      {"min_tokens",
+       [](Request& r, const std::string& f, const Json& v) {
+         r.min_tokens = Whole(f, v, 0, std::numeric_limits<int64_t>::max(), "a whole number from 0");
+       }},
       {"n", [](Request&, const std::string& f, const Json& v) { Whole(f, v, 1, 1, "1, as it is not supported"); }},
       // Read elsewhere, or without effect.
       {"id", nothing},

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <exception>
 #include <functional>
@@ -64,6 +65,7 @@ struct DecodeResult {
   int64_t prompt_tokens = 0;  // that were computed, not known
   int64_t cached_tokens = 0;  // of the prompt, that were known
   int64_t decode_tokens = 0;  // drawn after the first
+  int64_t preemptions = 0;
   std::vector<double>
       pass_ms;  // of the last kMostPassTimes passes after the prompt's, waiting for others' rows included
   DraftCounters counters;
@@ -79,19 +81,25 @@ struct DecodeRequest {
   int64_t vocabulary = std::numeric_limits<int64_t>::max();  // tokens from here on are never drawn
   std::shared_ptr<LogitsFilter> filter;                      // null: none
   VerifyRule verify;
-  std::shared_ptr<DrafterSet> drafters;       // null: none
-  int64_t max_rows = 64;                      // of this request in a verifying pass
-  int64_t max_tokens = -1;                    // -1: until an end token or the end of the context
-  int64_t context = 0;                        // most tokens of prompt and answer
-  int top_logprobs = -1;                      // likeliest tokens to report; 0: the drawn one alone; -1: nothing
-  uint64_t salt = 0;                          // pages are shared among requests of one salt
-  std::function<bool(int32_t token)> is_end;  // empty: no token ends the text
+  std::shared_ptr<DrafterSet> drafters;  // null: none
+  int64_t max_rows = 64;                 // of this request in a verifying pass
+  int64_t max_tokens = -1;               // -1: until an end token or the end of the context
+  int64_t context = 0;                   // most tokens of prompt and answer
+  int top_logprobs = -1;                 // likeliest tokens to report; 0: the drawn one alone; -1: nothing
+  uint64_t salt = 0;                     // pages are shared among requests of one salt
+  std::vector<int32_t> end_tokens;       // that end the text
+  int64_t min_tokens = 0;                // drawn before one of them may be
 
   // Where answers go, on the thread that steps. What one throws fails this request alone.
-  std::function<bool(const Emitted&)> on_token;                               // false stops; not called for end tokens
-  std::function<void(int64_t row, std::span<const float> logits)> on_logits;  // of every token of the prompt, in order
+  std::function<bool(const Emitted&)> on_token;  // false stops; not called for end tokens
+  // Of every token of the prompt, in order, each once: its logits, and the final norm's output there.
+  std::function<void(int64_t row, std::span<const float> logits)> on_logits;
+  std::function<void(int64_t row, std::span<const float> hidden)> on_hidden;
   std::function<void(int32_t root, const Draft& draft, const Verdict& verdict)> on_verified;
   std::function<void(const DecodeResult&)> on_end;
+
+  bool shows_rows() const { return on_logits || on_hidden; }  // then every row of the prompt is computed
+  bool ends(int32_t token) const { return std::ranges::find(end_tokens, token) != end_tokens.end(); }
 };
 
 }  // namespace cambium

@@ -20,8 +20,7 @@ void Require(bool good, const char* name, double value, const char* range) {
 
 }  // namespace
 
-Sampler::Sampler(SamplingOptions options, int64_t tokens, LogitsFilter* filter)
-    : options_(std::move(options)), tokens_(tokens), filter_(filter) {
+Sampler::Sampler(SamplingOptions options, const DrawRules& rules) : options_(std::move(options)), rules_(rules) {
   const SamplingOptions& o = options_;
   Require(o.temperature >= 0 && std::isfinite(o.temperature), "temperature", o.temperature, "a number >= 0");
   Require(o.top_k >= 0, "top-k", o.top_k, ">= 0");
@@ -29,13 +28,40 @@ Sampler::Sampler(SamplingOptions options, int64_t tokens, LogitsFilter* filter)
   Require(o.min_p >= 0 && o.min_p <= 1, "min-p", o.min_p, "0 to 1");
   Require(o.repeat_penalty > 0 && std::isfinite(o.repeat_penalty), "repeat-penalty", o.repeat_penalty, "above 0");
   Require(o.repeat_last_n >= -1, "repeat-last-n", o.repeat_last_n, ">= -1");
+  Require(std::abs(o.presence_penalty) <= 2, "presence-penalty", o.presence_penalty, "-2 to 2");
+  Require(std::abs(o.frequency_penalty) <= 2, "frequency-penalty", o.frequency_penalty, "-2 to 2");
 }
 
-void Sampler::Penalize(std::span<const int32_t> history) {
-  for (const auto& [token, bias] : options_.logit_bias) {
-    if (token >= 0 && static_cast<size_t>(token) < adjusted_.size()) adjusted_[static_cast<size_t>(token)] += bias;
+bool Sampler::may_end(std::span<const int32_t> history) const {
+  return std::ssize(history) - rules_.prompt >= rules_.min_tokens;
+}
+
+bool Sampler::adjusts(std::span<const int32_t> history) const {
+  return rules_.filter != nullptr || !options_.logit_bias.empty() || options_.repeat_penalty != 1.0f ||
+         options_.presence_penalty != 0 || options_.frequency_penalty != 0 || !may_end(history);
+}
+
+void Sampler::Adjust(std::span<const int32_t> history) {
+  if (rules_.filter != nullptr) rules_.filter->Apply(history, adjusted_);
+  const auto at = [&](int32_t token) {
+    return token >= 0 && static_cast<size_t>(token) < adjusted_.size() ? &adjusted_[static_cast<size_t>(token)]
+                                                                       : nullptr;
+  };
+  if (!may_end(history)) {
+    for (const int32_t token : rules_.end_tokens) {
+      if (float* const logit = at(token)) *logit = -std::numeric_limits<float>::infinity();
+    }
   }
-  if (options_.repeat_penalty == 1.0f) return;
+  for (const auto& [token, bias] : options_.logit_bias) {
+    if (float* const logit = at(token)) *logit += bias;
+  }
+  if (options_.repeat_penalty != 1.0f) PenalizeRepeats(history);
+  if (options_.presence_penalty != 0 || options_.frequency_penalty != 0) {
+    PenalizeAnswer(history.subspan(std::min(history.size(), static_cast<size_t>(rules_.prompt))));
+  }
+}
+
+void Sampler::PenalizeRepeats(std::span<const int32_t> history) {
   if (options_.repeat_last_n >= 0 && history.size() > static_cast<size_t>(options_.repeat_last_n)) {
     history = history.last(static_cast<size_t>(options_.repeat_last_n));
   }
@@ -49,12 +75,24 @@ void Sampler::Penalize(std::span<const int32_t> history) {
   }
 }
 
+void Sampler::PenalizeAnswer(std::span<const int32_t> answer) {
+  std::vector<int32_t> seen(answer.begin(), answer.end());
+  std::sort(seen.begin(), seen.end());
+  for (auto begin = seen.begin(); begin != seen.end();) {
+    const auto end = std::upper_bound(begin, seen.end(), *begin);
+    if (static_cast<size_t>(*begin) < adjusted_.size()) {
+      adjusted_[static_cast<size_t>(*begin)] -=
+          options_.presence_penalty + static_cast<float>(end - begin) * options_.frequency_penalty;
+    }
+    begin = end;
+  }
+}
+
 std::span<const Sampler::Candidate> Sampler::Warp(std::span<const float> logits, std::span<const int32_t> history) {
-  logits = logits.first(static_cast<size_t>(std::min(tokens_, static_cast<int64_t>(logits.size()))));
-  if (filter_ != nullptr || !options_.logit_bias.empty() || options_.repeat_penalty != 1.0f) {
+  logits = logits.first(static_cast<size_t>(std::min(rules_.vocabulary, static_cast<int64_t>(logits.size()))));
+  if (adjusts(history)) {
     adjusted_.assign(logits.begin(), logits.end());
-    if (filter_ != nullptr) filter_->Apply(history, adjusted_);
-    Penalize(history);
+    Adjust(history);
     logits = adjusted_;
   }
   const int64_t best = ArgMax(logits);

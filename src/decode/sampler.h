@@ -9,14 +9,21 @@
 
 namespace cambium {
 
+// What a request says of its draws beside how they are sampled.
+struct DrawRules {
+  int64_t vocabulary =
+      std::numeric_limits<int64_t>::max();   // tokens from here on, rows without a text, are never drawn
+  LogitsFilter* filter = nullptr;            // sees the logits first; outlives the sampler
+  int64_t prompt = 0;                        // tokens of the history before the answer
+  int64_t min_tokens = 0;                    // of the answer, before which no end token is drawn
+  std::span<const int32_t> end_tokens = {};  // outlive the sampler
+};
+
 // Draws tokens. A draw is a pure function of (options, logits, history, position): the noise is counter-based, keyed by
 // seed and position, so it is the same on any thread count, in any batch, and inside or outside a draft (law 7).
 class Sampler {
  public:
-  // Tokens from `tokens` on, rows of the embedding that no text has a token for, are never drawn. `filter` (null: none)
-  // sees the logits first and outlives the sampler. kUsage for values out of range.
-  explicit Sampler(SamplingOptions options, int64_t tokens = std::numeric_limits<int64_t>::max(),
-                   LogitsFilter* filter = nullptr);
+  explicit Sampler(SamplingOptions options, const DrawRules& rules = {});  // kUsage for values out of range
 
   const SamplingOptions& options() const { return options_; }
   bool greedy() const { return options_.temperature == 0; }
@@ -26,7 +33,7 @@ class Sampler {
     int32_t token;
     float logit;
   };
-  // What is left of logits [vocab] after bias, repeat penalty, top-k, top-p, min-p and temperature, in llama.cpp's order;
+  // What is left of logits [vocab] after bias, penalties, top-k, top-p, min-p and temperature, in llama.cpp's order;
   // highest first, equal logits by token id. Greedy leaves one. Valid until the next call.
   std::span<const Candidate> Warp(std::span<const float> logits, std::span<const int32_t> history);
 
@@ -35,12 +42,15 @@ class Sampler {
   int32_t Draw(std::span<const float> logits, std::span<const int32_t> history, int64_t position);
 
  private:
-  void Penalize(std::span<const int32_t> history);
+  bool adjusts(std::span<const int32_t> history) const;
+  bool may_end(std::span<const int32_t> history) const;
+  void Adjust(std::span<const int32_t> history);
+  void PenalizeRepeats(std::span<const int32_t> history);
+  void PenalizeAnswer(std::span<const int32_t> answer);
 
   SamplingOptions options_;
-  int64_t tokens_;
-  LogitsFilter* filter_;
-  std::vector<float> adjusted_;        // logits after filter, bias and penalties, when there are any
+  DrawRules rules_;
+  std::vector<float> adjusted_;  // logits after filter, bias and penalties, when there are any
   std::vector<Candidate> candidates_;
 };
 

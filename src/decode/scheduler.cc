@@ -39,6 +39,10 @@ void Scheduler::Require(const DecodeRequest& request) const {
     const int64_t drawn = std::min(vocab, request.vocabulary);
     if (id < 0 || id >= drawn) Fail(ErrorCode::kUsage, "logit bias for id ", id, ", the vocabulary has ", drawn);
   }
+  if (request.min_tokens < 0) Fail(ErrorCode::kUsage, "min_tokens is ", request.min_tokens, ", expected 0 or more");
+  if (request.max_tokens >= 0 && request.min_tokens > request.max_tokens) {
+    Fail(ErrorCode::kUsage, "min_tokens is ", request.min_tokens, ", above max_tokens, ", request.max_tokens);
+  }
   if (request.max_tokens < -1) Fail(ErrorCode::kUsage, "max_tokens is ", request.max_tokens, ", expected -1 or more");
   const bool reads_only = request.max_tokens == 0;
   if (size + (reads_only ? 0 : 1) > request.context) {
@@ -134,7 +138,7 @@ bool Scheduler::Place(Sequence& s) {
   const bool keeps = s.request.drafters != nullptr && s.request.drafters->keeps_kv();
   // A draft module's slots stand `slots_before` lower, so that a page holds more of its text than the page's tokens
   // tell.
-  s.shares_pages = !s.request.on_logits && !(keeps && s.slots_before > 0);
+  s.shares_pages = !s.request.shows_rows() && !(keeps && s.slots_before > 0);
   // The last token is always computed: its logits are what is wanted.
   const std::vector<int32_t> slots = SlotTokens(s, std::ssize(s.tokens) - 1);
   const auto prefix = std::span(slots).first(static_cast<size_t>(s.slots_before));
@@ -145,7 +149,11 @@ bool Scheduler::Place(Sequence& s) {
   // A module's row looks at the token behind it, which may have been another's here.
   if (keeps && known > s.slots_before) kv_.Truncate(s.kv, --known);
   s.computed = s.published = known - s.slots_before;
-  if (s.drawn() == 0) s.result.cached_tokens = s.computed;
+  if (s.drawn() == 0) {
+    s.result.cached_tokens = s.computed;
+    stats_.prefix_queries += s.prompt;
+    stats_.prefix_hits += s.computed;
+  }
   if (s.request.drafters == nullptr) return true;
   s.text.reset(new DraftText{s.tokens, s.kv, s.slots_before, s.computed, s.grafts(), s.request.sampling,
                              s.request.verify.kind == VerifyRule::kRejection});
@@ -173,7 +181,7 @@ bool Scheduler::PlacePrefix(const Sequence& s) {
 
 // A prompt that begins as one that is being computed waits for it, and finds it known.
 bool Scheduler::WaitsForKnown(const Sequence& s) const {
-  if (s.request.on_logits) return false;
+  if (s.request.shows_rows()) return false;
   for (const auto& other : running_) {
     if (other == nullptr || other.get() == &s || other->kv < 0 || !other->shares_pages || other->todo() <= 1) continue;
     if (s.key != other->key) continue;
@@ -222,6 +230,7 @@ void Scheduler::End(std::unique_ptr<Sequence> ended, StopReason reason, std::exc
 
 void Scheduler::Preempt(Sequence& s) {
   ++stats_.preemptions;
+  ++s.result.preemptions;
   Leave(s);
   const auto slot = std::ranges::find(running_, &s, &std::unique_ptr<Sequence>::get);
   waiting_.push_front(std::move(*slot));
@@ -310,7 +319,7 @@ void Scheduler::PlanPrefill(std::vector<Part>& parts) {
         }
         continue;
       }
-      const int64_t rows = std::min({s->todo(), left, s->request.on_logits ? kScoreRows : left});
+      const int64_t rows = std::min({s->todo(), left, s->request.on_logits && s->shown < s->prompt ? kScoreRows : left});
       const int64_t slots = s->slots_before + s->computed + rows;
       // Prompts take what decoding leaves; only the oldest may send others away.
       const bool oldest = std::ranges::none_of(running_, [&](const auto& o) { return o != nullptr && o->id < s->id; });

@@ -54,6 +54,7 @@ class Scheduler {
     int64_t waiting = 0, running = 0;
     int64_t steps = 0, rows = 0, prompt_rows = 0;  // since the start
     int64_t preemptions = 0;
+    int64_t prefix_queries = 0, prefix_hits = 0;  // tokens of prompts that were looked for, and were known
     int64_t last_rows = 0;  // of the last pass
     double last_ms = 0;
   };
@@ -78,6 +79,7 @@ class Scheduler {
   void Settle(Part& part, const Pass& pass);
   void LogProbs(Part& part, Tensor logits);
   void Learn(int64_t decoding_rows, int64_t prompt_rows, double ms, int64_t drawn);
+  void Show(const Part& part, const Pass& pass);
   bool Tell(Part& part, const Pass& pass);
   void Finish(Sequence& s, StopReason reason, std::exception_ptr error = nullptr);
   void End(std::unique_ptr<Sequence> ended, StopReason reason, std::exception_ptr error);

@@ -16,10 +16,12 @@ struct Scheduler::Part {
   int64_t past = 0;
   bool draws = false;                              // the last token's row is among them, and another is wanted
   bool decoded = false;                            // it decoded before this pass: no rows of a prompt
-  bool shows_logits = false;                       // every row's
+  bool shows = false;                              // rows of the prompt, from `first_shown` on, to the request
+  int64_t first_shown = 0;
   std::vector<int32_t> tokens = {}, parents = {};  // of the pass's rows
   int64_t begin = 0;                               // the first of them in the pass
   int64_t first_logit = -1;                        // its first row among the pass's logits; -1: none
+  int64_t logit_row = 0;                           // which of its rows that is
   Verdict verdict = {};
   std::vector<float> logprobs = {};  // of the verdict's tokens, where asked for
   std::vector<std::vector<TokenLogprob>> top = {};

@@ -78,7 +78,8 @@ void Scheduler::Lay(Part& part, Pass& pass) {
   part.past = s.computed;
   part.draws = part.rows == s.todo() && s.LeftToDraw() > 0;
   part.decoded = s.decodes();
-  part.shows_logits = s.request.on_logits && s.computed < s.prompt;
+  part.first_shown = std::max<int64_t>(0, s.shown - s.computed);
+  part.shows = s.request.shows_rows() && s.shown < s.prompt && part.first_shown < part.rows;
   part.tokens.assign(s.tokens.begin() + s.computed, s.tokens.begin() + s.computed + part.rows);
   if (!part.draft.empty()) {
     part.parents.assign(1, -1);
@@ -88,10 +89,12 @@ void Scheduler::Lay(Part& part, Pass& pass) {
     }
   }
   pass.Append(s.kv, s.slots_before + s.computed, part.tokens, part.parents).grafts = s.grafts();
-  if (part.draws || part.shows_logits) {
+  const bool shows_logits = part.shows && s.request.on_logits;
+  if (part.draws || shows_logits) {
     part.first_logit = std::ssize(pass.logit_rows);
-    const int64_t first = part.shows_logits ? part.begin : part.begin + part.rows - 1;
-    for (int64_t row = first; row < pass.rows(); ++row) pass.logit_rows.push_back(static_cast<int32_t>(row));
+    part.logit_row = shows_logits ? part.first_shown : part.rows - 1;
+    for (int64_t row = part.begin + part.logit_row; row < pass.rows(); ++row)
+      pass.logit_rows.push_back(static_cast<int32_t>(row));
   }
   if (s.request.drafters != nullptr) {
     const int64_t layer = s.request.drafters->needs().after_layer;
@@ -107,10 +110,9 @@ void Scheduler::Settle(Part& part, const Pass& pass) {
   std::vector<int32_t> path;  // rows of the part that stay; empty: all of them
   Tensor logits;
   if (part.draws) {
-    const int64_t skipped = part.shows_logits ? part.rows - 1 : 0;
-    logits = pass.logits.Rows(part.first_logit + skipped, 1 + part.draft.size());
+    logits = pass.logits.Rows(part.first_logit + part.rows - 1 - part.logit_row, 1 + part.draft.size());
     part.verdict = Verify(s.request.verify, part.draft, logits, s.sampler, s.tokens, s.LeftToDraw(),
-                          [&](int32_t token) { return s.request.is_end && s.request.is_end(token); });
+                          [&](int32_t token) { return s.request.ends(token); });
     if (!part.draft.empty()) path.assign(1, 0);
     for (const int32_t node : part.verdict.path) path.push_back(node + 1);
     if (s.request.top_logprobs >= 0) LogProbs(part, logits);
@@ -153,17 +155,9 @@ void Scheduler::LogProbs(Part& part, Tensor logits) {
   const size_t most = static_cast<size_t>(part.sequence->request.top_logprobs);
   for (size_t i = 0; i < part.verdict.tokens.size(); ++i) {
     const Tensor row = logits.Rows(i == 0 ? 0 : part.verdict.path[i - 1] + 1, 1);
-    const std::vector<TopToken> likeliest =
-        TopTokens({row.f32(), static_cast<size_t>(row.columns())}, std::max<size_t>(most, 1));
-    // Of the likeliest token it is minus the logarithm of the sum over all; of any other the op's own formula follows.
-    float highest = 0;
-    TargetLogProbs(transformer_.pool(), row, {&likeliest.front().token, 1}, {&highest, 1});
-    const auto logprob = [&](int32_t token) { return row.f32()[token] - row.f32()[likeliest.front().token] + highest; };
-    part.logprobs.push_back(logprob(part.verdict.tokens[i]));
-    std::vector<TokenLogprob>& top = part.top.emplace_back();
-    for (size_t t = 0; t < std::min(most, likeliest.size()); ++t) {
-      top.push_back({likeliest[t].token, logprob(likeliest[t].token)});
-    }
+    RowLogprobs of = LogprobsOf(transformer_.pool(), row, part.verdict.tokens[i], most);
+    part.logprobs.push_back(of.of.logprob);
+    part.top.push_back(std::move(of.top));
   }
 }
 
@@ -181,15 +175,22 @@ void Scheduler::Learn(int64_t decoding_rows, int64_t prompt_rows, double ms, int
   prefill_ms_per_row_ = prefill_ms_per_row_ > 0 ? 0.75 * prefill_ms_per_row_ + 0.25 * row : row;
 }
 
+void Scheduler::Show(const Part& part, const Pass& pass) {
+  Sequence& s = *part.sequence;
+  const auto values = [](Tensor rows, int64_t row) {
+    return std::span<const float>(rows.row(row), static_cast<size_t>(rows.columns()));
+  };
+  for (int64_t i = part.first_shown; i < std::min(part.rows, s.prompt - part.past); ++i) {
+    const int64_t row = s.shown++;
+    if (s.request.on_logits) s.request.on_logits(row, values(pass.logits, part.first_logit + i - part.logit_row));
+    if (s.request.on_hidden) s.request.on_hidden(row, values(pass.hidden, part.begin + i));
+  }
+}
+
 // Calls the request back; false when the sequence has ended.
 bool Scheduler::Tell(Part& part, const Pass& pass) {
   Sequence& s = *part.sequence;
-  if (part.shows_logits) {
-    for (int64_t i = 0; i < part.rows; ++i) {
-      s.request.on_logits(part.past + i,
-                          {pass.logits.row(part.first_logit + i), static_cast<size_t>(pass.logits.columns())});
-    }
-  }
+  if (part.shows) Show(part, pass);
   if (!part.draws) {
     if (s.todo() > 0) return true;
     Finish(s, StopReason::kLength);

@@ -31,7 +31,8 @@ int64_t GraftSet::slots_before() const {
 Sequence::Sequence(int64_t id, DecodeRequest asked)
     : id(id),
       request(std::move(asked)),
-      sampler(request.sampling, request.vocabulary, request.filter.get()),
+      sampler(request.sampling, {request.vocabulary, request.filter.get(), std::ssize(request.prompt),
+                                 request.min_tokens, request.end_tokens}),
       tokens(request.prompt),
       prompt(std::ssize(tokens)),
       slots_before(request.grafts != nullptr ? request.grafts->slots_before() : 0),
@@ -49,7 +50,7 @@ std::span<Graft* const> Sequence::grafts() const {
 
 bool Sequence::Emit(const Emitted& token) {
   ++emitted;
-  if (request.is_end && request.is_end(token.token)) {
+  if (request.ends(token.token)) {
     result.reason = StopReason::kEnd;
     result.end_token = token.token;
     return false;

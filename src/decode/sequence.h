@@ -27,6 +27,7 @@ struct Sequence {
   KvCache::Id kv = -1;          // its place in the cache; -1: none
   uint64_t key;                 // what the prefix index knows its pages by
   int64_t published = 0;        // tokens that the index was told of
+  int64_t shown = 0;            // rows of the prompt that the request was shown: each once, however often computed
   bool shares_pages = true;
   bool cancelled = false;
   int64_t waited = 0;  // steps that its prompt was put off

@@ -147,8 +147,8 @@ double Engine::TimePass(int64_t depth, int64_t rows, const std::vector<AdapterUs
 EngineStats Engine::stats() const {
   const Scheduler::Stats& s = impl_->scheduler->stats();
   const KvCache::Stats kv = impl_->kv->stats();
-  return {s.waiting, s.running, s.steps, s.rows,    s.prompt_rows, s.preemptions, s.last_rows,
-          s.last_ms, kv.pages,  kv.used, kv.shared, kv.known,      kv.evicted};
+  return {s.waiting, s.running, s.steps,   s.rows,   s.prompt_rows, s.preemptions,    s.last_rows,  s.last_ms,
+          kv.pages,  kv.used,   kv.shared, kv.known, kv.evicted,    s.prefix_queries, s.prefix_hits};
 }
 
 }  // namespace cambium

@@ -1,6 +1,8 @@
 // From what the scheduler draws to what callers hear.
+#include <cmath>
 #include <utility>
 
+#include "decode/top.h"
 #include "engine/impl.h"
 
 namespace cambium {
@@ -20,6 +22,15 @@ FinishReason ReasonOf(const DecodeResult& result, bool stopped) {
       return FinishReason::kFailed;
   }
   return FinishReason::kFailed;
+}
+
+// The sum's direction, which is the mean's.
+std::vector<float> UnitVector(const std::vector<double>& sum) {
+  double squares = 0;
+  for (const double value : sum) squares += value * value;
+  std::vector<float> unit;
+  for (const double value : sum) unit.push_back(static_cast<float>(squares > 0 ? value / std::sqrt(squares) : 0));
+  return unit;
 }
 
 }  // namespace
@@ -60,7 +71,8 @@ void Engine::Impl::Connect(const std::shared_ptr<Active>& active, const Request&
     const int16_t origin = emitted.drafter >= 0 ? emitted.drafter
                            : emitted.corrected  ? Generation::kCorrected
                                                 : Generation::kPlain;
-    const std::string text = active->filter.Push(active->utf8.Push(m.tokenizer.Piece(emitted.token)));
+    std::string text = active->utf8.Push(m.tokenizer.Piece(emitted.token));
+    if (std::ssize(generation.ids) >= active->min_tokens) text = active->filter.Push(text);
     generation.ids.push_back(emitted.token);
     generation.origins.push_back(origin);
     generation.text += text;
@@ -76,6 +88,13 @@ void Engine::Impl::Connect(const std::shared_ptr<Active>& active, const Request&
     return !active->cancelled && !active->filter.done();
   };
   decode.on_end = [this, active](const DecodeResult& result) { TellEnd(*active, result); };
+  if (request.prompt_logprobs >= 0) ReportPrompt(active, request, decode);
+  if (request.embed) {
+    decode.on_hidden = [active](int64_t, std::span<const float> hidden) {
+      active->hidden_sum.resize(hidden.size());
+      for (size_t i = 0; i < hidden.size(); ++i) active->hidden_sum[i] += static_cast<double>(hidden[i]);
+    };
+  }
   if (!request.trace) return;
   decode.on_verified = [this, active](int32_t root, const Draft& draft, const Verdict& verdict) {
     DraftTrace trace{root, {}, verdict.tokens.back()};
@@ -89,6 +108,17 @@ void Engine::Impl::Connect(const std::shared_ptr<Active>& active, const Request&
   };
 }
 
+void Engine::Impl::ReportPrompt(const std::shared_ptr<Active>& active, const Request& request, DecodeRequest& decode) {
+  decode.on_logits = [this, active, ids = request.prompt, most = static_cast<size_t>(request.prompt_logprobs)](
+                         int64_t row, std::span<const float> logits) {
+    if (row + 1 >= std::ssize(ids)) return;
+    const Tensor all(const_cast<float*>(logits.data()), {1, std::ssize(logits)});
+    RowLogprobs of = LogprobsOf(m.pool, all, ids[static_cast<size_t>(row) + 1], most);
+    active->generation.prompt_logprobs.push_back(of.of);
+    active->generation.prompt_top.push_back(std::move(of.top));
+  };
+}
+
 void Engine::Impl::TellEnd(Active& a, const DecodeResult& result) {
   Generation& generation = a.generation;
   const bool stopped = a.filter.done();
@@ -99,8 +129,10 @@ void Engine::Impl::TellEnd(Active& a, const DecodeResult& result) {
   if (generation.finish_reason == FinishReason::kStop) {
     generation.stopped_by = stopped ? a.filter.stop() : std::string(m.tokenizer.Piece(result.end_token));
   }
-  generation.timings = {m.info.load_ms,   result.queue_ms,      result.prompt_tokens, result.cached_tokens,
-                        result.prompt_ms, result.decode_tokens, result.decode_ms,     result.pass_ms};
+  if (!a.hidden_sum.empty()) generation.embedding = UnitVector(a.hidden_sum);
+  generation.timings = {m.info.load_ms,       result.queue_ms,      result.preemptions,
+                        result.prompt_tokens, result.cached_tokens, result.prompt_ms,
+                        result.decode_tokens, result.decode_ms,     result.pass_ms};
   const DraftCounters& c = result.counters;
   generation.draft = {c.num_drafts,
                       c.num_draft_tokens,

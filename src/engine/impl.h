@@ -65,6 +65,8 @@ struct Engine::Impl {
     StopFilter filter;
     Utf8Stream utf8;
     Generation generation;
+    int64_t min_tokens;
+    std::vector<double> hidden_sum;  // over the prompt's rows, where an embedding is wanted
     std::shared_ptr<DrafterSet> drafters;
   };
   // Drafters of earlier requests stay, by their names and by the adapters that bring heads: a draft model is loaded
@@ -85,6 +87,7 @@ struct Engine::Impl {
   DecodeRequest ToDecode(const Request& request);
   void Connect(const std::shared_ptr<Active>& active, const Request& request, DecodeRequest& decode);
   void Tell(const Event& event);
+  void ReportPrompt(const std::shared_ptr<Active>& active, const Request& request, DecodeRequest& decode);
   void TellEnd(Active& active, const DecodeResult& result);
   bool Step(const Sink& sink);
 

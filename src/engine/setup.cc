@@ -49,7 +49,8 @@ uint64_t SaltOf(const std::string& salt) {
 
 }  // namespace
 
-Engine::Impl::Active::Active(RequestId number, const Request& request) : id(number), filter(request.stop) {}
+Engine::Impl::Active::Active(RequestId number, const Request& request)
+    : id(number), filter(request.stop), min_tokens(request.min_tokens) {}
 
 Engine::Impl::Impl(const Model& on, const EngineOptions& wanted)
     : model(on),
@@ -164,11 +165,13 @@ DecodeRequest Engine::Impl::ToDecode(const Request& request) {
   if (request.drafting.max_rows < 1 || request.drafting.max_rows > kMostRows) {
     Fail(ErrorCode::kUsage, "draft_rows is ", request.drafting.max_rows, ", expected 1 to ", kMostRows);
   }
-  if (request.top_logprobs < -1 || request.top_logprobs > 1024) {
-    Fail(ErrorCode::kUsage, "top_logprobs is ", request.top_logprobs, ", expected -1 to 1024");
+  for (const auto& [name, value] :
+       {std::pair("top_logprobs", request.top_logprobs), std::pair("prompt_logprobs", request.prompt_logprobs)}) {
+    if (value < -1 || value > 1024) Fail(ErrorCode::kUsage, name, " is ", value, ", expected -1 to 1024");
   }
   decode.max_rows = request.drafting.max_rows;
-  decode.max_tokens = request.max_tokens;
+  decode.max_tokens = request.embed ? 0 : request.max_tokens;
+  decode.min_tokens = request.min_tokens;
   decode.top_logprobs = request.top_logprobs;
   decode.salt = SaltOf(request.cache_salt);
   const int64_t prefix = decode.grafts != nullptr ? decode.grafts->slots_before() : 0;
@@ -179,9 +182,9 @@ DecodeRequest Engine::Impl::ToDecode(const Request& request) {
          " positions");
   }
   MakeRoom(prefix + decode.context);
-  if (request.max_tokens != 0) decode.drafters = DraftersFor(request.drafting.drafters, carriers);
+  if (decode.max_tokens != 0) decode.drafters = DraftersFor(request.drafting.drafters, carriers);
   if (!request.ignore_end) {
-    decode.is_end = [this](int32_t token) { return m.tokenizer.IsEndOfGeneration(token); };
+    decode.end_tokens = m.tokenizer.end_of_generation();
   }
   return decode;
 }
