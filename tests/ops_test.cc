@@ -124,7 +124,8 @@ TEST(Ops, LowRankMatchesItsDefinitionRowByRow) {
       SCOPED_TRACE(std::to_string(s.rows) + " rows of " + std::to_string(s.in));
       ThreadPool one(1), two(2);
       Workspace workspace;
-      Floats x = RandomFloats(s.rows * s.in, 1), a = RandomFloats(s.rank * s.in, 2), b = RandomFloats(s.rank * s.out, 3);
+      Floats x = RandomFloats(s.rows * s.in, 1), a = RandomFloats(s.rank * s.in, 2),
+             b = RandomFloats(s.rank * s.out, 3);
       const Floats start = RandomFloats(s.rows * s.out, 4);
       const auto run = [&](ThreadPool& pool, int64_t rows) {
         Floats y(start.begin(), start.begin() + rows * s.out);
@@ -147,6 +148,20 @@ TEST(Ops, LowRankMatchesItsDefinitionRowByRow) {
       EXPECT_EQ(run(one, s.rows), y);
       for (int64_t rows = 1; rows < s.rows; ++rows) {
         EXPECT_EQ(run(two, rows), Floats(y.begin(), y.begin() + rows * s.out)) << rows << " of the rows";
+      }
+      std::vector<uint16_t> memory(static_cast<size_t>(PackedLowRank::Size(s.in, s.rank, s.out)));
+      const PackedLowRank term(Tensor(a.data(), {s.rank, s.in}), Tensor(b.data(), {s.rank, s.out}), 0.7f,
+                               memory.data());
+      const auto packed = [&](ThreadPool& pool, int64_t rows) {
+        Floats sum(start.begin(), start.begin() + rows * s.out);
+        LowRank(pool, workspace, Tensor(x.data(), {rows, s.in}), term, Tensor(sum.data(), {rows, s.out}));
+        return sum;
+      };
+      want[0] -= 0.1;
+      const Floats sum = packed(two, s.rows);
+      EXPECT_LT(RelativeError(sum, want), 5e-4) << "what f16 rounds away";
+      for (int64_t rows = 1; rows <= s.rows; ++rows) {
+        EXPECT_EQ(packed(one, rows), Floats(sum.begin(), sum.begin() + rows * s.out)) << rows << " of the rows";
       }
     }
   });

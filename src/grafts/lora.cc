@@ -67,7 +67,7 @@ std::unique_ptr<LoraGraft::Term> LoraGraft::MakeTerm(const Transformer& model, S
 
 LoraGraft::LoraGraft(Transformer& model, const GraftOptions& options, std::vector<std::unique_ptr<Term>> terms)
     : model_(model), options_(options), terms_(std::move(terms)) {
-  Index();
+  IndexTerms();
 }
 
 LoraGraft::LoraGraft(const GraftOptions& options, Transformer& model) : model_(model), options_(options) {
@@ -77,8 +77,7 @@ LoraGraft::LoraGraft(const GraftOptions& options, Transformer& model) : model_(m
   const std::vector<SiteKind> kinds = TargetKinds(options.targets, model.weights().blocks.front());
   for (const auto* pattern : {&options.rank_pattern, &options.alpha_pattern}) {
     for (const auto& [name, value] : *pattern) {
-      const bool used =
-          std::any_of(kinds.begin(), kinds.end(), [&](SiteKind kind) { return name == SiteName(kind); });
+      const bool used = std::any_of(kinds.begin(), kinds.end(), [&](SiteKind kind) { return name == SiteName(kind); });
       if (!used) Fail(ErrorCode::kUsage, "pattern \"", name, "\" names no linear that is adapted");
     }
   }
@@ -94,7 +93,8 @@ LoraGraft::LoraGraft(const GraftOptions& options, Transformer& model) : model_(m
       if (!(rank >= 1 && rank <= static_cast<double>(model.config().hidden)) || rank != std::floor(rank)) {
         Fail(ErrorCode::kUsage, "rank is ", rank, ", expected 1 to ", model.config().hidden);
       }
-      auto term = MakeTerm(model, {layer, kind}, static_cast<int64_t>(rank), static_cast<float>(ScaleOf(options, rank, alpha)));
+      auto term =
+          MakeTerm(model, {layer, kind}, static_cast<int64_t>(rank), static_cast<float>(ScaleOf(options, rank, alpha)));
       const double bound = 1 / std::sqrt(static_cast<double>(term->in));
       const uint64_t stream = 0x6c6f7261 + static_cast<uint64_t>(layer * kSiteKinds) + static_cast<uint64_t>(kind);
       for (int64_t i = 0; i < term->a.value.size(); ++i) {
@@ -103,7 +103,7 @@ LoraGraft::LoraGraft(const GraftOptions& options, Transformer& model) : model_(m
       terms_.push_back(std::move(term));
     }
   }
-  Index();
+  IndexTerms();
   if (options.pissa) StartFromSingularVectors();
   if (options.dora) {
     for (const auto& term : terms_) AddMagnitude(model, *term);
@@ -114,10 +114,10 @@ std::unique_ptr<Graft> LoraGraft::Make(const GraftOptions& options, Transformer&
   return std::make_unique<LoraGraft>(options, model);
 }
 
-void LoraGraft::Index() {
+void LoraGraft::IndexTerms() {
   by_site_.assign(static_cast<size_t>(model_.config().layers * kSiteKinds), nullptr);
   for (const auto& term : terms_) {
-    by_site_[static_cast<size_t>(term->site.layer * kSiteKinds) + static_cast<size_t>(term->site.kind)] = term.get();
+    by_site_[Index(term->site)] = term.get();
   }
 }
 
@@ -138,6 +138,24 @@ void LoraGraft::AddMagnitude(Transformer& model, Term& term) {
       term.magnitude.value.f32()[o] = static_cast<float>(std::sqrt(sum));
     }
   });
+}
+
+void LoraGraft::Pack(ThreadPool& pool) {
+  const auto plain = [](const Term& term) { return !term.magnitude.value && !term.a_start.view; };
+  int64_t size = 0;
+  for (const auto& term : terms_) {
+    if (plain(*term)) size += PackedLowRank::Size(term->in, term->rank, term->out);
+  }
+  packed_.assign(by_site_.size(), {});
+  if (size == 0) return;
+  packed_memory_ = OwnedTensor(DType::kF16, {size});
+  uint16_t* to = static_cast<uint16_t*>(packed_memory_.view.data);
+  for (const auto& term : terms_) {
+    if (!plain(*term)) continue;
+    Refresh(pool, *term);
+    packed_[Index(term->site)] = PackedLowRank(term->a.value, term->b_rows.view, term->scale, to);
+    to += PackedLowRank::Size(term->in, term->rank, term->out);
+  }
 }
 
 void LoraGraft::Refresh(ThreadPool& pool, Term& term) {
@@ -218,6 +236,11 @@ Tensor LoraGraft::BaseProduct(const GraftContext& context, const Term& term, Ten
 }
 
 void LoraGraft::AtLinear(const GraftContext& context, Site site, Tensor x, Tensor y) {
+  if (context.compute == Compute::kInt8) {
+    if (packed_.empty()) Pack(context.pool);
+    const PackedLowRank& packed = packed_[Index(site)];
+    if (packed.values != nullptr) return LowRank(context.pool, context.workspace, x, packed, y);
+  }
   Term& term = *Find(site);
   Refresh(context.pool, term);
   const Workspace::Mark mark = context.workspace.GetMark();
@@ -258,7 +281,8 @@ void LoraGraft::AtLinearBackward(const GraftContext& context, Site site, Tensor 
     Scale(context.pool, 0, through);
   }
   if (term.magnitude.value) {
-    // dmagnitude = sum over rows of dy (W x + scale B A x) / |...|; the base's own share of dx is corrected by gain - 1.
+    // dmagnitude = sum over rows of dy (W x + scale B A x) / |...|; the base's own share of dx is corrected by gain
+    // - 1.
     Tensor result = BaseProduct(context, term, dropped);
     AddTerm(context, term, dropped, result);
     const float* const gain = term.gain.view.f32();
@@ -305,6 +329,7 @@ void LoraGraft::VisitParams(const std::function<void(Parameter&)>& visit) {
 
 void LoraGraft::AfterUpdate() {
   for (const auto& term : terms_) term->stale = true;
+  packed_.clear();
 }
 
 int64_t LoraGraft::LowestLayer() const { return terms_.empty() ? model_.config().layers : terms_.front()->site.layer; }

@@ -80,14 +80,16 @@ class LoraGraft : public Graft {
   static std::unique_ptr<Term> MakeTerm(const Transformer& model, Site site, int64_t rank, float scale);
   static void AddMagnitude(Transformer& model, Term& term);  // DoRA: the lengths of W's rows
   void StartFromSingularVectors();  // PiSSA
-  Term* Find(Site site) const {
-    return by_site_[static_cast<size_t>(site.layer * kSiteKinds) + static_cast<size_t>(site.kind)];
+  static size_t Index(Site site) {
+    return static_cast<size_t>(site.layer * kSiteKinds) + static_cast<size_t>(site.kind);
   }
+  Term* Find(Site site) const { return by_site_[Index(site)]; }
   static const Linear& Base(const Transformer& model, Site site) {
     return model.weights().blocks[static_cast<size_t>(site.layer)][site.kind];
   }
-  void Index();
+  void IndexTerms();
   void Refresh(ThreadPool& pool, Term& term);
+  void Pack(ThreadPool& pool);
   // x with dropout's zeros, or x itself when there is none.
   bool Drops(const GraftContext& context) const { return context.noise != 0 && options_.dropout != 0; }
   Tensor Dropped(const GraftContext& context, const Term& term, Tensor x) const;
@@ -101,6 +103,10 @@ class LoraGraft : public Graft {
   GraftOptions options_;
   std::vector<std::unique_ptr<Term>> terms_;  // by layer, then kind
   std::vector<Term*> by_site_;
+  // All terms one behind the other, as a pass reads them, for rows whose activations are in 8 bits: eight adapters in
+  // fp32 weigh as much as a small base in 4 bits. Empty: not made yet.
+  OwnedTensor packed_memory_;
+  std::vector<PackedLowRank> packed_;  // by site; what is not plain LoRA (DoRA, PiSSA) has none
 };
 
 }  // namespace cambium

@@ -56,7 +56,8 @@ void ForRanges(BlockRun& run, const Acts& acts, const F& f) {
   run.pool.Run(static_cast<int64_t>(run.graft_ranges.size()), [&](int64_t task, int thread) {
     Workspace& workspace = threads.workspaces[static_cast<size_t>(thread)];
     try {
-      each({threads.one, workspace, run.pass.compute, nullptr, run.pass.noise}, run.graft_ranges[static_cast<size_t>(task)]);
+      each({threads.one, workspace, run.pass.compute, nullptr, run.pass.noise},
+           run.graft_ranges[static_cast<size_t>(task)]);
     } catch (...) {
       threads.errors[static_cast<size_t>(task)] = std::current_exception();
     }
@@ -66,11 +67,30 @@ void ForRanges(BlockRun& run, const Acts& acts, const F& f) {
   }
 }
 
-void AtLinear(BlockRun& run, Site site, Tensor x, Tensor y) {
+struct SiteResult {
+  SiteKind kind;
+  Tensor y;
+};
+
+// Lets grafts act on the linears of one layer that read x: site by site where backward follows in mirrored order, and
+// all of a range's sites at once where ranges run side by side.
+void AtLinears(BlockRun& run, int layer, Tensor x, std::span<const SiteResult> results) {
+  if (run.tape != nullptr && results.size() > 1) {
+    for (size_t i = 0; i < results.size(); ++i) AtLinears(run, layer, x, results.subspan(i, 1));
+    return;
+  }
+  const auto acts = [&](const Graft* graft, const SiteResult& at) { return graft->ActsAt({layer, at.kind}); };
   ForRanges(
-      run, [&](const Graft* graft) { return graft->ActsAt(site); },
+      run,
+      [&](const Graft* graft) {
+        return std::ranges::any_of(results, [&](const SiteResult& at) { return acts(graft, at); });
+      },
       [&](const GraftContext& context, const BlockRun::GraftRange& range, Graft* graft) {
-        graft->AtLinear(context, site, x.Rows(range.begin, range.count), y.Rows(range.begin, range.count));
+        for (const SiteResult& at : results) {
+          if (!acts(graft, at)) continue;
+          graft->AtLinear(context, {layer, at.kind}, x.Rows(range.begin, range.count),
+                          at.y.Rows(range.begin, range.count));
+        }
       });
 }
 
@@ -132,9 +152,8 @@ void AttentionBranch(BlockRun& run, const BlockWeights& w, int layer, Tensor nor
   Tensor v = ws.New({rows, c.kv_heads * c.head_dim});
   const Product products[] = {w[SiteKind::kQ].To(q), w[SiteKind::kK].To(k), w[SiteKind::kV].To(v)};
   MatMul(run.pool, ws, run.pass.compute, normed, products);
-  AtLinear(run, {layer, SiteKind::kQ}, normed, q);
-  AtLinear(run, {layer, SiteKind::kK}, normed, k);
-  AtLinear(run, {layer, SiteKind::kV}, normed, v);
+  const SiteResult projected[] = {{SiteKind::kQ, q}, {SiteKind::kK, k}, {SiteKind::kV, v}};
+  AtLinears(run, layer, normed, projected);
 
   const Tensor q_heads = Heads(q, c.heads, c.head_dim), k_heads = Heads(k, c.kv_heads, c.head_dim);
   if (c.qk_norm) {
@@ -167,11 +186,13 @@ void AttentionBranch(BlockRun& run, const BlockWeights& w, int layer, Tensor nor
 
   const Product project[] = {w[SiteKind::kO].To(h)};
   MatMul(run.pool, ws, run.pass.compute, out, project);
-  AtLinear(run, {layer, SiteKind::kO}, out, h);
+  const SiteResult mixed[] = {{SiteKind::kO, h}};
+  AtLinears(run, layer, out, mixed);
 }
 
 // dnormed = gradient of the normed input, given dh.
-void AttentionBranchBackward(BlockRun& run, const BlockWeights& w, int layer, Tensor normed, Tensor dh, Tensor dnormed) {
+void AttentionBranchBackward(BlockRun& run, const BlockWeights& w, int layer, Tensor normed, Tensor dh,
+                             Tensor dnormed) {
   const ModelConfig& c = run.config;
   Workspace& ws = run.workspace;
   const Compute compute = run.pass.compute;
@@ -241,8 +262,8 @@ void FfnBranch(BlockRun& run, const BlockWeights& w, int layer, Tensor normed, T
     Tensor gate = ws.New({normed.rows(), c.ffn});
     const Product products[] = {w[SiteKind::kGate].To(gate), w[SiteKind::kUp].To(up)};
     MatMul(run.pool, ws, run.pass.compute, normed, products);
-    AtLinear(run, {layer, SiteKind::kGate}, normed, gate);
-    AtLinear(run, {layer, SiteKind::kUp}, normed, up);
+    const SiteResult opened[] = {{SiteKind::kGate, gate}, {SiteKind::kUp, up}};
+    AtLinears(run, layer, normed, opened);
     if (run.tape != nullptr) {
       run.tape->Push(run.pool, gate);
       run.tape->Push(run.pool, up);
@@ -251,13 +272,15 @@ void FfnBranch(BlockRun& run, const BlockWeights& w, int layer, Tensor normed, T
   } else {
     const Product products[] = {w[SiteKind::kUp].To(up)};
     MatMul(run.pool, ws, run.pass.compute, normed, products);
-    AtLinear(run, {layer, SiteKind::kUp}, normed, up);
+    const SiteResult opened[] = {{SiteKind::kUp, up}};
+    AtLinears(run, layer, normed, opened);
     if (run.tape != nullptr) run.tape->Push(run.pool, up);
     Activate(run.pool, c.activation, up, activated);
   }
   const Product project[] = {w[SiteKind::kDown].To(h)};
   MatMul(run.pool, ws, run.pass.compute, activated, project);
-  AtLinear(run, {layer, SiteKind::kDown}, activated, h);
+  const SiteResult closed[] = {{SiteKind::kDown, h}};
+  AtLinears(run, layer, activated, closed);
 }
 
 void FfnBranchBackward(BlockRun& run, const BlockWeights& w, int layer, Tensor normed, Tensor dh, Tensor dnormed) {
@@ -304,12 +327,12 @@ struct SubLayer {
 };
 
 SubLayer AttentionSubLayer(const BlockWeights& w) {
-  return {Graft::Branch::kAttention, w.attention_norm,         NormKind::kAttention, w.attention_post_norm,
-          NormKind::kAttentionPost,  AttentionBranch, AttentionBranchBackward};
+  return {Graft::Branch::kAttention, w.attention_norm, NormKind::kAttention,   w.attention_post_norm,
+          NormKind::kAttentionPost,  AttentionBranch,  AttentionBranchBackward};
 }
 SubLayer FfnSubLayer(const BlockWeights& w) {
-  return {Graft::Branch::kFfn, w.ffn_norm, NormKind::kFfn, w.ffn_post_norm, NormKind::kFfnPost, FfnBranch,
-          FfnBranchBackward};
+  return {Graft::Branch::kFfn, w.ffn_norm, NormKind::kFfn,   w.ffn_post_norm,
+          NormKind::kFfnPost,  FfnBranch,  FfnBranchBackward};
 }
 
 void RunSubLayer(BlockRun& run, const BlockWeights& w, int layer, const SubLayer& sub) {

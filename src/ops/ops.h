@@ -66,6 +66,18 @@ void LowRank(ThreadPool& pool, Workspace& workspace, Tensor x, Tensor a, Tensor 
 void LowRankDown(ThreadPool& pool, Tensor x, Tensor a, float scale, Tensor low);
 void LowRankUp(ThreadPool& pool, Tensor low, Tensor b, Tensor y);
 
+// ---- packed_low_rank.cc -----------------------------------------------------------------------------------------
+// The same term for serving: factors in f16, in the order in which they are read, in memory of the caller's.
+struct PackedLowRank {
+  static int64_t Size(int64_t in, int64_t rank, int64_t out);  // values
+  PackedLowRank() = default;
+  PackedLowRank(Tensor a, Tensor b, float scale, uint16_t* to);  // a [rank, in], b [rank, out] in f32
+  const uint16_t* values = nullptr;
+  int64_t in = 0, rank = 0, out = 0;
+  float scale = 1;
+};
+void LowRank(ThreadPool& pool, Workspace& workspace, Tensor x, const PackedLowRank& term, Tensor y);
+
 // ---- loss.cc ----------------------------------------------------------------------------------------------------
 // In place: logits [rows, vocab] become dlogits = (softmax(logits) - onehot(target)) * row_weight[row]; rows whose target
 // is negative get zeros. loss[row] = -log softmax(logits)[target] (0 for skipped rows).
