@@ -16,11 +16,11 @@ using Clock = std::chrono::steady_clock;
 
 // A plan must promise this much more than plain decoding before it is taken: beliefs and clocks are noisy.
 constexpr double kMargin = 1.03;
-constexpr double kPriorWeight = 4;       // observations that a drafter's own belief is worth
-constexpr int64_t kFirstCalls = 4;       // a neural drafter's first calls are for learning, the next as many for judging
-constexpr int64_t kFirstNodes = 8;       // of the first calls, whatever the drafter believes
-constexpr double kTrialShare = 0.01;     // of the time, for tries of one that does not pay
-constexpr double kMostBalance = 4;       // passes that one may lose when it stops paying
+constexpr double kPriorWeight = 4;    // observations that a drafter's own belief is worth
+constexpr int64_t kFirstCalls = 4;    // a neural drafter's first calls are for learning, the next as many for judging
+constexpr int64_t kFirstNodes = 8;    // of the first calls, whatever the drafter believes
+constexpr double kTrialShare = 0.01;  // of the time, for tries of one that does not pay
+constexpr double kMostBalance = 4;    // passes that one may lose when it stops paying
 
 double MillisSince(Clock::time_point start) {
   return std::chrono::duration<double, std::milli>(Clock::now() - start).count();
@@ -29,43 +29,77 @@ double MillisSince(Clock::time_point start) {
 }  // namespace
 
 VerifyCurve::VerifyCurve() {
-  // Ratios of a 4-bit model on two AVX-512 cores; every measurement replaces its point.
-  for (const auto& [rows, prior] : {std::pair<int64_t, double>{1, 1.0}, {2, 1.06}, {3, 1.13}, {4, 1.2}, {6, 1.4},
-                                    {8, 1.65}, {12, 2.2}, {16, 2.8}, {24, 4.0}, {32, 5.2}, {48, 7.6}, {64, 10.0}}) {
-    points_.push_back({rows, prior, SlidingMean(16)});
-  }
+  for (const int64_t rows : {1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64}) sizes_.push_back({rows});
+  Fit();
 }
 
 void VerifyCurve::Measure(int64_t rows, double ms) {
-  // The nearest point from above takes the time, so that a size in between is never thought cheaper than it is.
-  for (Point& point : points_) {
-    if (rows <= point.rows) {
-      // A stray scheduling hiccup must not poison the curve.
-      point.ms.Push(point.ms.full() ? std::min(ms, 3 * point.ms.mean()) : ms);
-      return;
-    }
+  // The nearest size from above takes the time, so that one in between is never thought cheaper than it is.
+  const auto size = std::ranges::lower_bound(sizes_, rows, {}, &Size::rows);
+  if (size == sizes_.end()) return;
+  // A stray scheduling hiccup must not poison the curve.
+  size->ms.Push(size->ms.full() ? std::min(ms, 3 * size->ms.mean()) : ms);
+  ++size->seen;
+  Fit();
+}
+
+void VerifyCurve::MeasureRow(double ms) {
+  row_ = row_ > 0 ? 0.75 * row_ + 0.25 * ms : ms;
+  Fit();
+}
+
+// Least squares of (weights^2 + n^2 row^2) / T(n)^2 against 1 over the sizes that were seen, and of row^2 against what
+// a prompt told, or a share of T(1) that is high for most CPUs: what is not known yet is not thought cheap.
+void VerifyCurve::Fit() {
+  constexpr double kRowShare = 0.4;
+  double uu = 0, uv = 0, vv = 0, u1 = 0, v1 = 0, least = 0;
+  for (const Size& size : sizes_) {
+    if (size.seen == 0) continue;
+    const double weight = static_cast<double>(std::min<int64_t>(size.seen, 16));
+    const double n = static_cast<double>(size.rows), squared = size.ms.mean() * size.ms.mean();
+    const double u = 1 / squared, v = n * n / squared;
+    uu += weight * u * u;
+    uv += weight * u * v;
+    vv += weight * v * v;
+    u1 += weight * u;
+    v1 += weight * v;
+    if (least == 0) least = size.ms.mean() / std::sqrt(1 - kRowShare * kRowShare + kRowShare * kRowShare * n * n);
+  }
+  const double row = row_ > 0 ? row_ : kRowShare * (least > 0 ? least : 1);
+  const double prior = 1 / (row * row);
+  vv += prior * prior;
+  v1 += prior;
+  if (least == 0) {  // nothing was verified yet
+    row_squared_ = row * row;
+    weights_squared_ = row_squared_ * (1 / (kRowShare * kRowShare) - 1);
+    return;
+  }
+  const double determinant = uu * vv - uv * uv;
+  weights_squared_ = determinant > 0 ? (u1 * vv - v1 * uv) / determinant : 0;
+  row_squared_ = determinant > 0 ? (v1 * uu - u1 * uv) / determinant : v1 / vv;
+  if (weights_squared_ < 0) {
+    weights_squared_ = 0;
+    row_squared_ = v1 / vv;
+  }
+  if (row_squared_ < 0) {
+    row_squared_ = 0;
+    weights_squared_ = u1 / uu;
   }
 }
 
-double VerifyCurve::Scale() const {
-  for (const Point& point : points_) {
-    if (point.ms.mean() > 0) return point.ms.mean() / point.prior;
-  }
-  return 1.0;
-}
+double VerifyCurve::Fitted(double rows) const { return std::sqrt(weights_squared_ + rows * rows * row_squared_); }
 
 double VerifyCurve::Ms(int64_t rows) const {
-  const double scale = Scale();
-  double below_rows = 0, below = 0, floor = 0;
-  for (const Point& point : points_) {
-    const double ms = std::max(floor, point.ms.mean() > 0 ? point.ms.mean() : point.prior * scale);
-    if (rows <= point.rows) {
-      if (below_rows == 0 || rows == point.rows) return ms;
-      const double share = (static_cast<double>(rows) - below_rows) / (static_cast<double>(point.rows) - below_rows);
-      return below + share * (ms - below);
+  double below_rows = 0, below = 0;
+  for (const Size& size : sizes_) {
+    const double n = static_cast<double>(size.rows), seen = static_cast<double>(size.seen);
+    const double ms = std::max(below, (seen * size.ms.mean() + Fitted(n)) / (seen + 1));
+    if (rows <= size.rows) {
+      if (below_rows == 0 || rows == size.rows) return ms;
+      return below + (static_cast<double>(rows) - below_rows) / (n - below_rows) * (ms - below);
     }
-    below_rows = static_cast<double>(point.rows);
-    below = floor = ms;
+    below_rows = n;
+    below = ms;
   }
   return below * static_cast<double>(rows) / below_rows;
 }
@@ -80,8 +114,8 @@ DrafterSet::DrafterSet(std::vector<std::unique_ptr<Drafter>> members, bool plann
     needs_.hidden = needs_.hidden || needs.hidden;
     if (needs.after_layer < 0) continue;
     if (needs_.after_layer >= 0 && needs_.after_layer != needs.after_layer) {
-      Fail(ErrorCode::kUsage, "two drafters want the hidden states after different layers, ", needs_.after_layer, " and ",
-           needs.after_layer);
+      Fail(ErrorCode::kUsage, "two drafters want the hidden states after different layers, ", needs_.after_layer,
+           " and ", needs.after_layer);
     }
     needs_.after_layer = needs.after_layer;
   }
@@ -249,7 +283,8 @@ Planner::Choice Planner::Choose(std::span<Task> tasks, int64_t budget) const {
                      [](const Candidate& a, const Candidate& b) { return a.chance > b.chance; });
     order.resize(std::min(order.size(), first + static_cast<size_t>(tasks[t].budget)));
   }
-  std::stable_sort(order.begin(), order.end(), [](const Candidate& a, const Candidate& b) { return a.chance > b.chance; });
+  std::stable_sort(order.begin(), order.end(),
+                   [](const Candidate& a, const Candidate& b) { return a.chance > b.chance; });
   order.resize(std::min(order.size(), static_cast<size_t>(std::max<int64_t>(0, budget))));
 
   Choice choice;

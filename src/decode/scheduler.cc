@@ -18,10 +18,18 @@ constexpr int64_t kAgeRows = 16;       // rows of a prompt that a step of waitin
 
 double Millis(Clock::duration d) { return std::chrono::duration<double, std::milli>(d).count(); }
 
+double HeadShare(const ModelWeights& weights) {
+  double blocks = 0;
+  for (const BlockWeights& block : weights.blocks) {
+    for (const Linear& linear : block.linears) blocks += static_cast<double>(linear.in() * linear.out());
+  }
+  return 1 + static_cast<double>(weights.head().in() * weights.head().out()) / blocks;
+}
+
 }  // namespace
 
 Scheduler::Scheduler(Transformer& transformer, KvCache& kv, const SchedulerOptions& options)
-    : transformer_(transformer), kv_(kv), options_(options) {
+    : transformer_(transformer), kv_(kv), options_(options), head_share_(HeadShare(transformer.weights())) {
   Check(options.parallel > 0 && options.prefill_rows > 0, "a scheduler runs sequences");
 }
 
@@ -319,7 +327,8 @@ void Scheduler::PlanPrefill(std::vector<Part>& parts) {
         }
         continue;
       }
-      const int64_t rows = std::min({s->todo(), left, s->request.on_logits && s->shown < s->prompt ? kScoreRows : left});
+      const int64_t rows =
+          std::min({s->todo(), left, s->request.on_logits && s->shown < s->prompt ? kScoreRows : left});
       const int64_t slots = s->slots_before + s->computed + rows;
       // Prompts take what decoding leaves; only the oldest may send others away.
       const bool oldest = std::ranges::none_of(running_, [&](const auto& o) { return o != nullptr && o->id < s->id; });

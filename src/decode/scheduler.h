@@ -96,6 +96,7 @@ class Scheduler {
   std::deque<std::unique_ptr<Sequence>> waiting_;
   std::vector<std::unique_ptr<Sequence>> running_;
   double prefill_ms_per_row_ = 0;  // smoothed; 0: not known yet
+  double head_share_;              // a verified row's products over a prompt row's, which has none with the head
   int64_t warm_passes_ = 0;        // since one held rows of a prompt
   std::exception_ptr thrown_;      // by an on_end, until the step is over
 };

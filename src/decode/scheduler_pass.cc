@@ -13,6 +13,7 @@ using Clock = std::chrono::steady_clock;
 
 constexpr int64_t kColdPasses = 2;   // behind rows of a prompt: slower than the next ones
 constexpr int64_t kTimedPrompt = 2;  // rows of a prompt whose time is learned from, at least
+constexpr int64_t kTellingPrompt = 16;  // that tell what a row of a verifying pass costs
 
 double Millis(Clock::duration d) { return std::chrono::duration<double, std::milli>(d).count(); }
 
@@ -172,6 +173,7 @@ void Scheduler::Learn(int64_t decoding_rows, int64_t prompt_rows, double ms, int
   if (prompt_rows < kTimedPrompt) return;
   const double spent = ms - (decoding_rows > 0 ? planner_.curve().Ms(decoding_rows) : 0);
   const double row = std::max(spent, 0.1 * ms) / static_cast<double>(prompt_rows);
+  if (decoding_rows == 0 && prompt_rows >= kTellingPrompt) planner_.MeasureRow(row * head_share_);
   prefill_ms_per_row_ = prefill_ms_per_row_ > 0 ? 0.75 * prefill_ms_per_row_ + 0.25 * row : row;
 }
 
