@@ -35,7 +35,7 @@ std::unique_ptr<Graft> Random(const std::string& kind, const std::string& varian
   if (kind == "lora" && variant == "qv") options.targets = {"q_proj", "v_proj"};
   options.prefix_init = "random";
   options.seed = seed;
-  std::unique_ptr<Graft> graft = MakeGraft(kind, options, model);
+  std::unique_ptr<Graft> graft = MakeGraft(kind, options, model.base());
   const Philox noise(seed);
   uint64_t stream = 0;
   graft->VisitParams([&](Parameter& p) {

@@ -45,7 +45,7 @@ struct Lost {
 std::vector<std::pair<double, double>> Run(const Variant& variant, const std::string& path, const Dataset& data,
                                            ThreadPool& pool, int64_t steps, float lr, Lost& lost) {
   Transformer model(LoadWeights(pool, path), pool);
-  const auto graft = MakeGraft("full", {.working = PlanOf(variant.precision).storage}, model);
+  const auto graft = MakeGraft("full", {.working = PlanOf(variant.precision).storage}, model.base());
   TrainOptions options;
   options.precision = variant.precision;
   options.master_weights = variant.masters;
@@ -59,7 +59,7 @@ std::vector<std::pair<double, double>> Run(const Variant& variant, const std::st
   ExponentHistogram gradients;
   trainer.observe = [&](Pass& pass, bool after) {
     if (after || trainer.step() + 1 != steps) return;
-    pass.observe_gradient = [&](int64_t, Tensor dx) { gradients.Add(pool, dx); };
+    pass.training.observe_gradient = [&](int64_t, Tensor dx) { gradients.Add(pool, dx); };
   };
   std::vector<std::pair<double, double>> losses;
   Trainer::Callbacks callbacks;

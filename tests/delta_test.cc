@@ -38,7 +38,7 @@ const std::vector<int32_t> kIds = {3, 14, 15, 9, 2, 6, 5};
 // A model of the family whose every parameter is a little off the one of the same seed.
 std::unique_ptr<ModelWeights> Tuned(ThreadPool& pool, TinyFamily family, float step) {
   Transformer model(TinyModel(pool, 7, {.family = family}), pool);
-  FullGraft graft({}, model);
+  FullGraft graft({}, model.base());
   const Philox noise(11);
   uint64_t stream = 0;
   graft.VisitParams([&](Parameter& p) {
@@ -48,7 +48,7 @@ std::unique_ptr<ModelWeights> Tuned(ThreadPool& pool, TinyFamily family, float s
     ++stream;
   });
   graft.AfterUpdate();
-  return std::make_unique<ModelWeights>(std::move(model.mutable_weights()));
+  return std::make_unique<ModelWeights>(std::move(model.base().mutable_weights()));
 }
 
 TEST_F(DeltaTest, SingularValuesAreNumpys) {
@@ -64,7 +64,7 @@ TEST_F(DeltaTest, SingularValuesAreNumpys) {
     }
   }
   w.Repack(pool_, values.view);
-  const WeightDelta delta(base, *tuned, 0, 0.99);
+  const WeightDelta delta(base.base(), *tuned, 0, 0.99);
   ASSERT_EQ(delta.spectra().size(), 1u);
   const WeightDelta::Spectrum& spectrum = delta.spectra()[0];
   EXPECT_EQ(spectrum.site.kind, SiteKind::kUp);
@@ -81,7 +81,7 @@ TEST_F(DeltaTest, SingularValuesAreNumpys) {
 
 TEST_F(DeltaTest, FindsTheRankOfALora) {
   Transformer base(TinyModel(pool_, 7), pool_), other(TinyModel(pool_, 7), pool_);
-  const auto lora = MakeGraft("lora", {.rank = 3, .alpha = 3, .seed = 5}, base);
+  const auto lora = MakeGraft("lora", {.rank = 3, .alpha = 3, .seed = 5}, base.base());
   const Philox noise(3);
   uint64_t stream = 0;
   lora->VisitParams([&](Parameter& p) {
@@ -91,7 +91,7 @@ TEST_F(DeltaTest, FindsTheRankOfALora) {
     ++stream;
   });
   lora->AfterUpdate();
-  ModelWeights& tuned = other.mutable_weights();
+  ModelWeights& tuned = other.base().mutable_weights();
   for (int layer = 0; layer < 2; ++layer) {
     for (int kind = 0; kind < kSiteKinds; ++kind) {
       PackedMatrix& w = tuned.blocks[static_cast<size_t>(layer)].linears[kind].w;
@@ -101,7 +101,7 @@ TEST_F(DeltaTest, FindsTheRankOfALora) {
       w.Repack(pool_, values.view);
     }
   }
-  const WeightDelta delta(base, tuned, 0, 0.999999);
+  const WeightDelta delta(base.base(), tuned, 0, 0.999999);
   ASSERT_EQ(delta.spectra().size(), 14u);
   EXPECT_EQ(delta.max_rank(), 3);
   EXPECT_TRUE(delta.Whole().empty());
@@ -115,9 +115,9 @@ TEST_F(DeltaTest, AllOfItServesAsTheTunedModel) {
   for (const TinyFamily family : {TinyFamily::kLlama, TinyFamily::kQwen3, TinyFamily::kGemma3}) {
     Transformer base(TinyModel(pool_, 7, {.family = family}), pool_);
     Transformer tuned(Tuned(pool_, family, 0.02f), pool_);
-    const WeightDelta delta(base, tuned.weights(), 0, 1.0);
+    const WeightDelta delta(base.base(), tuned.weights(), 0, 1.0);
     const std::string path = Write(delta, tuned.config().family);
-    const auto graft = LoadGraft(path, base);
+    const auto graft = LoadGraft(path, base.base());
     EXPECT_EQ(graft->kind(), "delta");
     const std::vector<Graft*> grafts = {graft.get()};
     const OwnedTensor wanted = ExactLogits(tuned, {}, kIds);
@@ -129,7 +129,7 @@ TEST_F(DeltaTest, AllOfItServesAsTheTunedModel) {
     const auto terms = delta.Terms(0, "base");
     const std::vector<Graft*> part = {terms.get()};
     EXPECT_GT(Compare(ExactLogits(base, part, kIds).view, wanted.view).rms, 0.1 * effect.rms) << tuned.config().family;
-    const auto none = LoadGraft(path, base, 0);
+    const auto none = LoadGraft(path, base.base(), 0);
     const std::vector<Graft*> off = {none.get()};
     EXPECT_LT(Compare(ExactLogits(base, off, kIds).view, ExactLogits(base, {}, kIds).view).rms, 1e-6);
   }
@@ -138,7 +138,7 @@ TEST_F(DeltaTest, AllOfItServesAsTheTunedModel) {
 TEST_F(DeltaTest, RowsOfOthersDoNotSeeIt) {
   Transformer base(TinyModel(pool_, 7), pool_);
   const auto tuned = Tuned(pool_, TinyFamily::kLlama, 0.02f);
-  const auto graft = LoadGraft(Write(WeightDelta(base, *tuned, 0, 1.0), "rows"), base);
+  const auto graft = LoadGraft(Write(WeightDelta(base.base(), *tuned, 0, 1.0), "rows"), base.base());
   const std::vector<Graft*> grafts = {graft.get()};
   const auto alone = [&](std::span<Graft* const> some) { return ExactLogits(base, some, kIds); };
   const OwnedTensor with = alone(grafts), without = alone({});
@@ -154,7 +154,7 @@ TEST_F(DeltaTest, RowsOfOthersDoNotSeeIt) {
   base.Forward(pass);
   for (int32_t i = 0; i < 3 * count; ++i) {
     const float* const expected = (i / count == 1 ? with : without).view.row(i % count);
-    EXPECT_TRUE(std::equal(expected, expected + pass.logits.columns(), pass.logits.row(i))) << i;
+    EXPECT_TRUE(std::equal(expected, expected + pass.result.logits.columns(), pass.result.logits.row(i))) << i;
   }
 }
 
@@ -163,14 +163,14 @@ TEST_F(DeltaTest, MergesIntoTheTunedModel) {
   const std::string path = directory_ + "/base.gguf";
   ConvertToGguf(hf, path);
   Transformer base(LoadWeights(pool_, path), pool_), tuned(LoadWeights(pool_, path), pool_);
-  FullGraft full({.base = path}, tuned);
+  FullGraft full({.base = path}, tuned.base());
   full.VisitParams([&](Parameter& p) {
     for (int64_t i = 0; i < p.value.size(); ++i) p.value.f32()[i] += 1e-3f * static_cast<float>((i * i) % 11);
   });
   full.AfterUpdate();
-  const auto graft = LoadGraft(Write(WeightDelta(base, tuned.weights(), 0, 1.0), "delta"), base);
+  const auto graft = LoadGraft(Write(WeightDelta(base.base(), tuned.weights(), 0, 1.0), "delta"), base.base());
   const std::vector<Graft*> grafts = {graft.get()};
-  WriteMerged(base, grafts, path, directory_ + "/merged.gguf", DType::kF32);
+  WriteMerged(base.base(), grafts, path, directory_ + "/merged.gguf", DType::kF32);
   Transformer merged(LoadWeights(pool_, directory_ + "/merged.gguf"), pool_);
   const OwnedTensor wanted = ExactLogits(tuned, {}, kIds);
   const double effect = Compare(ExactLogits(base, {}, kIds).view, wanted.view).rms;
@@ -181,7 +181,7 @@ TEST_F(DeltaTest, RefusesOtherModels) {
   Transformer base(TinyModel(pool_, 7), pool_);
   const auto refused = [&](const TinyOptions& options, const std::string& what) {
     try {
-      const WeightDelta delta(base, *TinyModel(pool_, 7, options), 1, 1.0);
+      const WeightDelta delta(base.base(), *TinyModel(pool_, 7, options), 1, 1.0);
       ADD_FAILURE() << what;
     } catch (const Error& error) {
       EXPECT_NE(std::string(error.what()).find(what), std::string::npos) << error.what();
@@ -191,13 +191,13 @@ TEST_F(DeltaTest, RefusesOtherModels) {
   refused({.layers = 3}, "3 layers");
   refused({.vocab = 62}, "embedding is 62 x 32, the base's is 61 x 32");
   Transformer gpt2(TinyModel(pool_, 7, {.family = TinyFamily::kGpt2}), pool_);
-  EXPECT_THROW(WeightDelta(gpt2, gpt2.weights(), 1, 1.0), Error);
+  EXPECT_THROW(WeightDelta(gpt2.base(), gpt2.weights(), 1, 1.0), Error);
 
   const auto tuned = Tuned(pool_, TinyFamily::kLlama, 0.02f);
-  const std::string path = Write(WeightDelta(base, *tuned, 1, 1.0), "delta");
+  const std::string path = Write(WeightDelta(base.base(), *tuned, 1, 1.0), "delta");
   Transformer other(TinyModel(pool_, 7, {.vocab = 62}), pool_);
   try {
-    LoadGraft(path, other);
+    LoadGraft(path, other.base());
     ADD_FAILURE();
   } catch (const Error& error) {
     EXPECT_NE(std::string(error.what()).find("61 x 32, the base has F32 of 62 x 32"), std::string::npos)

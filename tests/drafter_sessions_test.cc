@@ -68,10 +68,10 @@ class Text {
       if (last) pass.logit_rows = {static_cast<int32_t>(count) - 1};
       model_.Forward(pass);
       kv_.Commit(sequence_, count);
-      if (last) tokens_.push_back(sampler_.Draw(Row(pass.logits, 0), tokens_, size));
+      if (last) tokens_.push_back(sampler_.Draw(Row(pass.result.logits, 0), tokens_, size));
       const int32_t next = tokens_[static_cast<size_t>(at + count)];
       session_->Observe(
-          {at, rows, pass.hidden, pass.capture.empty() ? Tensor() : pass.captured[0], next, nullptr, pass.logits});
+          {at, rows, pass.result.hidden, pass.capture.empty() ? Tensor() : pass.result.captured[0], next, nullptr, pass.result.logits});
     }
   }
 
@@ -96,7 +96,7 @@ class Text {
     for (size_t i = 0; i < rows.size(); ++i) pass.logit_rows.push_back(static_cast<int32_t>(i));
     model_.Forward(pass);
     const Verdict verdict =
-        cambium::Verify(VerifyRule(), draft, pass.logits, sampler_, tokens_, 64, [](int32_t) { return false; });
+        cambium::Verify(VerifyRule(), draft, pass.result.logits, sampler_, tokens_, 64, [](int32_t) { return false; });
     std::vector<int32_t> path = {0}, committed = {rows[0]};
     for (const int32_t node : verdict.path) {
       path.push_back(node + 1);
@@ -111,9 +111,9 @@ class Text {
       }
       return kept;
     };
-    const OwnedTensor hidden = gather(pass.hidden);
-    const OwnedTensor captured = pass.capture.empty() ? OwnedTensor() : gather(pass.captured[0]);
-    session_->Observe({position, committed, hidden.view, captured.view, tokens_.back(), &draft, pass.logits});
+    const OwnedTensor hidden = gather(pass.result.hidden);
+    const OwnedTensor captured = pass.capture.empty() ? OwnedTensor() : gather(pass.result.captured[0]);
+    session_->Observe({position, committed, hidden.view, captured.view, tokens_.back(), &draft, pass.result.logits});
   }
 
   void Close() {
@@ -200,7 +200,7 @@ class Sessions : public testing::TestWithParam<TinyFamily> {
     options.heads = 3;
     options.parallel = parallel;
     options.layer = 2;
-    const auto heads = MakeGraft(kind, options, model_);
+    const auto heads = MakeGraft(kind, options, model_.base());
     Fill(*heads, 0.15);
     heads->Save(folder_ / name);
     return folder_ / name;
@@ -457,7 +457,7 @@ TEST_P(LlamaSessions, AChainGoesOnBehindTheText) {
   drafter->Propose({&task, 1}, [](const DraftTask&) { return true; });
   ASSERT_EQ(task.draft.size(), 4);
 
-  const std::unique_ptr<Graft> graft = LoadGraft(path, model_);
+  const std::unique_ptr<Graft> graft = LoadGraft(path, model_.base());
   Heads& heads = *graft->heads();
   heads.Freeze();
   const int64_t layer = heads.AddLayers(plain), rows = std::ssize(text.tokens()) - 1;
@@ -466,7 +466,7 @@ TEST_P(LlamaSessions, AChainGoesOnBehindTheText) {
   pass.kv = &plain;
   pass.Append(sequence, 0, std::span(text.tokens()).first(static_cast<size_t>(rows)));
   model_.Forward(pass);
-  Tensor input = pass.hidden;
+  Tensor input = pass.result.hidden;
   std::vector<int32_t> behind(text.tokens().begin() + 1, text.tokens().end());
   int64_t past = 0;
   Workspace workspace;
@@ -493,7 +493,7 @@ TEST_P(LlamaSessions, HeadsBehindAPrefixKeepTheirRowsToThemselves) {
   GraftOptions options;
   options.length = 21;
   options.prefix_init = "random";
-  const std::unique_ptr<Graft> prefix = MakeGraft("prefix", options, model_);
+  const std::unique_ptr<Graft> prefix = MakeGraft("prefix", options, model_.base());
   for (TextPlan& plan : plans_) plan.grafts = {prefix.get()};
   Plain();
   for (const bool parallel : {false, true}) {
@@ -624,12 +624,12 @@ TEST_P(LlamaSessions, ADrafterLeavesARequestsHeadsAsTheyAre) {
     const Guess guess = RunHeads(*graft.heads(), pool_, 0, input.view, {});
     return std::vector<float>(guess.logits.view.f32(), guess.logits.view.f32() + guess.logits.view.size());
   };
-  const auto trained = LoadGraft(path, model_);
+  const auto trained = LoadGraft(path, model_.base());
   const std::vector<float> before = logits(*trained);
   Graft* const grafts[] = {trained.get()};
   const auto drafter = Make("medusa", kv, grafts);
   EXPECT_EQ(logits(*trained), before);
-  const auto exact = LoadGrafts(path, model_), served = LoadGrafts(path, model_);
+  const auto exact = LoadGrafts(path, model_.base()), served = LoadGrafts(path, model_.base());
   served.front()->heads()->Freeze();
   EXPECT_EQ(logits(*exact.front()), before);
   EXPECT_NE(logits(*served.front()), before) << "8 bits";

@@ -127,7 +127,7 @@ TEST_F(Drafters, EveryOneOfTheListLeavesEveryTokenAsItIs) {
     if (spec == "corpus") spec += ":index=" + index;
     if (spec == "exit") spec += ":layer=2";
     if (spec == "medusa" || spec == "mtp") {
-      MakeGraft(spec, {}, transformer_)->Save(heads);  // untrained
+      MakeGraft(spec, {}, transformer_.base())->Save(heads);  // untrained
       spec += ":path=" + heads;
     }
     KvCache kv(transformer_.config(), DType::kF16, 256);

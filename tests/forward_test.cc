@@ -82,14 +82,14 @@ TEST(Forward, APrefixBelongsToTheSegmentsThatCarryIt) {
     Pass pass;
     Tape tape;
     pass.compute = Compute::kF32;
-    pass.tape = &tape;
+    pass.training.tape = &tape;
     for (size_t i = 0; i < carried.size(); ++i) {
       Pass::Segment& segment = pass.Append(static_cast<int>(i), carried[i] ? 3 : 0, carried[i] ? with : without);
       if (carried[i]) segment.grafts = grafts;
     }
     lab.model.Forward(pass);
     Result result;
-    result.hidden.assign(pass.hidden.f32(), pass.hidden.f32() + pass.hidden.size());
+    result.hidden.assign(pass.result.hidden.f32(), pass.result.hidden.f32() + pass.result.hidden.size());
     OwnedTensor dhidden({pass.rows(), lab.model.config().hidden});
     std::fill_n(dhidden.view.f32(), dhidden.view.size(), 0.01f);
     lab.model.Backward(pass, dhidden.view);

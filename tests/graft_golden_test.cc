@@ -63,7 +63,7 @@ OwnedTensor LastLogits(Transformer& model, Graft& graft, const std::vector<int32
   pass.logit_rows = {static_cast<int32_t>(ids.size()) - 1};
   model.Forward(pass);
   OwnedTensor logits({1, model.config().vocab});
-  std::copy_n(pass.logits.f32(), pass.logits.size(), logits.view.f32());
+  std::copy_n(pass.result.logits.f32(), pass.result.logits.size(), logits.view.f32());
   return logits;
 }
 
@@ -76,7 +76,7 @@ class GraftGolden : public ::testing::TestWithParam<const char*> {
 
 TEST_P(GraftGolden, LogitsAndGradientsOfAStep) {
   const SafetensorsFile golden(Directory() + "/step.safetensors");
-  const std::unique_ptr<Graft> graft = LoadGraft(Directory(), model_);
+  const std::unique_ptr<Graft> graft = LoadGraft(Directory(), model_.base());
   for (int64_t i = 0; i < 2; ++i) {
     const OwnedTensor logits = LastLogits(model_, *graft, kIds[static_cast<size_t>(i)]);
     EXPECT_LT(RelativeError(logits.view, golden.FindTensor("logits")->Rows(i, 1)), 1e-4);
@@ -111,7 +111,7 @@ class PeftGolden : public GraftGolden {};
 TEST_P(PeftGolden, LossesOfFiveSteps) {
   const SafetensorsFile golden(Directory() + "/step.safetensors");
   const Tensor* const losses = golden.FindTensor("losses");
-  const std::unique_ptr<Graft> graft = LoadGraft(Directory(), model_);
+  const std::unique_ptr<Graft> graft = LoadGraft(Directory(), model_.base());
   TrainOptions options;
   options.precision = Precision::kFp32;
   options.batch = {.batch_size = 2, .shuffle = false};
@@ -135,7 +135,7 @@ TEST_P(PeftGolden, LossesOfFiveSteps) {
 TEST_P(GraftGolden, FilesComeBack) {
   const TempFolder folder;
   const std::string out = folder.path();
-  const std::unique_ptr<Graft> graft = LoadGraft(Directory(), model_);
+  const std::unique_ptr<Graft> graft = LoadGraft(Directory(), model_.base());
   graft->Save(out);
   const std::string name = graft->kind() == "adapter" ? "/adapter.safetensors" : "/adapter_model.safetensors";
   const SafetensorsFile before(Directory() + name), after(out + name);
@@ -147,7 +147,7 @@ TEST_P(GraftGolden, FilesComeBack) {
     EXPECT_EQ(std::memcmp(again->data, before.FindTensor(tensor.name)->data, static_cast<size_t>(again->bytes())), 0)
         << tensor.name;
   }
-  EXPECT_EQ(LoadGraft(out, model_)->kind(), graft->kind());
+  EXPECT_EQ(LoadGraft(out, model_.base())->kind(), graft->kind());
 }
 
 INSTANTIATE_TEST_SUITE_P(Libraries, GraftGolden,
@@ -187,7 +187,7 @@ TEST(PrefixRun, LossesAndLogitsOfPeft) {
   options.optimizer.lr = 3e-2f;
   options.optimizer.clip = 0;
   options.optimizer.schedule = OptimizerOptions::Schedule::kConstant;
-  std::unique_ptr<Graft> graft = LoadGraft(path + "/init", model);
+  std::unique_ptr<Graft> graft = LoadGraft(path + "/init", model.base());
   Trainer trainer(model, *graft, examples, none, options, "");
   const SafetensorsFile first(path + "/step0_grads.safetensors");
   const Tensor theirs = *first.FindTensor("prompt_encoder.embedding.weight");  // [length, layers * 2 * columns]
@@ -220,7 +220,7 @@ TEST(PrefixRun, LossesAndLogitsOfPeft) {
   trainer.Run(callbacks);
   EXPECT_EQ(step, kSteps);
 
-  const std::unique_ptr<Graft> after = LoadGraft(path, model);
+  const std::unique_ptr<Graft> after = LoadGraft(path, model.base());
   const SafetensorsFile logits(path + "/logits_after.safetensors");
   for (const char* name : {"english", "trained_text"}) {
     const nlohmann::json& entry = training["eval_after"][name];

@@ -28,7 +28,7 @@ std::unique_ptr<Graft> RandomLora(Transformer& model, uint64_t seed, int64_t ran
   GraftOptions options;
   options.rank = rank;
   options.seed = seed;
-  std::unique_ptr<Graft> graft = MakeGraft("lora", options, model);
+  std::unique_ptr<Graft> graft = MakeGraft("lora", options, model.base());
   uint64_t stream = 0;
   graft->VisitParams([&](Parameter& p) {
     const Philox noise(seed);
@@ -45,8 +45,8 @@ using Rows = std::vector<std::vector<float>>;
 
 Rows LogitRows(const Pass& pass) {
   Rows rows;
-  for (int64_t i = 0; i < pass.logits.rows(); ++i) {
-    rows.emplace_back(pass.logits.row(i), pass.logits.row(i) + pass.logits.columns());
+  for (int64_t i = 0; i < pass.result.logits.rows(); ++i) {
+    rows.emplace_back(pass.result.logits.row(i), pass.result.logits.row(i) + pass.result.logits.columns());
   }
   return rows;
 }
@@ -150,7 +150,7 @@ TEST_P(GraftServing, AScaleMultipliesAndZeroIsTheBase) {
   graft->Save(path);
   const std::vector<int32_t> ids = Prompt(20);
   const auto logits = [&](float scale) {
-    const auto loaded = LoadGraft(path, model_, scale);
+    const auto loaded = LoadGraft(path, model_.base(), scale);
     return Serve(model_, Compute::kF32, ids, {loaded.get()}, 64);
   };
   EXPECT_EQ(logits(1), Serve(model_, Compute::kF32, ids, {graft.get()}, 64));
@@ -208,7 +208,7 @@ TEST(GraftFiles, WhatIsNoGraftIsNamed) {
   const std::string path = folder.path();
   const auto says = [&](const std::string& where) -> std::string {
     try {
-      LoadGraft(where, model);
+      LoadGraft(where, model.base());
     } catch (const Error& error) {
       EXPECT_EQ(error.code(), ErrorCode::kData);
       return error.what();

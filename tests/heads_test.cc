@@ -41,21 +41,21 @@ TEST(HeadsGolden, LogitsArePyTorchs) {
   }
   GraftOptions options;
   options.heads = 2;
-  const auto medusa = MakeGraft("medusa", options, model);
+  const auto medusa = MakeGraft("medusa", options, model.base());
   Fill(*medusa, 0.15);
   for (int64_t d = 0; d < 2; ++d) {
     const Guess guess = RunHeads(*medusa->heads(), pool, d, hidden.view, tokens[0]);
     EXPECT_LT(Furthest(guess.logits.view, golden["medusa"][static_cast<size_t>(d)]), 1e-4);
   }
   options.own_heads = true;
-  const auto medusa1 = MakeGraft("medusa", options, model);
+  const auto medusa1 = MakeGraft("medusa", options, model.base());
   Fill(*medusa1, 0.15);
   for (int64_t d = 0; d < 2; ++d) {
     const Guess guess = RunHeads(*medusa1->heads(), pool, d, hidden.view, tokens[0]);
     EXPECT_LT(Furthest(guess.logits.view, golden["medusa1"][static_cast<size_t>(d)]), 1e-4);
     EXPECT_GT(Furthest(guess.logits.view, golden["medusa"][static_cast<size_t>(d)]), 1e-2) << "the comparison sees nothing";
   }
-  const auto mtp = MakeGraft("mtp", options, model);
+  const auto mtp = MakeGraft("mtp", options, model.base());
   Fill(*mtp, 0.15);
   const Guess first = RunHeads(*mtp->heads(), pool, 0, hidden.view, tokens[0]);
   const Guess second = RunHeads(*mtp->heads(), pool, 1, first.state.view, tokens[1]);
@@ -117,7 +117,7 @@ void Shake(Graft& graft, double size) {
 
 // Along each parameter's own gradient the loss must rise as fast as the gradient says.
 TEST_P(HeadsOfKind, GradientsAreDifferences) {
-  const auto graft = MakeGraft(GetParam().kind, OptionsOf(GetParam()), model_);
+  const auto graft = MakeGraft(GetParam().kind, OptionsOf(GetParam()), model_.base());
   Shake(*graft, GetParam().kind == std::string("mtp") ? 0.02 : 0.1);
   const std::vector<Example> texts = Texts(3, 61);
   TrainOptions options;
@@ -155,7 +155,7 @@ TEST_P(HeadsOfKind, TheCacheOfHiddenStatesChangesNothing) {
   const std::vector<Example> texts = Texts(5, 61);
   std::vector<float> values[2];
   for (const int cached : {0, 1}) {
-    const auto graft = MakeGraft(GetParam().kind, OptionsOf(GetParam()), model_);
+    const auto graft = MakeGraft(GetParam().kind, OptionsOf(GetParam()), model_.base());
     TrainOptions options;
     options.batch = {.batch_size = 2, .seed = 1};
     options.steps = 7;
@@ -179,10 +179,10 @@ TEST_P(HeadsOfKind, TheCacheOfHiddenStatesChangesNothing) {
 }
 
 TEST_P(HeadsOfKind, FilesThereAndBack) {
-  const auto graft = MakeGraft(GetParam().kind, OptionsOf(GetParam()), model_);
+  const auto graft = MakeGraft(GetParam().kind, OptionsOf(GetParam()), model_.base());
   Fill(*graft, 0.1);
   graft->Save(directory_);
-  const auto again = LoadGraft(directory_, model_);
+  const auto again = LoadGraft(directory_, model_.base());
   std::vector<std::pair<std::string, float>> before, after;
   graft->VisitParams([&](Parameter& p) { before.emplace_back(p.name, p.value.f32()[p.value.size() - 1]); });
   again->VisitParams([&](Parameter& p) { after.emplace_back(p.name, p.value.f32()[p.value.size() - 1]); });
@@ -193,14 +193,14 @@ TEST_P(HeadsOfKind, FilesThereAndBack) {
 
   Transformer wide(TinyModel(pool_, 7, {.hidden = 64, .head_dim = 16}), pool_);
   try {
-    LoadGraft(directory_, wide);
+    LoadGraft(directory_, wide.base());
     ADD_FAILURE() << "taken by a base of another width";
   } catch (const Error& error) {
     EXPECT_NE(std::string(error.what()).find("hidden_size is 32, this base has 64"), std::string::npos) << error.what();
   }
   Transformer large(TinyModel(pool_, 7, {.vocab = 70}), pool_);
   try {
-    LoadGraft(directory_, large);
+    LoadGraft(directory_, large.base());
     ADD_FAILURE() << "taken by a base of another vocabulary";
   } catch (const Error& error) {
     EXPECT_NE(std::string(error.what()).find("vocab_size is 61, this base has 70"), std::string::npos) << error.what();
@@ -237,7 +237,7 @@ TEST_P(HeadsOfKind, DraftingLeavesEveryTokenAsItIs) {
   }
   GraftOptions heads_options = OptionsOf(GetParam());
   heads_options.draft_tokens.clear();
-  const auto graft = MakeGraft(GetParam().kind, heads_options, model);
+  const auto graft = MakeGraft(GetParam().kind, heads_options, model.base());
   TrainOptions options;
   options.precision = Precision::kFp32;
   options.steps = 60;
@@ -275,26 +275,26 @@ TEST(HeadsFiles, WhatIsWrongIsNamed) {
   GraftOptions options;
   options.draft_tokens = {1, 2, 3};
   options.end_tokens = {9};
-  Refused("draft vocabulary of 3 tokens lacks the end token 9", [&] { MakeGraft("medusa", options, model); });
+  Refused("draft vocabulary of 3 tokens lacks the end token 9", [&] { MakeGraft("medusa", options, model.base()); });
   options.draft_tokens = {1, 99};
-  Refused("draft token 99 is outside the base's vocabulary of 61", [&] { MakeGraft("mtp", options, model); });
+  Refused("draft token 99 is outside the base's vocabulary of 61", [&] { MakeGraft("mtp", options, model.base()); });
   options.heads = 99;
-  Refused("heads is 99", [&] { MakeGraft("medusa", options, model); });
+  Refused("heads is 99", [&] { MakeGraft("medusa", options, model.base()); });
 
   write("medusa_lm_head.pt", "not to be read");
-  Refused("medusa_lm_head.pt: a pickle runs code", [&] { LoadGraft(directory, model); });
+  Refused("medusa_lm_head.pt: a pickle runs code", [&] { LoadGraft(directory, model.base()); });
   options = {};
-  MakeGraft("medusa", options, model)->Save(directory);
+  MakeGraft("medusa", options, model.base())->Save(directory);
   write("config.json", R"({"medusa_num_heads": 7})");
-  Refused("medusa_num_heads is 7", [&] { LoadGraft(directory, model); });
+  Refused("medusa_num_heads is 7", [&] { LoadGraft(directory, model.base()); });
   fs::remove(directory + "/config.json");
   options.rank = 2;
   options.base = "one";
-  MakeGraft("lora", options, model)->Save(directory);
+  MakeGraft("lora", options, model.base())->Save(directory);
   write("heads.json", R"({"kind":"medusa","base_model_name_or_path":"other","hidden_size":32,"vocab_size":61})");
-  Refused("the adapter is for the base one, the heads beside it for other", [&] { LoadGrafts(directory, model); });
+  Refused("the adapter is for the base one, the heads beside it for other", [&] { LoadGrafts(directory, model.base()); });
   write("heads.json", R"({"kind":"medusa","base_model_name_or_path":"one","hidden_size":32,"vocab_size":61})");
-  EXPECT_EQ(LoadGrafts(directory, model).size(), 2u);
+  EXPECT_EQ(LoadGrafts(directory, model.base()).size(), 2u);
 
   const std::string tree = directory + "/tree.py";
   const auto read = [&](const std::string& text) {
@@ -317,8 +317,8 @@ void BesideGradientsAreDifferences(const Kind& kind, const std::string& trunk, b
   GraftOptions graft_options = OptionsOf(kind);
   if (trunk == "full") graft_options.draft_tokens.clear();
   graft_options.rank = 2;
-  const auto heads = MakeGraft(kind.kind, graft_options, model);
-  const auto graft = MakeGraft(trunk, graft_options, model);
+  const auto heads = MakeGraft(kind.kind, graft_options, model.base());
+  const auto graft = MakeGraft(trunk, graft_options, model.base());
   if (trunk == "lora") Shake(*graft, 0.1);
   Shake(*heads, kind.kind == std::string("mtp") ? 0.02 : 0.1);
   const std::vector<Example> texts = Texts(3, 61);
@@ -372,8 +372,8 @@ TEST(HeadsBeside, WithoutWeightTheGraftIsThePlainOne) {
   const auto train = [&](const char* kind, float weight) {
     GraftOptions graft_options;
     graft_options.heads = 2;
-    const auto graft = MakeGraft("lora", graft_options, model);
-    const auto heads = MakeGraft(kind == nullptr ? "mtp" : kind, graft_options, model);
+    const auto graft = MakeGraft("lora", graft_options, model.base());
+    const auto heads = MakeGraft(kind == nullptr ? "mtp" : kind, graft_options, model.base());
     TrainOptions options;
     options.steps = 6;
     options.batch = {.batch_size = 2, .seed = 1};

@@ -31,8 +31,8 @@ std::vector<std::vector<float>> Logits(Transformer& model, std::vector<Graft*> g
   for (size_t i = 0; i < ids.size(); ++i) pass.logit_rows.push_back(static_cast<int32_t>(i));
   model.Forward(pass);
   std::vector<std::vector<float>> rows;
-  for (int64_t i = 0; i < pass.logits.rows(); ++i) {
-    rows.emplace_back(pass.logits.row(i), pass.logits.row(i) + pass.logits.columns());
+  for (int64_t i = 0; i < pass.result.logits.rows(); ++i) {
+    rows.emplace_back(pass.result.logits.row(i), pass.result.logits.row(i) + pass.result.logits.columns());
   }
   return rows;
 }
@@ -75,7 +75,7 @@ class PeftGolden : public testing::TestWithParam<const char*> {
 };
 
 TEST_P(PeftGolden, LogitsAreThoseOfPeft) {
-  const auto graft = LoadGraft(path_, model_);
+  const auto graft = LoadGraft(path_, model_.base());
   const auto ids = golden_["ids"].get<std::vector<int32_t>>();
   const auto logits = Logits(model_, {graft.get()}, ids);
   std::vector<std::vector<float>> rows;
@@ -87,7 +87,7 @@ TEST_P(PeftGolden, LogitsAreThoseOfPeft) {
 }
 
 TEST_P(PeftGolden, GradientsAreThoseOfPyTorch) {
-  const auto graft = LoadGraft(path_, model_);
+  const auto graft = LoadGraft(path_, model_.base());
   std::vector<std::unique_ptr<OwnedTensor>> memory;
   std::map<std::string, Tensor> grads;
   graft->VisitParams([&](Parameter& p) {
@@ -101,14 +101,14 @@ TEST_P(PeftGolden, GradientsAreThoseOfPyTorch) {
   Pass pass;
   Tape tape;
   pass.compute = Compute::kF32;
-  pass.tape = &tape;
+  pass.training.tape = &tape;
   pass.Append(0, 0, ids).grafts = grafts;
   std::vector<int32_t> targets(ids.begin() + 1, ids.end());
   targets.push_back(-1);
   model_.Forward(pass);
   Tensor dhidden = model_.workspace().New({pass.rows(), model_.config().hidden});
   const float weight = 1.0f / static_cast<float>(ids.size() - 1);
-  const double loss = LossHead(model_, Compute::kF32, pass.hidden, targets, weight, dhidden) * double{weight};
+  const double loss = LossHead(model_, Compute::kF32, pass.result.hidden, targets, weight, dhidden) * double{weight};
   EXPECT_NEAR(loss, golden_["loss"].get<double>(), 1e-5);
   model_.Backward(pass, dhidden);
   for (const auto& [key, want] : golden_["grads"].items()) {
@@ -129,7 +129,7 @@ TEST_P(PeftGolden, GradientsAreThoseOfPyTorch) {
 // What PEFT reads of our file is what it wrote: the same tensors, bit for bit, and the same values of every key we write.
 TEST_P(PeftGolden, SavesWhatPeftSaves) {
   const TempFolder dir;
-  LoadGraft(path_, model_)->Save(dir / "saved");
+  LoadGraft(path_, model_.base())->Save(dir / "saved");
   const SafetensorsFile ours(dir / "saved/adapter_model.safetensors"), theirs(path_ + "/adapter_model.safetensors");
   EXPECT_EQ(ours.tensors().size(), theirs.tensors().size());
   for (const NamedTensor& tensor : theirs.tensors()) {
@@ -144,19 +144,19 @@ TEST_P(PeftGolden, SavesWhatPeftSaves) {
     EXPECT_EQ(a[key], b[key]) << key;
   }
   const auto ids = golden_["ids"].get<std::vector<int32_t>>();
-  const auto first = LoadGraft(path_, model_), again = LoadGraft(dir / "saved", model_);
+  const auto first = LoadGraft(path_, model_.base()), again = LoadGraft(dir / "saved", model_.base());
   EXPECT_EQ(Logits(model_, {first.get()}, ids), Logits(model_, {again.get()}, ids)) << "ranks and alphas by pattern";
 }
 
 TEST_P(PeftGolden, MergedIntoTheMatricesItIsTheSameModel) {
-  const auto graft = LoadGraft(path_, model_);
+  const auto graft = LoadGraft(path_, model_.base());
   const auto ids = golden_["ids"].get<std::vector<int32_t>>();
   const auto want = Logits(model_, {graft.get()}, ids), base = Logits(model_, {}, ids);
   for (int layer = 0; layer < static_cast<int>(model_.config().layers); ++layer) {
     for (int kind = 0; kind < kSiteKinds; ++kind) {
       const Site site{layer, static_cast<SiteKind>(kind)};
       if (!graft->ActsAt(site)) continue;
-      PackedMatrix& w = model_.mutable_weights().blocks[static_cast<size_t>(layer)].linears[kind].w;
+      PackedMatrix& w = model_.base().mutable_weights().blocks[static_cast<size_t>(layer)].linears[kind].w;
       OwnedTensor values({w.out(), w.in()});
       w.Unpack(pool_, values.view);
       graft->MergeInto(site, values.view);
@@ -173,13 +173,13 @@ class LoraKinds : public testing::Test {
  protected:
   LoraKinds() : model_(TinyModel(pool_, 3), pool_) {}
   std::unique_ptr<Graft> Make(GraftOptions options, uint64_t seed) {
-    auto graft = MakeGraft("lora", options, model_);
+    auto graft = MakeGraft("lora", options, model_.base());
     Randomize(*graft, seed);
     return graft;
   }
   std::string Error(const std::string& path) {
     try {
-      LoadGraft(path, model_);
+      LoadGraft(path, model_.base());
     } catch (const cambium::Error& error) {
       EXPECT_EQ(error.code(), ErrorCode::kData);
       return error.what();
@@ -197,7 +197,7 @@ TEST_F(LoraKinds, PissaBeginsAtTheBaseAndSavesAPlainLora) {
   options.pissa = true;
   for (const bool rslora : {false, true}) {
     options.rslora = rslora;
-    const auto graft = MakeGraft("lora", options, model_);
+    const auto graft = MakeGraft("lora", options, model_.base());
     const auto base = Logits(model_, {}, ids_);
     EXPECT_LT(LargestDifference(Logits(model_, {graft.get()}, ids_), base), 2e-5);
     const auto* lora = dynamic_cast<LoraGraft*>(graft.get());
@@ -209,7 +209,7 @@ TEST_F(LoraKinds, PissaBeginsAtTheBaseAndSavesAPlainLora) {
     Randomize(*graft, 5);
     const TempFolder dir;
     graft->Save(dir / "saved");
-    const auto loaded = LoadGraft(dir / "saved", model_);
+    const auto loaded = LoadGraft(dir / "saved", model_.base());
     const auto want = Logits(model_, {graft.get()}, ids_);
     EXPECT_LT(LargestDifference(Logits(model_, {loaded.get()}, ids_), want), 2e-5);
     EXPECT_GT(LargestDifference(base, want), 0.1);
@@ -224,7 +224,7 @@ TEST_F(LoraKinds, PissaTakesTheLeadingPart) {
   options.alpha = 4;
   options.pissa = true;
   options.targets = {"q_proj"};
-  const auto graft = MakeGraft("lora", options, model_);
+  const auto graft = MakeGraft("lora", options, model_.base());
   std::vector<Tensor> factors;
   graft->VisitParams([&](Parameter& p) { factors.push_back(p.value); });
   const PackedMatrix& w = model_.weights().blocks[0][SiteKind::kQ].w;
@@ -262,7 +262,7 @@ TEST_F(LoraKinds, PissaTakesTheLeadingPart) {
 TEST_F(LoraKinds, DoraBeginsAtTheBase) {
   GraftOptions options;
   options.dora = true;
-  const auto graft = MakeGraft("lora", options, model_);
+  const auto graft = MakeGraft("lora", options, model_.base());
   EXPECT_LT(LargestDifference(Logits(model_, {graft.get()}, ids_), Logits(model_, {}, ids_)), 2e-5);
 }
 
@@ -279,12 +279,12 @@ TEST_F(LoraKinds, PatternsChooseRanksAndAlphas) {
   graft->Save(dir / "peft");
   graft->Save(dir / "adapter.gguf");
   const auto want = Logits(model_, {graft.get()}, ids_);
-  EXPECT_EQ(Logits(model_, {LoadGraft(dir / "peft", model_).get()}, ids_), want);
-  EXPECT_LT(LargestDifference(Logits(model_, {LoadGraft(dir / "adapter.gguf", model_).get()}, ids_), want), 1e-5);
+  EXPECT_EQ(Logits(model_, {LoadGraft(dir / "peft", model_.base()).get()}, ids_), want);
+  EXPECT_LT(LargestDifference(Logits(model_, {LoadGraft(dir / "adapter.gguf", model_.base()).get()}, ids_), want), 1e-5);
   options.rank_pattern = {{"query", 5}};
-  EXPECT_THROW(MakeGraft("lora", options, model_), cambium::Error);
+  EXPECT_THROW(MakeGraft("lora", options, model_.base()), cambium::Error);
   options.rank_pattern = {{"q_proj", 2.5}};
-  EXPECT_THROW(MakeGraft("lora", options, model_), cambium::Error);
+  EXPECT_THROW(MakeGraft("lora", options, model_.base()), cambium::Error);
 }
 
 TEST_F(LoraKinds, GgufAdaptersComeBack) {
@@ -305,7 +305,7 @@ TEST_F(LoraKinds, GgufAdaptersComeBack) {
   const Tensor stored = *file.FindTensor("blk.0.attn_q.weight.lora_b");
   const float fold = 4.0f / 2.0f;  // alpha / sqrt(4) over alpha / 4
   for (int64_t k = 0; k < 4; ++k) EXPECT_FLOAT_EQ(stored.row(2)[k], fold * b.row(1)[k]);
-  const auto loaded = LoadGraft(dir / "a.gguf", model_), half = LoadGraft(dir / "a.gguf", model_, 0.5f);
+  const auto loaded = LoadGraft(dir / "a.gguf", model_.base()), half = LoadGraft(dir / "a.gguf", model_.base(), 0.5f);
   const auto want = Logits(model_, {graft.get()}, ids_);
   EXPECT_LT(LargestDifference(Logits(model_, {loaded.get()}, ids_), want), 1e-5);
   EXPECT_GT(LargestDifference(Logits(model_, {half.get()}, ids_), want), 1e-2);
@@ -321,12 +321,12 @@ TEST_F(LoraKinds, GgufAdaptersComeBack) {
   EXPECT_NE(Error(dir / "other.gguf").find("no LoRA tensors"), std::string::npos);
   ThreadPool pool(1);
   Transformer wide(TinyModel(pool, 1, {.hidden = 48}), pool);
-  MakeGraft("lora", options, wide)->Save(dir / "wide.gguf");
+  MakeGraft("lora", options, wide.base())->Save(dir / "wide.gguf");
   const std::string shapes = Error(dir / "wide.gguf");
   EXPECT_NE(shapes.find("[4, 48]"), std::string::npos) << shapes;
   EXPECT_NE(shapes.find("[4, 32]"), std::string::npos) << shapes;
   options.dora = true;
-  EXPECT_THROW(MakeGraft("lora", options, model_)->Save(dir / "dora.gguf"), cambium::Error);
+  EXPECT_THROW(MakeGraft("lora", options, model_.base())->Save(dir / "dora.gguf"), cambium::Error);
 }
 
 // mlx-lm's files: transposed, one rank and one scale for all, DoRA's lengths as "m".
@@ -360,18 +360,18 @@ TEST_F(LoraKinds, MlxAdaptersComeBack) {
     EXPECT_EQ(mlx_a.row(5)[2], 0);                  // filled up to the largest rank
     EXPECT_EQ(mlx_b.row(1)[7], 2 * b.row(7)[1]);    // 6 / 2 over 6 / 4
     EXPECT_EQ(file.FindTensor("model.layers.1.self_attn.v_proj.m") != nullptr, dora);
-    const auto loaded = LoadGraft(dir / "a", model_);
+    const auto loaded = LoadGraft(dir / "a", model_.base());
     const auto want = Logits(model_, {graft.get()}, ids_);
     EXPECT_LT(LargestDifference(Logits(model_, {loaded.get()}, ids_), want), 1e-5);
     EXPECT_GT(LargestDifference(Logits(model_, {}, ids_), want), 1e-2);
     loaded->Save(dir / "peft");
-    EXPECT_LT(LargestDifference(Logits(model_, {LoadGraft(dir / "peft", model_).get()}, ids_), want), 1e-5);
+    EXPECT_LT(LargestDifference(Logits(model_, {LoadGraft(dir / "peft", model_.base()).get()}, ids_), want), 1e-5);
 
     ThreadPool pool(1);
     Transformer wide(TinyModel(pool, 1, {.hidden = 48}), pool);
     std::string says;
     try {
-      LoadGraft(dir / "a", wide);
+      LoadGraft(dir / "a", wide.base());
     } catch (const cambium::Error& error) {
       says = error.what();
     }
@@ -433,19 +433,19 @@ TEST_F(LoraKinds, CombiningIsExactOrCutBySingularValues) {
   const TempFolder dir;
   a->Save(dir / "a");
   b->Save(dir / "b");
-  const auto half = LoadGraft(dir / "a", model_, 0.5f), minus = LoadGraft(dir / "b", model_, -1.5f);
+  const auto half = LoadGraft(dir / "a", model_.base(), 0.5f), minus = LoadGraft(dir / "b", model_.base(), -1.5f);
   const std::vector<const LoraGraft*> parts = {dynamic_cast<LoraGraft*>(half.get()), dynamic_cast<LoraGraft*>(minus.get())};
   const auto want = Logits(model_, {half.get(), minus.get()}, ids_);
   double kept = 0;
-  const auto cat = LoraGraft::Combine(parts, model_, 0, &kept);
+  const auto cat = LoraGraft::Combine(parts, model_.base(), 0, &kept);
   EXPECT_EQ(kept, 1);
   EXPECT_LT(LargestDifference(Logits(model_, {cat.get()}, ids_), want), 2e-5);
   cat->Save(dir / "cat");
-  EXPECT_LT(LargestDifference(Logits(model_, {LoadGraft(dir / "cat", model_).get()}, ids_), want), 2e-5);
+  EXPECT_LT(LargestDifference(Logits(model_, {LoadGraft(dir / "cat", model_.base()).get()}, ids_), want), 2e-5);
   // Enough ranks lose nothing; fewer lose the more.
   double error = 0;
   for (const int64_t rank : {5, 4, 2, 1}) {
-    const auto cut = LoraGraft::Combine(parts, model_, rank, &kept);
+    const auto cut = LoraGraft::Combine(parts, model_.base(), rank, &kept);
     const double now = LargestDifference(Logits(model_, {cut.get()}, ids_), want);
     EXPECT_GE(now, error) << rank;
     if (rank == 5) EXPECT_LT(now, 2e-5);
@@ -456,7 +456,7 @@ TEST_F(LoraKinds, CombiningIsExactOrCutBySingularValues) {
   options.dora = true;
   const auto dora = Make(options, 3);
   const LoraGraft* const one[] = {dynamic_cast<LoraGraft*>(dora.get())};
-  EXPECT_THROW(LoraGraft::Combine(one, model_, 0, nullptr), cambium::Error);
+  EXPECT_THROW(LoraGraft::Combine(one, model_.base(), 0, nullptr), cambium::Error);
 }
 
 TEST_F(LoraKinds, ABadRankTargetOrBaseIsNamed) {
@@ -478,7 +478,7 @@ TEST_F(LoraKinds, ABadRankTargetOrBaseIsNamed) {
   const TempFolder dir;
   Make({.rank = 2}, 1)->Save(dir / "a");
   Transformer other(TinyModel(pool_, 7, {.hidden = 64}), pool_);
-  const std::string why = refusal([&] { LoadGraft(dir / "a", other); });
+  const std::string why = refusal([&] { LoadGraft(dir / "a", other.base()); });
   EXPECT_NE(why.find("lora_A is [2, 32], this base and rank want [2, 64]; is the adapter for another base?"),
             std::string::npos) << why;
 }
@@ -508,9 +508,9 @@ TEST_F(LoraKinds, LayersWithoutATermStayWithoutOne) {
     std::ofstream(path + "/adapter_config.json") << read;
   };
   const auto again = [&](const std::string& path) {
-    LoadGraft(path, model_)->Save(path + "-again");
-    EXPECT_EQ(LargestDifference(Logits(model_, {LoadGraft(path, model_).get()}, Ids(9)),
-                                Logits(model_, {LoadGraft(path + "-again", model_).get()}, Ids(9))),
+    LoadGraft(path, model_.base())->Save(path + "-again");
+    EXPECT_EQ(LargestDifference(Logits(model_, {LoadGraft(path, model_.base()).get()}, Ids(9)),
+                                Logits(model_, {LoadGraft(path + "-again", model_.base()).get()}, Ids(9))),
               0);
     return config(path + "-again");
   };

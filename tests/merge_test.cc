@@ -19,7 +19,7 @@ std::string Family(const std::string& name) { return std::string(CAMBIUM_TEST_DI
 
 // A LoRA on every linear, strong enough to be seen.
 std::unique_ptr<Graft> Lora(Transformer& model, const GraftOptions& options = {}) {
-  auto graft = MakeGraft("lora", options, model);
+  auto graft = MakeGraft("lora", options, model.base());
   uint64_t stream = 0;
   graft->VisitParams([&](Parameter& p) {
     const Philox noise(1);
@@ -54,7 +54,7 @@ TEST_P(Merge, IsTheBaseWithItsGrafts) {
       double error = 1e-4;  // of fp32; a base in bf16 rounds to 8 bits
       for (const std::optional<DType> type : {std::optional(DType::kF32), std::optional<DType>()}) {
         const std::string out = folder / name;
-        WriteMerged(model, grafts, base, out, type);
+        WriteMerged(model.base(), grafts, base, out, type);
         Transformer merged(LoadWeights(pool, out), pool);
         const LogitDifference damage = Compare(ExactLogits(merged, {}, kIds).view, want.view);
         EXPECT_LT(damage.largest, error) << name;
@@ -77,7 +77,7 @@ TEST(MergeFiles, LeavesWhatNoGraftTouchesBitForBit) {
   Transformer model(LoadWeights(pool, folder / "q8.gguf"), pool);
   const auto graft = Lora(model, {.targets = {"q_proj"}});
   Graft* const grafts[] = {graft.get()};
-  WriteMerged(model, grafts, folder / "q8.gguf", folder / "merged.gguf", {});
+  WriteMerged(model.base(), grafts, folder / "q8.gguf", folder / "merged.gguf", {});
   const GgufFile before(folder / "q8.gguf"), after(folder / "merged.gguf");
   ASSERT_EQ(before.tensors().size(), after.tensors().size());
   for (size_t i = 0; i < before.tensors().size(); ++i) {
@@ -100,7 +100,7 @@ TEST(MergeFiles, LeavesWhatTheUserMadeBesideIt) {
     own.push_back(folder / ("out" + std::string(part)));
     testing::WriteFile(own.back() + "/notes.txt", "the user's");
   }
-  WriteMerged(model, grafts, Family("llama"), folder / "out", DType::kBF16);
+  WriteMerged(model.base(), grafts, Family("llama"), folder / "out", DType::kBF16);
   for (const std::string& path : own) EXPECT_EQ(testing::ReadFile(path + "/notes.txt"), "the user's") << path;
   EXPECT_EQ(std::distance(std::filesystem::directory_iterator(folder.path()), {}), 1 + std::ssize(own));
 }
@@ -112,11 +112,11 @@ TEST(MergeFiles, RefusesWhatIsMoreThanMatrices) {
   TestGraft graft(model, 1, {.prefix = 2});
   Graft* const grafts[] = {&graft};
   testing::ExpectError(ErrorCode::kUsage, {"test", "--graft"},
-                       [&] { WriteMerged(model, grafts, Family("llama"), folder / "out.gguf", {}); });
+                       [&] { WriteMerged(model.base(), grafts, Family("llama"), folder / "out.gguf", {}); });
   const auto lora = Lora(model);
   Graft* const loras[] = {lora.get()};
   testing::ExpectError(ErrorCode::kUsage, {"Q4_0", "F16"},
-                       [&] { WriteMerged(model, loras, Family("llama"), folder / "out", DType::kQ4_0); });
+                       [&] { WriteMerged(model.base(), loras, Family("llama"), folder / "out", DType::kQ4_0); });
 }
 
 TEST(MergeFiles, ComparisonSeesAWrongLogit) {

@@ -53,8 +53,8 @@ class Harness {
     Pass pass;
     pass.compute = Compute::kF32;
     Tape tape;
-    if (backward) pass.tape = &tape;
-    pass.checkpoint = case_.checkpoint;
+    if (backward) pass.training.tape = &tape;
+    pass.training.checkpoint = case_.checkpoint;
     std::vector<int32_t> targets;
     for (const std::vector<int32_t>& ids : sequences_) {
       pass.Append(0, case_.parts.prefix, ids).grafts = grafts_;
@@ -62,9 +62,9 @@ class Harness {
       targets.push_back(-1);
     }
     model_.Forward(pass);
-    if (!backward) return LossHead(model_, Compute::kF32, pass.hidden, targets, 1.0f);
+    if (!backward) return LossHead(model_, Compute::kF32, pass.result.hidden, targets, 1.0f);
     Tensor dhidden = model_.workspace().New({pass.rows(), model_.config().hidden});
-    const double loss = LossHead(model_, Compute::kF32, pass.hidden, targets, 1.0f, dhidden);
+    const double loss = LossHead(model_, Compute::kF32, pass.result.hidden, targets, 1.0f, dhidden);
     model_.Backward(pass, dhidden);
     return loss;
   }
@@ -116,7 +116,7 @@ TEST_P(ModelGradient, AgreesWithDifferences) {
   h.graft().VisitParams([&](Parameter& param) {
     EXPECT_TRUE(SlopeAgrees(param.name, param.value, CopyOf(param.grad), [&] { return h.Loss(); }));
   });
-  ModelWeights& weights = h.model().mutable_weights();
+  ModelWeights& weights = h.model().base().mutable_weights();
   for (TestGraft::NormSlot& slot : h.graft().norms()) {
     NormWeights* norm = &weights.final_norm;
     if (slot.kind != NormKind::kFinal) {
@@ -163,7 +163,7 @@ class FullGradient : public ::testing::TestWithParam<TinyFamily> {};
 TEST_P(FullGradient, AgreesWithDifferences) {
   ThreadPool pool(2);
   Transformer model(TinyModel(pool, 7, {.family = GetParam(), .context = 32}), pool);
-  FullGraft graft({}, model);
+  FullGraft graft({}, model.base());
   std::vector<Graft*> grafts = {&graft};
   std::vector<std::unique_ptr<OwnedTensor>> grads;
   std::vector<Parameter*> params;
@@ -178,7 +178,7 @@ TEST_P(FullGradient, AgreesWithDifferences) {
     Pass pass;
     Tape tape;
     pass.compute = Compute::kF32;
-    if (backward) pass.tape = &tape;
+    if (backward) pass.training.tape = &tape;
     std::vector<int32_t> targets;
     for (const std::vector<int32_t>* sequence : {&ids, &more}) {
       pass.Append(0, 0, *sequence).grafts = grafts;
@@ -186,9 +186,9 @@ TEST_P(FullGradient, AgreesWithDifferences) {
       targets.push_back(-1);
     }
     model.Forward(pass);
-    if (!backward) return LossHead(model, Compute::kF32, pass.hidden, targets, 1.0f);
+    if (!backward) return LossHead(model, Compute::kF32, pass.result.hidden, targets, 1.0f);
     Tensor dhidden = model.workspace().New({pass.rows(), model.config().hidden});
-    const double loss = LossHead(model, Compute::kF32, pass.hidden, targets, 1.0f, dhidden, graft.HeadGradient());
+    const double loss = LossHead(model, Compute::kF32, pass.result.hidden, targets, 1.0f, dhidden, graft.HeadGradient());
     model.Backward(pass, dhidden);
     return loss;
   };

@@ -43,8 +43,8 @@ Rows Logits(Transformer& transformer, std::span<const int32_t> ids, Compute comp
     std::iota(pass.logit_rows.begin(), pass.logit_rows.end(), 0);
     transformer.Forward(pass);
     for (size_t i = 0; i < part.size(); ++i) {
-      const float* row = pass.logits.row(static_cast<int64_t>(i));
-      rows.emplace_back(row, row + pass.logits.columns());
+      const float* row = pass.result.logits.row(static_cast<int64_t>(i));
+      rows.emplace_back(row, row + pass.result.logits.columns());
     }
     CommitAll(pass);
   }

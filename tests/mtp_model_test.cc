@@ -30,7 +30,7 @@ class OwnModule : public testing::Test {
   OwnModule() : pool_(2), model_(LoadWeights(pool_, kBase), pool_) {
     GraftOptions options;
     options.heads = 2;
-    module_ = MakeGraft("mtp", options, model_);
+    module_ = MakeGraft("mtp", options, model_.base());
     Fill(*module_, 0.15);
     for (int64_t i = 0; i < hidden_.view.size(); ++i) {
       const double x = static_cast<double>(i);
@@ -81,7 +81,7 @@ TEST_F(OwnModule, InADirectoryIsPyTorchs) {
   for (const bool qwen : {false, true}) {
     Transformer model(LoadWeights(pool_, WithModule(qwen)), pool_);
     ASSERT_NE(model.weights().mtp_source, "");
-    const auto own = MtpHeads::LoadOwn(model);
+    const auto own = MtpHeads::LoadOwn(model.base());
     EXPECT_LT(Furthest(Logits(model, *own).view, golden["mtp"][0]), 1e-4);
     EXPECT_GT(Furthest(Logits(model, *own).view, golden["mtp"][1]), 1e-2) << "the comparison sees nothing";
   }
@@ -110,14 +110,14 @@ TEST_F(OwnModule, InAGgufFileThereAndBack) {
     Transformer model(LoadWeights(pool_, path), pool_);
     EXPECT_EQ(model.config().layers, 3);
     EXPECT_EQ(Compare(ExactLogits(model, {}, tokens_).view, trunk.view).largest, 0) << "the trunk is as it was";
-    const auto own = MtpHeads::LoadOwn(model);
+    const auto own = MtpHeads::LoadOwn(model.base());
     EXPECT_EQ(Compare(Logits(model, *own).view, want.view).largest, 0);
   }
   EXPECT_EQ(MtpHeads::LoadOwn(*std::make_unique<Transformer>(LoadWeights(pool_, out), pool_))->heads()->depths(), 2);
   ConvertToHuggingFace(converted, directory_ + "/back", DType::kF32);
   Transformer back(LoadWeights(pool_, directory_ + "/back"), pool_);
   EXPECT_EQ(back.config().layers, 3);
-  EXPECT_EQ(Compare(Logits(back, *MtpHeads::LoadOwn(back)).view, want.view).largest, 0);
+  EXPECT_EQ(Compare(Logits(back, *MtpHeads::LoadOwn(back.base())).view, want.view).largest, 0);
 
   // A second module takes the first one's place.
   dynamic_cast<MtpHeads&>(*module_).SaveWithBase(out, directory_ + "/again.gguf");
@@ -155,7 +155,7 @@ TEST_F(OwnModule, WhatIsWrongIsNamed) {
   ConvertToGguf(kBase, base);
   GraftOptions options;
   options.parallel = true;
-  const auto parallel = MakeGraft("mtp", options, model_);
+  const auto parallel = MakeGraft("mtp", options, model_.base());
   Refused("not for parallel heads", [&] { dynamic_cast<MtpHeads&>(*parallel).SaveWithBase(base, out); });
   const GgufFile file(base);
   GgufWriter writer;
@@ -174,7 +174,7 @@ TEST_F(OwnModule, WhatIsWrongIsNamed) {
   for (const char* name : {"enorm", "hnorm"}) lacking.AddTensor(std::string("blk.3.nextn.") + name + ".weight", narrow.view.Rows(0, 1));
   lacking.Write(out);
   Transformer model(LoadWeights(pool_, out), pool_);
-  Refused("tensor blk.3.nextn.eh_proj.weight is [64, 64], this base wants [64, 128]", [&] { MtpHeads::LoadOwn(model); });
+  Refused("tensor blk.3.nextn.eh_proj.weight is [64, 64], this base wants [64, 128]", [&] { MtpHeads::LoadOwn(model.base()); });
 }
 
 }  // namespace

@@ -61,7 +61,7 @@ TEST(NumericsReport, WatchesWithoutChangingTheRun) {
   const auto run = [&](Precision precision, bool watched) {
     ThreadPool pool(2);
     Transformer model(TinyModel(pool, 7), pool);
-    const auto graft = MakeGraft("full", {.working = PlanOf(precision).storage}, model);
+    const auto graft = MakeGraft("full", {.working = PlanOf(precision).storage}, model.base());
     TrainOptions options;
     options.precision = precision;
     options.batch = {.batch_size = 2};

@@ -80,7 +80,7 @@ Rows Serve(Transformer& model, Compute compute, DType kv_type, const std::vector
     model.Forward(pass);
     for (int64_t i = 0; i < pass.rows(); ++i) {
       std::vector<float>& row = rows[owner[static_cast<size_t>(i)]];
-      row.insert(row.end(), pass.logits.row(i), pass.logits.row(i) + pass.logits.columns());
+      row.insert(row.end(), pass.result.logits.row(i), pass.result.logits.row(i) + pass.result.logits.columns());
     }
     CommitAll(pass);
   }
@@ -98,7 +98,7 @@ TEST_P(PrefixAdapter, ACompiledTextIsTheTextInContext) {
   std::vector<int32_t> both = text;
   both.insert(both.end(), ids.begin(), ids.end());
   for (const auto& [compute, kv_type] : {std::pair{Compute::kF32, DType::kF32}, std::pair{Compute::kInt8, DType::kF16}}) {
-    const auto prefix = PrefixGraft::Compile(model_, text, compute, kv_type);
+    const auto prefix = PrefixGraft::Compile(model_.base(), text, compute, kv_type);
     EXPECT_EQ(prefix->prefix_length(), 21);
     const std::vector<float> with = Serve(model_, compute, kv_type, {{ids, {prefix.get()}}}, 4)[0];
     const std::vector<float> whole = Serve(model_, compute, kv_type, {{both, {}}}, 4)[0];
@@ -111,10 +111,10 @@ TEST_P(PrefixAdapter, TextInitIsTheTextWithAnMlpToo) {
   GraftOptions options = Options(5);
   std::vector<int32_t> text;
   for (size_t i = 0; i < 5; ++i) text.push_back(options.init_ids[i % 3]);
-  const OwnedTensor wanted = KeysAndValuesOf(model_, text, Compute::kF32, DType::kF32);
+  const OwnedTensor wanted = KeysAndValuesOf(model_.base(), text, Compute::kF32, DType::kF32);
   for (const int64_t width : {0, 16}) {
     options.mlp_width = width;
-    const std::unique_ptr<Graft> graft = MakeGraft("prefix", options, model_);
+    const std::unique_ptr<Graft> graft = MakeGraft("prefix", options, model_.base());
     const int64_t size = wanted.view.size() / (2 * model_.config().layers);
     for (int layer = 0; layer < 3; ++layer) {
       const Graft::Kv kv = graft->PrefixKv(layer);
@@ -131,7 +131,7 @@ TEST_P(PrefixAdapter, ZeroIsZeroWithAnMlpToo) {
   options.prefix_init = "zero";
   for (const int64_t width : {0, 7}) {
     options.mlp_width = width;
-    const Graft::Kv kv = MakeGraft("prefix", options, model_)->PrefixKv(2);
+    const Graft::Kv kv = MakeGraft("prefix", options, model_.base())->PrefixKv(2);
     for (int64_t i = 0; i < kv.k.size(); ++i) EXPECT_EQ(std::fabs(kv.k.f32()[i]) + std::fabs(kv.v.f32()[i]), 0);
   }
 }
@@ -141,12 +141,12 @@ TEST_P(PrefixAdapter, AFreshZeroUpAdapterDoesNothing) {
   for (const char* variant : {"houlsby", "pfeiffer", "parallel", "scaled-parallel"}) {
     GraftOptions options = Options();
     options.variant = variant;
-    const std::unique_ptr<Graft> fresh = MakeGraft("adapter", options, model_);
+    const std::unique_ptr<Graft> fresh = MakeGraft("adapter", options, model_.base());
     EXPECT_EQ(Serve(model_, Compute::kInt8, DType::kF16, {{ids, {fresh.get()}}}, 3),
               Serve(model_, Compute::kInt8, DType::kF16, {{ids, {}}}, 3))
         << variant;
     options.adapter_init = "bert";
-    const std::unique_ptr<Graft> acting = MakeGraft("adapter", options, model_);
+    const std::unique_ptr<Graft> acting = MakeGraft("adapter", options, model_.base());
     EXPECT_NE(Serve(model_, Compute::kInt8, DType::kF16, {{ids, {acting.get()}}}, 3),
               Serve(model_, Compute::kInt8, DType::kF16, {{ids, {}}}, 3))
         << variant;
@@ -156,14 +156,14 @@ TEST_P(PrefixAdapter, AFreshZeroUpAdapterDoesNothing) {
 // A LoRA with a prefix on one row, an adapter on the next, nothing on the third, in prefill and in steps of decoding.
 TEST_P(PrefixAdapter, AnyMixInOnePassIsEachAlone) {
   GraftOptions options = Options(19);
-  const std::unique_ptr<Graft> lora = MakeGraft("lora", options, model_), prefix = MakeGraft("prefix", options, model_);
+  const std::unique_ptr<Graft> lora = MakeGraft("lora", options, model_.base()), prefix = MakeGraft("prefix", options, model_.base());
   options.variant = "houlsby";
-  const std::unique_ptr<Graft> houlsby = MakeGraft("adapter", options, model_);
+  const std::unique_ptr<Graft> houlsby = MakeGraft("adapter", options, model_.base());
   options.variant = "scaled-parallel";
-  const std::unique_ptr<Graft> parallel = MakeGraft("adapter", options, model_);
-  const std::unique_ptr<Graft> prompt = MakeGraft("prompt", options, model_);
-  const std::unique_ptr<Graft> factors = GetParam() == TinyFamily::kGpt2 ? MakeGraft("lora", options, model_)
-                                                                         : MakeGraft("ia3", options, model_);
+  const std::unique_ptr<Graft> parallel = MakeGraft("adapter", options, model_.base());
+  const std::unique_ptr<Graft> prompt = MakeGraft("prompt", options, model_.base());
+  const std::unique_ptr<Graft> factors = GetParam() == TinyFamily::kGpt2 ? MakeGraft("lora", options, model_.base())
+                                                                         : MakeGraft("ia3", options, model_.base());
   uint64_t seed = 0;
   for (Graft* graft : {lora.get(), prefix.get(), houlsby.get(), parallel.get(), prompt.get(), factors.get()}) {
     Shake(*graft, ++seed);
@@ -190,7 +190,7 @@ TEST_P(PrefixAdapter, GraftsSideBySideAreEachAlone) {
   options.variant = "houlsby";
   std::vector<std::unique_ptr<Graft>> grafts;
   const auto make = [&](const char* kind) {
-    grafts.push_back(MakeGraft(kind, options, model_));
+    grafts.push_back(MakeGraft(kind, options, model_.base()));
     Shake(*grafts.back(), grafts.size());
     return grafts.back().get();
   };
@@ -225,7 +225,7 @@ TEST_P(PrefixAdapter, GradientsAreThoseOfTheLoss) {
     options.variant = c.variant;
     options.mlp_width = c.mlp;
     options.activation = c.activation;
-    const std::unique_ptr<Graft> graft = MakeGraft(c.kind, options, model_);
+    const std::unique_ptr<Graft> graft = MakeGraft(c.kind, options, model_.base());
     Shake(*graft, 21);
     std::vector<OwnedTensor> grads;
     grads.reserve(64);
@@ -239,8 +239,8 @@ TEST_P(PrefixAdapter, GradientsAreThoseOfTheLoss) {
       Pass pass;
       Tape tape;
       pass.compute = Compute::kF32;
-      if (backward) pass.tape = &tape;
-      pass.checkpoint = checkpoint;
+      if (backward) pass.training.tape = &tape;
+      pass.training.checkpoint = checkpoint;
       std::vector<int32_t> targets;
       for (const std::vector<int32_t>& ids : {Ids(6), Ids(9, 4)}) {
         pass.Append(0, graft->prefix_length(), ids).grafts = grafts;
@@ -248,9 +248,9 @@ TEST_P(PrefixAdapter, GradientsAreThoseOfTheLoss) {
         targets.push_back(-1);
       }
       model_.Forward(pass);
-      if (!backward) return LossHead(model_, Compute::kF32, pass.hidden, targets, 1.0f);
+      if (!backward) return LossHead(model_, Compute::kF32, pass.result.hidden, targets, 1.0f);
       Tensor dhidden = model_.workspace().New({pass.rows(), model_.config().hidden});
-      const double value = LossHead(model_, Compute::kF32, pass.hidden, targets, 1.0f, dhidden);
+      const double value = LossHead(model_, Compute::kF32, pass.result.hidden, targets, 1.0f, dhidden);
       model_.Backward(pass, dhidden);
       return value;
     };
@@ -291,7 +291,7 @@ TEST_P(PrefixAdapter, GradientsAreThoseOfTheLoss) {
 TEST_P(PrefixAdapter, APromptOfWordsIsTheWordsInContext) {
   GraftOptions options = Options(6);
   options.init_ids = Ids(6, 9);
-  const std::unique_ptr<Graft> prompt = MakeGraft("prompt", options, model_);
+  const std::unique_ptr<Graft> prompt = MakeGraft("prompt", options, model_.base());
   const std::vector<int32_t> ids = Ids(13);
   std::vector<int32_t> both = options.init_ids;
   both.insert(both.end(), ids.begin(), ids.end());
@@ -303,7 +303,7 @@ TEST_P(PrefixAdapter, APromptOfWordsIsTheWordsInContext) {
 
 // Through the trainer, which puts the prompt's rows before each example: against differences of the validation loss.
 TEST_P(PrefixAdapter, APromptsGradientIsThatOfTheLoss) {
-  const std::unique_ptr<Graft> prompt = MakeGraft("prompt", Options(3), model_);
+  const std::unique_ptr<Graft> prompt = MakeGraft("prompt", Options(3), model_.base());
   Shake(*prompt, 5);
   std::vector<Example> examples(2);
   for (int i = 0; i < 2; ++i) {
@@ -351,7 +351,7 @@ class Files : public ::testing::Test {
   }
   std::string Says(Transformer& model, float scale = 1) {
     try {
-      LoadGraft(path_, model, scale);
+      LoadGraft(path_, model.base(), scale);
     } catch (const Error& error) {
       return error.what();
     }
@@ -391,19 +391,19 @@ TEST_F(Files, AnMlpResumesAndIsDroppedOnExport) {
   options.steps = 6;
   fs::create_directories(path_ + "/whole");
   fs::create_directories(path_ + "/halves");
-  const std::unique_ptr<Graft> whole = MakeGraft("prefix", graft_options, model_);
+  const std::unique_ptr<Graft> whole = MakeGraft("prefix", graft_options, model_.base());
   const std::vector<float> before = values(*whole);
   Trainer(model_, *whole, examples, none, options, path_ + "/whole").Run({});
   EXPECT_NE(values(*whole), before);
 
   std::atomic<bool> stop = false;
-  const std::unique_ptr<Graft> first = MakeGraft("prefix", graft_options, model_);
+  const std::unique_ptr<Graft> first = MakeGraft("prefix", graft_options, model_.base());
   Trainer::Callbacks callbacks;
   callbacks.stop = &stop;
   callbacks.on_step = [&](const StepMetrics& m) { stop = m.step == 3; };
   Trainer(model_, *first, examples, none, options, path_ + "/halves").Run(callbacks);
   graft_options.prefix_init = "random";  // whatever it is made as, the checkpoint holds the MLP
-  const std::unique_ptr<Graft> second = MakeGraft("prefix", graft_options, model_);
+  const std::unique_ptr<Graft> second = MakeGraft("prefix", graft_options, model_.base());
   Trainer again(model_, *second, examples, none, options, path_ + "/halves");
   std::vector<std::string> notes;
   ASSERT_TRUE(again.Resume(notes));
@@ -413,13 +413,13 @@ TEST_F(Files, AnMlpResumesAndIsDroppedOnExport) {
 
   second->Save(path_);
   EXPECT_EQ(SafetensorsFile(path_ + "/adapter_model.safetensors").tensors().size(), 1u);
-  const std::unique_ptr<Graft> loaded = LoadGraft(path_, model_);
+  const std::unique_ptr<Graft> loaded = LoadGraft(path_, model_.base());
   EXPECT_EQ(Serve(model_, Compute::kF32, DType::kF32, {{Ids(9), {loaded.get()}}}),
             Serve(model_, Compute::kF32, DType::kF32, {{Ids(9), {second.get()}}}));
 }
 
 TEST_F(Files, PrefixesThatDoNotFitAreNamed) {
-  MakeGraft("prefix", Options(), model_)->Save(path_);
+  MakeGraft("prefix", Options(), model_.base())->Save(path_);
   EXPECT_EQ(Says(model_), "nothing");
   ExpectParts(Says(model_, 0.5f), {path_, "0.5"});
   Transformer more_heads(TinyModel(pool_, 1, {.kv_heads = 4}), pool_), deeper(TinyModel(pool_, 1, {.layers = 3}), pool_);
@@ -440,7 +440,7 @@ TEST_F(Files, PrefixesThatDoNotFitAreNamed) {
 }
 
 TEST_F(Files, AdaptersThatDoNotFitAreNamed) {
-  MakeGraft("adapter", Options(), model_)->Save(path_);
+  MakeGraft("adapter", Options(), model_.base())->Save(path_);
   EXPECT_EQ(Says(model_), "nothing");
   Transformer wider(TinyModel(pool_, 1, {.hidden = 48}), pool_), qwen(TinyModel(pool_, 1, {.family = TinyFamily::kQwen3}), pool_);
   ExpectParts(Says(wider), {"adapter_config.json", "\"hidden_size\" is 32", "48"});
@@ -454,13 +454,13 @@ TEST_F(Files, AdaptersThatDoNotFitAreNamed) {
       {"ln_before", true},        {"use_gating", true},        {"phm_layer", true},              {"scaling", "channel"},
       {"original_ln_after", false}, {"residual_before_ln", "post_add"}};
   for (const auto& [field, value] : bad) {
-    MakeGraft("adapter", Options(), model_)->Save(path_);
+    MakeGraft("adapter", Options(), model_.base())->Save(path_);
     Change([&](nlohmann::json& c) { c["config"][field] = value; });
     const std::string says = Says(model_);
     ExpectParts(says, {field, path_});
     EXPECT_NE(says, "nothing");
   }
-  MakeGraft("adapter", Options(), model_)->Save(path_);
+  MakeGraft("adapter", Options(), model_.base())->Save(path_);
   fs::rename(path_ + "/adapter.safetensors", path_ + "/pytorch_adapter.bin");
   ExpectParts(Says(model_), {"pytorch_adapter.bin", "pickle"});
 }
@@ -468,7 +468,7 @@ TEST_F(Files, AdaptersThatDoNotFitAreNamed) {
 TEST_F(Files, PromptsAndFactorsThatDoNotFitAreNamed) {
   Transformer wider(TinyModel(pool_, 1, {.hidden = 48}), pool_), more_heads(TinyModel(pool_, 1, {.kv_heads = 4}), pool_);
   Transformer shallower(TinyModel(pool_, 1, {.layers = 1}), pool_);
-  MakeGraft("prompt", Options(), model_)->Save(path_);
+  MakeGraft("prompt", Options(), model_.base())->Save(path_);
   EXPECT_EQ(Says(model_), "nothing");
   ExpectParts(Says(model_, 0.5f), {path_, "0.5"});
   ExpectParts(Says(wider), {"adapter_config.json", "\"token_dim\" is 32", "48 values"});
@@ -476,7 +476,7 @@ TEST_F(Files, PromptsAndFactorsThatDoNotFitAreNamed) {
   ExpectParts(Says(wider), {"adapter_model.safetensors", "[5, 32]", "[5, 48]"});
   Change([](nlohmann::json& c) { c["token_dim"] = 32, c["num_virtual_tokens"] = 7; });
   ExpectParts(Says(model_), {"\"num_virtual_tokens\" is 7", "5 rows"});
-  MakeGraft("ia3", Options(), model_)->Save(path_);
+  MakeGraft("ia3", Options(), model_.base())->Save(path_);
   EXPECT_EQ(Says(model_), "nothing");
   ExpectParts(Says(model_, 2), {path_, "2"});
   ExpectParts(Says(more_heads), {"adapter_model.safetensors", "k_proj.ia3_l is [16, 1]", "[32, 1]"});
@@ -501,7 +501,7 @@ TEST_F(Files, OptionsOutOfRangeAreRefused) {
     GraftOptions options = Options();
     change(options);
     try {
-      MakeGraft(kind, options, model_);
+      MakeGraft(kind, options, model_.base());
     } catch (const Error& error) {
       EXPECT_EQ(error.code(), ErrorCode::kUsage) << error.what();
       return true;
@@ -525,9 +525,9 @@ TEST_F(Files, OptionsOutOfRangeAreRefused) {
 
 // Two prefixes, or two adapters at one sub-layer, would act one upon the other's result in an order nobody chose.
 TEST_F(Files, StacksThatActTwiceAreRefused) {
-  const std::unique_ptr<Graft> prefix = MakeGraft("prefix", Options(), model_), other = MakeGraft("prefix", Options(), model_);
-  const std::unique_ptr<Graft> adapter = MakeGraft("adapter", Options(), model_), twice = MakeGraft("adapter", Options(), model_);
-  const std::unique_ptr<Graft> lora = MakeGraft("lora", Options(), model_);
+  const std::unique_ptr<Graft> prefix = MakeGraft("prefix", Options(), model_.base()), other = MakeGraft("prefix", Options(), model_.base());
+  const std::unique_ptr<Graft> adapter = MakeGraft("adapter", Options(), model_.base()), twice = MakeGraft("adapter", Options(), model_.base());
+  const std::unique_ptr<Graft> lora = MakeGraft("lora", Options(), model_.base());
   const auto says = [&](const std::vector<Graft*>& grafts) -> std::string {
     try {
       CheckStack({"a", "b"}, grafts, model_.config());
@@ -541,7 +541,7 @@ TEST_F(Files, StacksThatActTwiceAreRefused) {
   ExpectParts(says({prefix.get(), other.get()}), {"b:", "a", "5"});
   ExpectParts(says({adapter.get(), twice.get()}), {"b:", "a", "layer 0"});
   ExpectParts(says({lora.get(), lora.get()}), {"b:", "a", "twice"});
-  const std::unique_ptr<Graft> prompt = MakeGraft("prompt", Options(), model_), second = MakeGraft("prompt", Options(), model_);
+  const std::unique_ptr<Graft> prompt = MakeGraft("prompt", Options(), model_.base()), second = MakeGraft("prompt", Options(), model_.base());
   EXPECT_EQ(says({prompt.get(), prefix.get()}), "nothing");
   ExpectParts(says({prompt.get(), second.get()}), {"b:", "a", "prompt of 5"});
 }

@@ -38,16 +38,16 @@ class World {
     GraftOptions prefix;
     prefix.length = 5;
     prefix.init_ids = {4, 5, 6};
-    Add({MakeGraft("prefix", prefix, model_)});
+    Add({MakeGraft("prefix", prefix, model_.base())});
     GraftOptions prompt = prefix;
     prompt.length = 3;
-    Add({Lora(3), MakeGraft("prompt", prompt, model_)});
+    Add({Lora(3), MakeGraft("prompt", prompt, model_.base())});
     GraftOptions mtp;
     mtp.heads = 2;
-    if (family != TinyFamily::kGpt2) Add({MakeGraft("mtp", mtp, model_)});  // which wants rotary positions
+    if (family != TinyFamily::kGpt2) Add({MakeGraft("mtp", mtp, model_.base())});  // which wants rotary positions
     GraftOptions medusa;
     medusa.heads = 3;
-    Add({Lora(4), MakeGraft("medusa", medusa, model_)});
+    Add({Lora(4), MakeGraft("medusa", medusa, model_.base())});
     for (const auto& part : owned_) {
       if (part->heads() != nullptr) part->heads()->Freeze();
     }
@@ -148,7 +148,7 @@ class World {
     GraftOptions options;
     options.rank = 2;
     options.seed = seed;
-    auto lora = MakeGraft("lora", options, model_);
+    auto lora = MakeGraft("lora", options, model_.base());
     uint64_t stream = 0;
     lora->VisitParams([&](Parameter& p) {
       const Philox noise(seed);
@@ -395,7 +395,7 @@ TEST(Scheduler, LogitsOfAPromptAreThoseOfAPassOverIt) {
     pass.Append(id, 0, ids);
     for (int32_t i = 0; i < 150; ++i) pass.logit_rows.push_back(i);
     model.Forward(pass);
-    for (int64_t i = 0; i < 150; ++i) want.emplace_back(pass.logits.row(i), pass.logits.row(i) + 61);
+    for (int64_t i = 0; i < 150; ++i) want.emplace_back(pass.result.logits.row(i), pass.result.logits.row(i) + 61);
     kv.Close(id);
   }
   DecodeRequest request;

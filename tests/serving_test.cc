@@ -16,7 +16,7 @@ class Prompts : public testing::Test {
     GraftOptions options;
     options.length = 3;
     options.init_ids = {4, 5, 6};
-    prefix_ = MakeGraft("prefix", options, model_);
+    prefix_ = MakeGraft("prefix", options, model_.base());
     for (int32_t i = 0; i < 8; ++i) {
       DecodeRequest& request = requests_.emplace_back();
       for (int32_t j = 0; j < 2 + i * 5; ++j) request.prompt.push_back((i * 11 + j * 7) % 61);

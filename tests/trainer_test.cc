@@ -331,7 +331,7 @@ TEST_F(TrainerTest, NamesStepAndLayerOfTheFirstNonFiniteValue) {
   std::atomic<bool> stop = false;
   Trainer::Callbacks callbacks;
   callbacks.on_step = [&](const StepMetrics& m) {
-    if (m.step == 5) run.model.mutable_weights().blocks[1].ffn_norm.gain.view.f32()[3] = NAN;
+    if (m.step == 5) run.model.base().mutable_weights().blocks[1].ffn_norm.gain.view.f32()[3] = NAN;
   };
   try {
     run.trainer.Run(callbacks);
@@ -390,7 +390,7 @@ TEST_F(TrainerTest, NoCheckpointHoldsAValueThatIsNotFinite) {
 
 TEST_F(TrainerTest, NotANumberInTheModelIsFoundAtTheFirstStep) {
   Lab run(Options(), directory_);
-  run.model.mutable_weights().blocks[0].attention_norm.gain.view.f32()[0] = NAN;
+  run.model.base().mutable_weights().blocks[0].attention_norm.gain.view.f32()[0] = NAN;
   try {
     run.trainer.Run({});
     FAIL();
@@ -405,7 +405,7 @@ TEST_F(TrainerTest, NotANumberInTheModelIsFoundAtTheFirstStep) {
 // A token that only the validation data holds: the run ends with the loss that is none, and keeps what it learned.
 TEST_F(TrainerTest, AValidationLossThatIsNoNumberEndsTheRun) {
   Lab run(Options(), directory_);
-  PackedMatrix& embedding = run.model.mutable_weights().embedding;
+  PackedMatrix& embedding = run.model.base().mutable_weights().embedding;
   OwnedTensor rows({embedding.out(), embedding.in()});
   embedding.Unpack(run.pool, rows.view);
   rows.view.row(50)[0] = NAN;
@@ -459,7 +459,7 @@ TEST_F(TrainerTest, Fp16SkipsOverflowedStepsAndLowersTheScale) {
   options.steps = 30;
   Lab run(options);
   // A huge final gain makes scaled gradients overflow fp16 while the forward stays finite.
-  float* const gain = run.model.mutable_weights().final_norm.gain.view.f32();
+  float* const gain = run.model.base().mutable_weights().final_norm.gain.view.f32();
   for (int64_t i = 0; i < run.model.config().hidden; ++i) gain[i] *= 5000;
   std::vector<float> before = run.Values();
   double scale = static_cast<double>(LossScaler::kInit);

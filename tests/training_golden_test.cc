@@ -59,11 +59,11 @@ std::vector<StepMetrics> RunGolden(Transformer& model, Graft& graft, Precision p
 }
 
 std::vector<StepMetrics> RunLora(Transformer& model, Precision precision) {
-  return RunGolden(model, *LoadGraft(kGolden + "/init", model), precision, 2e-3f, 20);
+  return RunGolden(model, *LoadGraft(kGolden + "/init", model.base()), precision, 2e-3f, 20);
 }
 
 std::vector<StepMetrics> RunFull(Transformer& model, Precision precision) {
-  return RunGolden(model, *MakeGraft("full", {.working = PlanOf(precision).storage}, model), precision, 2e-5f, 12);
+  return RunGolden(model, *MakeGraft("full", {.working = PlanOf(precision).storage}, model.base()), precision, 2e-5f, 12);
 }
 
 // Each loss within 1e-3 of PyTorch's, each gradient's length within half a percent.
@@ -151,14 +151,14 @@ TEST_F(TrainingGolden, NormGradientsOfAFullBackward) {
   Pass pass;
   Tape tape;
   pass.compute = Compute::kF32;
-  pass.tape = &tape;
+  pass.training.tape = &tape;
   pass.Append(0, 0, ids).grafts = grafts;
   std::vector<int32_t> targets(ids.begin() + 1, ids.end());
   targets.push_back(-1);
   model_->Forward(pass);
   Tensor dhidden = model_->workspace().New({pass.rows(), model_->config().hidden});
   const double count = static_cast<double>(ids.size() - 1);
-  const double loss = LossHead(*model_, Compute::kF32, pass.hidden, targets, static_cast<float>(1 / count), dhidden);
+  const double loss = LossHead(*model_, Compute::kF32, pass.result.hidden, targets, static_cast<float>(1 / count), dhidden);
   EXPECT_NEAR(loss / count, golden["long_loss"].get<double>(), 1e-4);
   model_->Backward(pass, dhidden);
 
@@ -190,7 +190,7 @@ TEST_F(TrainingGolden, GradientLengthsOfFullFineTuning) {
       LoadTokenizer(DefaultTestModel()).Encode(golden["long_text"].get<std::string>(), false, true);
   std::vector<Example> examples = {{ids, std::vector<uint8_t>(ids.size(), 1)}};
   examples[0].trained[0] = 0;
-  const std::unique_ptr<Graft> graft = MakeGraft("full", {}, *model_);
+  const std::unique_ptr<Graft> graft = MakeGraft("full", {}, model_->base());
   TrainOptions options;
   options.precision = Precision::kFp32;
   Trainer trainer(*model_, *graft, examples, {}, options, "");

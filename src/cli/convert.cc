@@ -54,7 +54,7 @@ void ConvertAdapter(const Flags& flags) {
   }
   ThreadPool pool(DefaultThreads());
   Transformer model(LoadWeights(pool, ResolveModel(flags.base)), pool);
-  const std::unique_ptr<Graft> graft = LoadGraft(flags.in, model);
+  const std::unique_ptr<Graft> graft = LoadGraft(flags.in, model.base());
   if (auto* const mtp = dynamic_cast<MtpHeads*>(graft.get()); mtp != nullptr) return ConvertMtp(flags, *mtp);
   const auto* const lora = dynamic_cast<const LoraGraft*>(graft.get());
   const std::string own = graft->kind() == "adapter" ? "adapterhub" : "peft";

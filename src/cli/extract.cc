@@ -94,7 +94,7 @@ void RunExtract(const Flags& flags) {
     if (ids.size() < 2) Fail(ErrorCode::kData, flags.data, ": holds fewer than two tokens");
   }
   Transformer base(LoadWeights(pool, base_path), pool), tuned(LoadWeights(pool, tuned_path), pool);
-  const WeightDelta delta(base, tuned.weights(), flags.rank, flags.energy);
+  const WeightDelta delta(base.base(), tuned.weights(), flags.rank, flags.energy);
   MakeDirectories(flags.out);
   std::vector<TensorToWrite> whole = delta.Whole();
   if (whole.empty() && delta.spectra().empty())
@@ -120,7 +120,7 @@ void RunExtract(const Flags& flags) {
       std::unique_ptr<Graft> graft;
       if (rank > 0) graft = delta.Terms(rank, base_path);
       if (has_whole) {
-        graft = std::make_unique<DeltaGraft>(std::move(graft), flags.out + "/whole.safetensors", base, 1.0f);
+        graft = std::make_unique<DeltaGraft>(std::move(graft), flags.out + "/whole.safetensors", base.base(), 1.0f);
       }
       std::vector<Graft*> grafts;
       if (graft) grafts.push_back(graft.get());

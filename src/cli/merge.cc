@@ -46,7 +46,7 @@ struct Merge {
         model(LoadWeights(pool, path), pool) {
     for (const std::string& text : flags.grafts) {
       const GraftSpec spec = ParseGraftSpec(text);
-      owned.push_back(LoadGraft(spec.path, model, spec.scale));
+      owned.push_back(LoadGraft(spec.path, model.base(), spec.scale));
       grafts.push_back(owned.back().get());
     }
   }
@@ -58,7 +58,7 @@ struct Merge {
       if (parts.back() == nullptr) Fail(ErrorCode::kUsage, "--adapter adds LoRA adapters, not a graft of kind ", graft->kind());
     }
     double kept = 1;
-    LoraGraft::Combine(parts, model, flags.rank, &kept)->Save(flags.out);
+    LoraGraft::Combine(parts, model.base(), flags.rank, &kept)->Save(flags.out);
     if (flags.output.json) return WriteJson({{"path", flags.out}, {"kept", kept}});
     Note(flags.output, fmt::format("{}: the sum of {} adapters, {}", flags.out, parts.size(),
                                    flags.rank > 0 ? fmt::format("{:.4f} of its energy in rank {}", kept, flags.rank)
@@ -113,7 +113,7 @@ struct Merge {
   LogitDifference Measure(std::optional<DType> type, const std::string& to, std::span<const int32_t> ids) {
     {
       ProgressBar bar(flags.output.quiet);
-      WriteMerged(model, grafts, path, to, type, [&](uint64_t done, uint64_t total) { bar.Update("merging", done, total); });
+      WriteMerged(model.base(), grafts, path, to, type, [&](uint64_t done, uint64_t total) { bar.Update("merging", done, total); });
     }
     Transformer merged(LoadWeights(pool, to), pool);
     const LogitDifference damage = Compare(ExactLogits(merged, {}, ids).view, wanted.view);

@@ -271,8 +271,8 @@ void Join(Dataset& data, Dataset more) {
 
 // The heads of a bundle, whatever fine-tune stands beside them.
 std::unique_ptr<Graft> LoadInitial(const TrainFlags& f, Transformer& model) {
-  if (!IsHeads(f.graft)) return LoadGraft(f.init_from, model);
-  std::unique_ptr<Graft> heads = LoadPart(f.init_from, model, true);
+  if (!IsHeads(f.graft)) return LoadGraft(f.init_from, model.base());
+  std::unique_ptr<Graft> heads = LoadPart(f.init_from, model.base(), true);
   if (heads == nullptr) Fail(ErrorCode::kData, f.init_from, ": holds no draft heads");
   return heads;
 }
@@ -290,14 +290,14 @@ TrainSession::TrainSession(TrainFlags& f)
   if (!f.directory.empty()) lock.emplace(f.directory);
   model = std::make_unique<Transformer>(LoadWeights(pool, model_path), pool);
   if (!f.refresh_heads.empty() && !IsHeads(f.graft)) {
-    const std::unique_ptr<Graft> heads = LoadPart(f.refresh_heads, *model, true);
+    const std::unique_ptr<Graft> heads = LoadPart(f.refresh_heads, model->base(), true);
     if (heads == nullptr) Fail(ErrorCode::kData, f.refresh_heads, ": holds no draft heads to refresh");
     f.graft = heads->kind();
   }
   if (IsHeads(f.graft)) f.train.optimizer.lr = f.heads_lr;
   if (IsHeads(f.graft) || f.beside()) {
     if (!f.with_graft.empty() && !f.beside()) {
-      if (auto part = LoadPart(f.with_graft, *model, false); part != nullptr) trunk.push_back(std::move(part));
+      if (auto part = LoadPart(f.with_graft, model->base(), false); part != nullptr) trunk.push_back(std::move(part));
     }
     f.train.heads.trunk.clear();
     for (const auto& part : trunk) f.train.heads.trunk.push_back(part.get());
@@ -306,14 +306,14 @@ TrainSession::TrainSession(TrainFlags& f)
   }
   if (f.valid.empty() && f.valid_split != 0) valid = SplitValidation(data, f.valid_split, f.train.seed);
   f.graft_options.init_ids = InitIds(f, tokenizer, data);
-  graft = f.init_from.empty() ? MakeGraft(f.graft, f.graft_options, *model) : LoadInitial(f, *model);
+  graft = f.init_from.empty() ? MakeGraft(f.graft, f.graft_options, model->base()) : LoadInitial(f, *model);
   if (f.sequence_length + graft->slots_before() > model->config().context) {
     Fail(ErrorCode::kUsage, "--seq-len: ", f.sequence_length, " is beyond the model's ", model->config().context,
          " positions");
   }
   if (f.beside()) {
-    with_heads = f.joint && !f.directory.empty() ? LoadPart(f.directory, *model, true)
-                                                 : MakeGraft(f.with_heads, f.graft_options, *model);
+    with_heads = f.joint && !f.directory.empty() ? LoadPart(f.directory, model->base(), true)
+                                                 : MakeGraft(f.with_heads, f.graft_options, model->base());
     Check(with_heads != nullptr, "the first stage of --joint leaves heads");
     f.train.with_heads = with_heads.get();
     if (f.graft == "full") f.train.heads.owner = graft.get();

@@ -111,7 +111,7 @@ void Scheduler::Settle(Part& part, const Pass& pass) {
   std::vector<int32_t> path;  // rows of the part that stay; empty: all of them
   Tensor logits;
   if (part.draws) {
-    logits = pass.logits.Rows(part.first_logit + part.rows - 1 - part.logit_row, 1 + part.draft.size());
+    logits = pass.result.logits.Rows(part.first_logit + part.rows - 1 - part.logit_row, 1 + part.draft.size());
     part.verdict = Verify(s.request.verify, part.draft, logits, s.sampler, s.tokens, s.LeftToDraw(),
                           [&](int32_t token) { return s.request.ends(token); });
     if (!part.draft.empty()) path.assign(1, 0);
@@ -141,10 +141,10 @@ void Scheduler::Settle(Part& part, const Pass& pass) {
     Observation observation{
         part.past, committed, {}, {}, s.tokens[static_cast<size_t>(s.computed)], part.decoded ? &part.draft : nullptr,
         logits};
-    if (needs.hidden) observation.hidden = rows(pass.hidden);
+    if (needs.hidden) observation.hidden = rows(pass.result.hidden);
     if (needs.after_layer >= 0) {
       const auto layer = std::ranges::find(pass.capture, needs.after_layer) - pass.capture.begin();
-      observation.after_layer = rows(pass.captured[static_cast<size_t>(layer)]);
+      observation.after_layer = rows(pass.result.captured[static_cast<size_t>(layer)]);
     }
     s.request.drafters->Observe(s.drafting, observation);
   }
@@ -184,8 +184,8 @@ void Scheduler::Show(const Part& part, const Pass& pass) {
   };
   for (int64_t i = part.first_shown; i < std::min(part.rows, s.prompt - part.past); ++i) {
     const int64_t row = s.shown++;
-    if (s.request.on_logits) s.request.on_logits(row, values(pass.logits, part.first_logit + i - part.logit_row));
-    if (s.request.on_hidden) s.request.on_hidden(row, values(pass.hidden, part.begin + i));
+    if (s.request.on_logits) s.request.on_logits(row, values(pass.result.logits, part.first_logit + i - part.logit_row));
+    if (s.request.on_hidden) s.request.on_hidden(row, values(pass.result.hidden, part.begin + i));
   }
 }
 

@@ -124,11 +124,11 @@ class AutoregressiveDrafter : public Drafter {
     if (runner.exit == nullptr) {
       pass.logit_rows = std::move(last);
       runner.transformer.Forward(pass);
-      return pass.logits;
+      return pass.result.logits;
     }
     pass.capture = {runner.exit->after_layer()};
     runner.transformer.Forward(pass);
-    return ReadOut(runner, pass.captured[0], last);
+    return ReadOut(runner, pass.result.captured[0], last);
   }
 
   Tensor ReadOut(const Runner& runner, Tensor states, std::span<const int32_t> rows) {

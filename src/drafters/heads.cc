@@ -62,7 +62,7 @@ class HeadsDrafter : public Drafter {
     std::unique_ptr<Graft> named = LoadHeads(spec, target);
     const bool own = spec.name == "mtp" && !target.transformer.weights().mtp_source.empty();
     if (named != nullptr || !own || CarriedHeads(spec, target) != nullptr) return named;
-    return MtpHeads::LoadOwn(target.transformer);
+    return MtpHeads::LoadOwn(target.transformer.base());
   }
   static Heads& Carried(const DrafterSpec& spec, const DrafterTarget& target) {
     if (Heads* const heads = CarriedHeads(spec, target); heads != nullptr) return *heads;
@@ -237,7 +237,7 @@ std::unique_ptr<Graft> LoadHeads(const DrafterSpec& spec, const DrafterTarget& t
   if (path.empty()) return nullptr;
   if (!std::filesystem::exists(path)) Fail(ErrorCode::kData, path, ": no such file or directory");
   for (const GraftEntry& entry : GraftList()) {
-    if (entry.kind == spec.name && entry.recognises(path)) return entry.load(path, target.transformer, 1);
+    if (entry.kind == spec.name && entry.recognises(path)) return entry.load(path, target.transformer.base(), 1);
   }
   Fail(ErrorCode::kData, "--draft ", spec.name, ": ", path, " holds no ", spec.name, " heads");
 }

@@ -111,7 +111,7 @@ void Engine::CompilePrefix(std::span<const int32_t> ids, const std::string& dire
     if (id < 0 || id >= vocab) Fail(ErrorCode::kUsage, "token id ", id, " is outside the vocabulary of ", vocab);
   }
   const std::lock_guard computing(e.m.compute);
-  const std::unique_ptr<PrefixGraft> prefix = PrefixGraft::Compile(e.m.transformer, ids, e.compute, e.kv->dtype());
+  const std::unique_ptr<PrefixGraft> prefix = PrefixGraft::Compile(e.m.transformer.base(), ids, e.compute, e.kv->dtype());
   prefix->set_base(e.m.path);
   prefix->Save(directory);
 }

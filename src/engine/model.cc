@@ -96,7 +96,7 @@ std::shared_ptr<Adapter::Impl::Scaled> Adapter::Impl::At(float scale) {
   std::shared_ptr<Scaled>& scaled = scales[scale];
   if (scaled == nullptr) {
     const std::lock_guard computing(model->compute);
-    scaled = std::make_shared<Scaled>(Scaled{model, LoadGrafts(path, model->transformer, scale), ++keys});
+    scaled = std::make_shared<Scaled>(Scaled{model, LoadGrafts(path, model->transformer.base(), scale), ++keys});
   }
   return scaled;
 }

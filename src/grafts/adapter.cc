@@ -87,7 +87,7 @@ void Fill(const Philox& noise, uint64_t stream, const std::string& init, int64_t
 
 }  // namespace
 
-AdapterGraft::AdapterGraft(Transformer& model, nlohmann::json config, std::string name, std::string layers,
+AdapterGraft::AdapterGraft(const BaseModel& model, nlohmann::json config, std::string name, std::string layers,
                            float effect)
     : model_(model),
       config_(std::move(config)),
@@ -125,7 +125,7 @@ AdapterGraft::Module& AdapterGraft::AddModule(int layer, Branch branch, int64_t 
   return m;
 }
 
-std::unique_ptr<Graft> AdapterGraft::Make(const GraftOptions& options, Transformer& model) {
+std::unique_ptr<Graft> AdapterGraft::Make(const GraftOptions& options, BaseModel& model) {
   std::unique_ptr<AdapterGraft> graft(
       new AdapterGraft(model, BnConfig(options), "cambium", HfLayers(model.config()), 1));
   graft->base_ = options.base;

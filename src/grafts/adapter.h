@@ -16,9 +16,9 @@ namespace cambium {
 // AdapterHub's `adapters`: adapter_config.json and adapter.safetensors.
 class AdapterGraft : public Graft {
  public:
-  static std::unique_ptr<Graft> Make(const GraftOptions& options, Transformer& model);
+  static std::unique_ptr<Graft> Make(const GraftOptions& options, BaseModel& model);
   static bool Recognises(const std::string& path);
-  static std::unique_ptr<Graft> Load(const std::string& path, Transformer& model, float scale);
+  static std::unique_ptr<Graft> Load(const std::string& path, const BaseModel& model, float scale);
 
   std::string kind() const override { return "adapter"; }
   bool ActsAtBranch(int layer, Branch branch) const override { return Find(layer, branch) != nullptr; }
@@ -48,7 +48,7 @@ class AdapterGraft : public Graft {
     OwnedTensor up_rows, scaled_bias;  // [size, hidden], [hidden]
   };
 
-  AdapterGraft(Transformer& model, nlohmann::json config, std::string name, std::string layers, float effect);
+  AdapterGraft(const BaseModel& model, nlohmann::json config, std::string name, std::string layers, float effect);
   Module* Find(int layer, Branch branch) const {
     return modules_[static_cast<size_t>(2 * layer) + static_cast<size_t>(branch)].get();
   }
@@ -65,7 +65,7 @@ class AdapterGraft : public Graft {
   // The width of the bottleneck in a layer: hidden / reduction_factor, which may be a map with a "default".
   static int64_t SizeOf(const nlohmann::json& config, int64_t hidden, int layer, const std::string& path);
 
-  Transformer& model_;
+  const BaseModel& model_;
   nlohmann::json config_;  // AdapterHub's BnConfig, as it was read
   std::string name_, layers_, base_;
   float effect_;           // what LoadGraft multiplies the adapter's output by

@@ -108,7 +108,7 @@ bool AdapterGraft::Recognises(const std::string& path) {
   return config && config->Is(AdapterConfig::Dialect::kAdapterHub, "bottleneck");
 }
 
-std::unique_ptr<Graft> AdapterGraft::Load(const std::string& path, Transformer& model, float scale) {
+std::unique_ptr<Graft> AdapterGraft::Load(const std::string& path, const BaseModel& model, float scale) {
   const ModelConfig& c = model.config();
   const AdapterConfig config = *AdapterConfig::Read(path);
   const nlohmann::json& whole = config.file();

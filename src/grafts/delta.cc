@@ -26,7 +26,7 @@ std::string ShapeText(Tensor tensor) {
 
 bool DeltaGraft::Recognises(const std::string& path) { return std::filesystem::is_regular_file(path + kWholeFile); }
 
-std::unique_ptr<Graft> DeltaGraft::Load(const std::string& path, Transformer& model, float scale) {
+std::unique_ptr<Graft> DeltaGraft::Load(const std::string& path, const BaseModel& model, float scale) {
   std::unique_ptr<Graft> terms;
   if (LoraGraft::Recognises(path)) terms = LoraGraft::Load(path, model, scale);
   return std::make_unique<DeltaGraft>(std::move(terms), path + kWholeFile, model, scale);
@@ -79,7 +79,7 @@ void DeltaGraft::ReadNorm(const std::string& name, const std::string& gguf_stem,
   norms_.emplace(std::pair(layer, kind), std::move(affine));
 }
 
-DeltaGraft::DeltaGraft(std::unique_ptr<Graft> terms, const std::string& whole, Transformer& model, float scale)
+DeltaGraft::DeltaGraft(std::unique_ptr<Graft> terms, const std::string& whole, const BaseModel& model, float scale)
     : model_(model), terms_(std::move(terms)), whole_(std::make_shared<SafetensorsFile>(whole)), scale_(scale) {
   const ModelWeights& w = model.weights();
   if (w.config.learned_positions) Fail(ErrorCode::kUsage, whole, ": a delta of a model with learned positions");

@@ -17,9 +17,9 @@ class DeltaGraft : public Graft {
  public:
   static bool Recognises(const std::string& path);
   // `scale` multiplies every difference.
-  static std::unique_ptr<Graft> Load(const std::string& path, Transformer& model, float scale);
+  static std::unique_ptr<Graft> Load(const std::string& path, const BaseModel& model, float scale);
   // Terms (may be null: none) and the file of whole values.
-  DeltaGraft(std::unique_ptr<Graft> terms, const std::string& whole, Transformer& model, float scale);
+  DeltaGraft(std::unique_ptr<Graft> terms, const std::string& whole, const BaseModel& model, float scale);
 
   std::string kind() const override { return "delta"; }
   void AtEmbedding(const GraftContext& context, std::span<const int32_t> tokens, Tensor x) override;
@@ -45,7 +45,7 @@ class DeltaGraft : public Graft {
   void ReadNorm(const std::string& name, const std::string& gguf_stem, int layer, NormKind kind,
                 const NormWeights& base);
 
-  Transformer& model_;
+  const BaseModel& model_;
   std::unique_ptr<Graft> terms_;
   std::shared_ptr<SafetensorsFile> whole_;
   float scale_;

@@ -12,7 +12,7 @@ constexpr const char* kWeights = "/exit_head.safetensors";
 
 }  // namespace
 
-ExitHead::ExitHead(Transformer& model, HeadsFile file, int64_t layer)
+ExitHead::ExitHead(const BaseModel& model, HeadsFile file, int64_t layer)
     : model_(model),
       file_(std::move(file)),
       layer_(layer),
@@ -25,7 +25,7 @@ ExitHead::ExitHead(Transformer& model, HeadsFile file, int64_t layer)
   std::copy_n(model.weights().final_norm.gain.view.f32(), model.config().hidden, norm_.param.value.f32());
 }
 
-std::unique_ptr<Graft> ExitHead::Make(const GraftOptions& options, Transformer& model) {
+std::unique_ptr<Graft> ExitHead::Make(const GraftOptions& options, BaseModel& model) {
   const int64_t layers = model.config().layers, layer = options.layer == 0 ? layers / 2 : options.layer;
   if (layer < 1 || layer >= layers) {
     Fail(ErrorCode::kUsage, "layer is ", options.layer, ", expected 1 to ", layers - 1, " in a model of ", layers);
@@ -40,7 +40,7 @@ std::unique_ptr<Graft> ExitHead::Make(const GraftOptions& options, Transformer& 
 
 bool ExitHead::Recognises(const std::string& path) { return std::filesystem::exists(path + kWeights); }
 
-std::unique_ptr<Graft> ExitHead::Load(const std::string& path, Transformer& model, float scale) {
+std::unique_ptr<Graft> ExitHead::Load(const std::string& path, const BaseModel& model, float scale) {
   if (scale != 1) Fail(ErrorCode::kUsage, path, ": draft heads have no scale, ", scale, " was asked for");
   HeadsFile file = ReadHeadsFile(path, model);
   const auto field = file.more.find("layer");

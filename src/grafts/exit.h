@@ -12,10 +12,10 @@ namespace cambium {
 class ExitHead : public Heads {
  public:
   // options.layer (0: half of the model), options.draft_tokens, options.end_tokens.
-  static std::unique_ptr<Graft> Make(const GraftOptions& options, Transformer& model);
+  static std::unique_ptr<Graft> Make(const GraftOptions& options, BaseModel& model);
   static bool Recognises(const std::string& path);
   // A directory with exit_head.safetensors (norm.weight, linear.weight, linear.bias) and heads.json.
-  static std::unique_ptr<Graft> Load(const std::string& path, Transformer& model, float scale);
+  static std::unique_ptr<Graft> Load(const std::string& path, const BaseModel& model, float scale);
 
   std::string kind() const override { return "exit"; }
   int64_t depths() const override { return 1; }
@@ -32,9 +32,9 @@ class ExitHead : public Heads {
   void Save(const std::string& path) override;
 
  private:
-  ExitHead(Transformer& model, HeadsFile file, int64_t layer);
+  ExitHead(const BaseModel& model, HeadsFile file, int64_t layer);
 
-  Transformer& model_;
+  const BaseModel& model_;
   HeadsFile file_;
   int64_t layer_;
   DraftReadout readout_;

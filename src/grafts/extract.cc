@@ -46,7 +46,7 @@ int64_t RankFor(const std::vector<double>& squares, double wanted) {
 
 }  // namespace
 
-WeightDelta::WeightDelta(Transformer& base, const ModelWeights& tuned, int64_t rank, double energy)
+WeightDelta::WeightDelta(const BaseModel& base, const ModelWeights& tuned, int64_t rank, double energy)
     : base_(base), tuned_(tuned) {
   const ModelWeights& before = base.weights();
   const ModelConfig &c = before.config, &t = tuned.config;

@@ -17,7 +17,7 @@ class WeightDelta {
   // Keeps `rank` singular values of each linear, or, if rank is 0, the fewest that hold the share `energy` of the
   // squares' sum. kData naming the parameter and both shapes if `tuned` is of another architecture; kUsage for learned
   // positions.
-  WeightDelta(Transformer& base, const ModelWeights& tuned, int64_t rank, double energy);
+  WeightDelta(const BaseModel& base, const ModelWeights& tuned, int64_t rank, double energy);
 
   struct Spectrum {
     Site site;
@@ -36,7 +36,7 @@ class WeightDelta {
   std::vector<TensorToWrite> Whole() const;
 
  private:
-  Transformer& base_;
+  const BaseModel& base_;
   const ModelWeights& tuned_;
   std::vector<Spectrum> spectra_;
   struct Factors {

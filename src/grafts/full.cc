@@ -5,7 +5,7 @@
 
 namespace cambium {
 
-std::unique_ptr<Graft> FullGraft::Make(const GraftOptions& options, Transformer& model) {
+std::unique_ptr<Graft> FullGraft::Make(const GraftOptions& options, BaseModel& model) {
   return std::make_unique<FullGraft>(options, model);
 }
 
@@ -34,7 +34,7 @@ FullGraft::NormParams FullGraft::AddNorm(const std::string& name, NormWeights& n
   return params;
 }
 
-FullGraft::FullGraft(const GraftOptions& options, Transformer& model) : model_(model), options_(options) {
+FullGraft::FullGraft(const GraftOptions& options, BaseModel& model) : model_(model), options_(options) {
   ModelWeights& weights = model.mutable_weights();
   const ModelConfig& config = model.config();
   embedding_ = AddMatrix("embedding", weights.embedding);

@@ -15,8 +15,8 @@ namespace cambium {
 // here are the fp32 masters. Linears' gradients come through AtLinearBackward, the others through the gradient hooks.
 class FullGraft : public Graft {
  public:
-  FullGraft(const GraftOptions& options, Transformer& model);
-  static std::unique_ptr<Graft> Make(const GraftOptions& options, Transformer& model);
+  FullGraft(const GraftOptions& options, BaseModel& model);
+  static std::unique_ptr<Graft> Make(const GraftOptions& options, BaseModel& model);
 
   std::string kind() const override { return "full"; }
   bool ActsAt(Site) const override { return true; }
@@ -45,7 +45,7 @@ class FullGraft : public Graft {
   Parameter* AddMatrix(const std::string& name, PackedMatrix& packed);
   NormParams AddNorm(const std::string& name, NormWeights& norm);
 
-  Transformer& model_;
+  BaseModel& model_;
   GraftOptions options_;
   std::vector<std::unique_ptr<Parameter>> params_;
   std::vector<Matrix> matrices_;

@@ -46,14 +46,14 @@ std::string GraftKinds() {
   return kinds;
 }
 
-std::unique_ptr<Graft> MakeGraft(const std::string& kind, const GraftOptions& options, Transformer& model) {
+std::unique_ptr<Graft> MakeGraft(const std::string& kind, const GraftOptions& options, BaseModel& model) {
   for (const GraftEntry& entry : GraftList()) {
     if (kind == entry.kind && entry.make != nullptr) return entry.make(options, model);
   }
   Fail(ErrorCode::kUsage, "graft is \"", kind, "\", expected one of ", GraftKinds());
 }
 
-std::unique_ptr<Graft> LoadGraft(const std::string& path, Transformer& model, float scale) {
+std::unique_ptr<Graft> LoadGraft(const std::string& path, const BaseModel& model, float scale) {
   if (!std::filesystem::exists(path)) Fail(ErrorCode::kData, path, ": no such file or directory");
   for (const GraftEntry& entry : GraftList()) {
     if (entry.load != nullptr && entry.recognises(path)) return entry.load(path, model, scale);
@@ -103,14 +103,14 @@ bool IsHeads(const std::string& kind) {
                      [&](const GraftEntry& entry) { return entry.heads && kind == entry.kind; });
 }
 
-std::unique_ptr<Graft> LoadPart(const std::string& path, Transformer& model, bool heads) {
+std::unique_ptr<Graft> LoadPart(const std::string& path, const BaseModel& model, bool heads) {
   for (const GraftEntry& entry : GraftList()) {
     if (entry.heads == heads && entry.load != nullptr && entry.recognises(path)) return entry.load(path, model, 1);
   }
   return nullptr;
 }
 
-std::vector<std::unique_ptr<Graft>> LoadGrafts(const std::string& path, Transformer& model, float scale) {
+std::vector<std::unique_ptr<Graft>> LoadGrafts(const std::string& path, const BaseModel& model, float scale) {
   std::vector<std::unique_ptr<Graft>> grafts;
   grafts.push_back(LoadGraft(path, model, scale));
   if (grafts.front()->heads() != nullptr || !std::filesystem::is_directory(path)) return grafts;

@@ -47,12 +47,12 @@ struct GraftEntry {
   const char* kind;
   const char* help;
   // A new one, ready to train; null where a kind cannot be trained anew.
-  std::unique_ptr<Graft> (*make)(const GraftOptions& options, Transformer& model);
+  std::unique_ptr<Graft> (*make)(const GraftOptions& options, BaseModel& model);
   // Whether the file or directory at `path` (it exists) holds this kind; throws only where it cannot be read at all. Null,
   // as `load` is, where a kind is saved as a model of its own.
   bool (*recognises)(const std::string& path);
   // Reads it, its effect multiplied by `scale`; kUsage where the kind has no scale other than 1.
-  std::unique_ptr<Graft> (*load)(const std::string& path, Transformer& model, float scale);
+  std::unique_ptr<Graft> (*load)(const std::string& path, const BaseModel& model, float scale);
   bool heads = false;  // guesses further tokens and leaves the model's own as they are
 };
 const std::vector<GraftEntry>& GraftList();
@@ -60,11 +60,11 @@ std::string GraftKinds();  // "lora, ..." as help and errors name what can be tr
 
 // A graft of a kind of the list, ready to train. kUsage for an unknown kind (naming the known ones), target or bad rank.
 // The model must outlive it.
-std::unique_ptr<Graft> MakeGraft(const std::string& kind, const GraftOptions& options, Transformer& model);
+std::unique_ptr<Graft> MakeGraft(const std::string& kind, const GraftOptions& options, BaseModel& model);
 
 // Reads whatever graft of the list is at `path`, in the field's format. kData naming file and field; both shapes if it is
 // for another base.
-std::unique_ptr<Graft> LoadGraft(const std::string& path, Transformer& model, float scale = 1);
+std::unique_ptr<Graft> LoadGraft(const std::string& path, const BaseModel& model, float scale = 1);
 
 // kUsage naming both where two grafts of a stack would act at one place: prefixes, prompts, adapters at one
 // sub-layer, one graft given twice. LoRAs at one linear add up, IA3's factors multiply. `names` are what --graft was given.
@@ -72,9 +72,9 @@ void CheckStack(const std::vector<std::string>& names, const std::vector<Graft*>
 
 // Everything at `path`: a bundle is one directory with a fine-tune and the draft heads that were trained for it. The scale
 // is the fine-tune's. kData naming both where the parts name different bases.
-std::vector<std::unique_ptr<Graft>> LoadGrafts(const std::string& path, Transformer& model, float scale = 1);
+std::vector<std::unique_ptr<Graft>> LoadGrafts(const std::string& path, const BaseModel& model, float scale = 1);
 // The part of a bundle that is draft heads, or is not; null if there is none.
-std::unique_ptr<Graft> LoadPart(const std::string& path, Transformer& model, bool heads);
+std::unique_ptr<Graft> LoadPart(const std::string& path, const BaseModel& model, bool heads);
 bool IsHeads(const std::string& kind);
 
 // "PATH" or "PATH=SCALE" as --graft takes it; kUsage where the scale is no finite number.

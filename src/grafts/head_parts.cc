@@ -20,7 +20,7 @@ PackedMatrix PackRows(ThreadPool& pool, Tensor rows, bool eight_bit) {
   return PackedMatrix(pool, stored.view);
 }
 
-DraftReadout::DraftReadout(Transformer& model, std::vector<int32_t> ids, std::span<const int32_t> end_tokens,
+DraftReadout::DraftReadout(const BaseModel& model, std::vector<int32_t> ids, std::span<const int32_t> end_tokens,
                            const std::string& what)
     : model_(model), ids_(std::move(ids)) {
   if (ids_.empty()) return;
@@ -107,7 +107,7 @@ void SaveHeads(Graft& heads, const std::string& directory, const char* weights, 
   out.Commit();
 }
 
-HeadsFile ReadHeadsFile(const std::string& directory, const Transformer& model) {
+HeadsFile ReadHeadsFile(const std::string& directory, const BaseModel& model) {
   HeadsFile file;
   const std::string path = directory + "/heads.json";
   if (!std::filesystem::exists(path)) return file;

@@ -18,7 +18,7 @@ class DraftReadout {
  public:
   // ids: ascending base tokens; empty = the whole head, not copied. kData naming `what` for an id outside the vocabulary,
   // out of order, or a list without an end token of `end_tokens`.
-  DraftReadout(Transformer& model, std::vector<int32_t> ids, std::span<const int32_t> end_tokens,
+  DraftReadout(const BaseModel& model, std::vector<int32_t> ids, std::span<const int32_t> end_tokens,
                const std::string& what);
 
   std::span<const int32_t> ids() const { return ids_; }
@@ -26,7 +26,7 @@ class DraftReadout {
   int64_t size() const { return matrix().out(); }
 
  private:
-  Transformer& model_;
+  const BaseModel& model_;
   std::vector<int32_t> ids_;
   PackedMatrix rows_;
 };
@@ -78,7 +78,7 @@ struct HeadsFile {
 // Writes the parameters to directory + weights (a safetensors file) and heads.json; kResource.
 void SaveHeads(Graft& heads, const std::string& directory, const char* weights, const HeadsFile& file);
 // kData naming file, field and both values where it is not for this model. An absent file gives defaults.
-HeadsFile ReadHeadsFile(const std::string& directory, const Transformer& model);
+HeadsFile ReadHeadsFile(const std::string& directory, const BaseModel& model);
 
 // Copies tensor `name` of the file to `into`; kData naming it and both shapes.
 // The overload takes what a file holds under that name; null: kData.

@@ -10,7 +10,7 @@
 namespace cambium {
 namespace {
 
-const Linear& LinearAt(const Transformer& model, Site site) {
+const Linear& LinearAt(const BaseModel& model, Site site) {
   return model.weights().blocks[static_cast<size_t>(site.layer)][site.kind];
 }
 
@@ -38,7 +38,7 @@ Ia3Graft::Factors& Ia3Graft::Add(Site module, bool input) {
   return f;
 }
 
-std::unique_ptr<Graft> Ia3Graft::Make(const GraftOptions& options, Transformer& model) {
+std::unique_ptr<Graft> Ia3Graft::Make(const GraftOptions& options, BaseModel& model) {
   std::unique_ptr<Ia3Graft> graft(new Ia3Graft(model));
   graft->base_ = options.base;
   const std::vector<std::string> targets =
@@ -142,7 +142,7 @@ void Ia3Graft::Save(const std::string& path) {
   WriteSafetensors(path + "/adapter_model.safetensors", std::move(tensors), {{"format", "pt"}});
 }
 
-std::unique_ptr<Graft> Ia3Graft::Load(const std::string& path, Transformer& model, float scale) {
+std::unique_ptr<Graft> Ia3Graft::Load(const std::string& path, const BaseModel& model, float scale) {
   if (scale != 1) Fail(ErrorCode::kUsage, path, ": IA3's factors have no scale, asked for ", scale);
   const AdapterConfig config = *AdapterConfig::Read(path);
   if (const auto saved = config.fields().find("modules_to_save"); saved != config.fields().end() && !saved->is_null()) {

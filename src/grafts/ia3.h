@@ -14,9 +14,9 @@ namespace cambium {
 // (IA3) and adapter_model.safetensors.
 class Ia3Graft : public Graft {
  public:
-  static std::unique_ptr<Graft> Make(const GraftOptions& options, Transformer& model);
+  static std::unique_ptr<Graft> Make(const GraftOptions& options, BaseModel& model);
   static bool Recognises(const std::string& path);
-  static std::unique_ptr<Graft> Load(const std::string& path, Transformer& model, float scale);
+  static std::unique_ptr<Graft> Load(const std::string& path, const BaseModel& model, float scale);
 
   std::string kind() const override { return "ia3"; }
   bool ActsAt(Site site) const override;
@@ -35,10 +35,10 @@ class Ia3Graft : public Graft {
     Parameter param;
   };
 
-  explicit Ia3Graft(Transformer& model) : model_(model) {}
+  explicit Ia3Graft(const BaseModel& model) : model_(model) {}
   Factors& Add(Site module, bool input);
 
-  Transformer& model_;
+  const BaseModel& model_;
   std::string base_;
   std::vector<std::unique_ptr<Factors>> factors_;  // by layer, then site
 };

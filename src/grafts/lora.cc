@@ -45,7 +45,7 @@ OwnedTensor Transposed(ThreadPool& pool, Tensor b) {
 
 }  // namespace
 
-std::unique_ptr<LoraGraft::Term> LoraGraft::MakeTerm(const Transformer& model, Site site, int64_t rank, float scale) {
+std::unique_ptr<LoraGraft::Term> LoraGraft::MakeTerm(const BaseModel& model, Site site, int64_t rank, float scale) {
   const Linear& linear = Base(model, site);
   auto term = std::make_unique<Term>();
   term->site = site;
@@ -65,12 +65,12 @@ std::unique_ptr<LoraGraft::Term> LoraGraft::MakeTerm(const Transformer& model, S
   return term;
 }
 
-LoraGraft::LoraGraft(Transformer& model, const GraftOptions& options, std::vector<std::unique_ptr<Term>> terms)
+LoraGraft::LoraGraft(const BaseModel& model, const GraftOptions& options, std::vector<std::unique_ptr<Term>> terms)
     : model_(model), options_(options), terms_(std::move(terms)) {
   IndexTerms();
 }
 
-LoraGraft::LoraGraft(const GraftOptions& options, Transformer& model) : model_(model), options_(options) {
+LoraGraft::LoraGraft(const GraftOptions& options, const BaseModel& model) : model_(model), options_(options) {
   if (!(options.dropout >= 0 && options.dropout < 1)) {
     Fail(ErrorCode::kUsage, "dropout is ", options.dropout, ", expected 0 to 1");
   }
@@ -110,7 +110,7 @@ LoraGraft::LoraGraft(const GraftOptions& options, Transformer& model) : model_(m
   }
 }
 
-std::unique_ptr<Graft> LoraGraft::Make(const GraftOptions& options, Transformer& model) {
+std::unique_ptr<Graft> LoraGraft::Make(const GraftOptions& options, BaseModel& model) {
   return std::make_unique<LoraGraft>(options, model);
 }
 
@@ -121,7 +121,7 @@ void LoraGraft::IndexTerms() {
   }
 }
 
-void LoraGraft::AddMagnitude(Transformer& model, Term& term) {
+void LoraGraft::AddMagnitude(const BaseModel& model, Term& term) {
   const PackedMatrix& w = Base(model, term.site).w;
   term.squares = OwnedTensor({term.out});
   term.magnitude_values = OwnedTensor({term.out});
@@ -337,8 +337,9 @@ int64_t LoraGraft::LowestLayer() const { return terms_.empty() ? model_.config()
 void LoraGraft::MergeInto(Site site, Tensor weight) {
   Term& term = *Find(site);
   Refresh(model_.pool(), term);
+  Workspace scratch;
   const auto add = [&](float scale, Tensor a, Tensor b) {
-    Gemm(model_.pool(), model_.workspace(), Compute::kF32, false, false, scale, b, a, 1, weight);
+    Gemm(model_.pool(), scratch, Compute::kF32, false, false, scale, b, a, 1, weight);
   };
   add(term.scale, term.a.value, term.b.value);
   if (term.a_start.view) add(-term.scale, term.a_start.view, term.b_start.view);

@@ -18,10 +18,10 @@ namespace cambium {
 class LoraGraft : public Graft {
  public:
   // A uniform in +-1/sqrt(in) (PEFT's Kaiming init), B zero; or PiSSA.
-  LoraGraft(const GraftOptions& options, Transformer& model);
-  static std::unique_ptr<Graft> Make(const GraftOptions& options, Transformer& model);
+  LoraGraft(const GraftOptions& options, const BaseModel& model);
+  static std::unique_ptr<Graft> Make(const GraftOptions& options, BaseModel& model);
   static bool Recognises(const std::string& path);
-  static std::unique_ptr<Graft> Load(const std::string& path, Transformer& model, float scale);
+  static std::unique_ptr<Graft> Load(const std::string& path, const BaseModel& model, float scale);
 
   std::string kind() const override { return "lora"; }
   bool ActsAt(Site site) const override { return Find(site) != nullptr; }
@@ -41,11 +41,11 @@ class LoraGraft : public Graft {
     Site site;
     OwnedTensor a, b;
   };
-  static std::unique_ptr<LoraGraft> FromTerms(Transformer& model, std::vector<RawTerm> terms, const std::string& base);
+  static std::unique_ptr<LoraGraft> FromTerms(const BaseModel& model, std::vector<RawTerm> terms, const std::string& base);
 
   // The sum of adapters of one base as one adapter: ranks stacked, which is exact; or cut to `rank` > 0 by the singular
   // values of each site's product, `kept` then being the share of their squares that stays. kUsage for DoRA.
-  static std::unique_ptr<LoraGraft> Combine(std::span<const LoraGraft* const> parts, Transformer& model, int64_t rank,
+  static std::unique_ptr<LoraGraft> Combine(std::span<const LoraGraft* const> parts, const BaseModel& model, int64_t rank,
                                             double* kept);
 
  private:
@@ -71,20 +71,20 @@ class LoraGraft : public Graft {
     OwnedTensor a_memory, b_memory;
   };
   static Factors FactorsOf(const Term& term);
-  LoraGraft(Transformer& model, const GraftOptions& options, std::vector<std::unique_ptr<Term>> terms);
-  static std::unique_ptr<Graft> LoadPeft(const std::string& path, Transformer& model, float effect);
-  static std::unique_ptr<Graft> LoadGguf(const std::string& path, Transformer& model, float effect);
-  static std::unique_ptr<Graft> LoadMlx(const std::string& path, Transformer& model, float effect);
+  LoraGraft(const BaseModel& model, const GraftOptions& options, std::vector<std::unique_ptr<Term>> terms);
+  static std::unique_ptr<Graft> LoadPeft(const std::string& path, const BaseModel& model, float effect);
+  static std::unique_ptr<Graft> LoadGguf(const std::string& path, const BaseModel& model, float effect);
+  static std::unique_ptr<Graft> LoadMlx(const std::string& path, const BaseModel& model, float effect);
   void SavePeft(const std::string& path) const;
   void SaveGguf(const std::string& path) const;
-  static std::unique_ptr<Term> MakeTerm(const Transformer& model, Site site, int64_t rank, float scale);
-  static void AddMagnitude(Transformer& model, Term& term);  // DoRA: the lengths of W's rows
+  static std::unique_ptr<Term> MakeTerm(const BaseModel& model, Site site, int64_t rank, float scale);
+  static void AddMagnitude(const BaseModel& model, Term& term);  // DoRA: the lengths of W's rows
   void StartFromSingularVectors();  // PiSSA
   static size_t Index(Site site) {
     return static_cast<size_t>(site.layer * kSiteKinds) + static_cast<size_t>(site.kind);
   }
   Term* Find(Site site) const { return by_site_[Index(site)]; }
-  static const Linear& Base(const Transformer& model, Site site) {
+  static const Linear& Base(const BaseModel& model, Site site) {
     return model.weights().blocks[static_cast<size_t>(site.layer)][site.kind];
   }
   void IndexTerms();
@@ -99,7 +99,7 @@ class LoraGraft : public Graft {
   // W x [rows, out], without the bias.
   Tensor BaseProduct(const GraftContext& context, const Term& term, Tensor x) const;
 
-  Transformer& model_;
+  const BaseModel& model_;
   GraftOptions options_;
   std::vector<std::unique_ptr<Term>> terms_;  // by layer, then kind
   std::vector<Term*> by_site_;

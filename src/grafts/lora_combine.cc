@@ -37,7 +37,7 @@ LoraGraft::Factors LoraGraft::FactorsOf(const Term& term) {
   return f;
 }
 
-std::unique_ptr<LoraGraft> LoraGraft::Combine(std::span<const LoraGraft* const> parts, Transformer& model, int64_t rank,
+std::unique_ptr<LoraGraft> LoraGraft::Combine(std::span<const LoraGraft* const> parts, const BaseModel& model, int64_t rank,
                                               double* kept) {
   GraftOptions options;
   options.rank = 0;
@@ -94,7 +94,7 @@ std::unique_ptr<LoraGraft> LoraGraft::Combine(std::span<const LoraGraft* const> 
   return std::unique_ptr<LoraGraft>(new LoraGraft(model, options, std::move(terms)));
 }
 
-std::unique_ptr<LoraGraft> LoraGraft::FromTerms(Transformer& model, std::vector<RawTerm> terms,
+std::unique_ptr<LoraGraft> LoraGraft::FromTerms(const BaseModel& model, std::vector<RawTerm> terms,
                                                   const std::string& base) {
   GraftOptions options;
   options.rank = 0;

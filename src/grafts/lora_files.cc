@@ -87,7 +87,7 @@ void LoraGraft::SavePeft(const std::string& path) const {
   WriteAdapterConfig(path, config);
 }
 
-std::unique_ptr<Graft> LoraGraft::LoadPeft(const std::string& directory, Transformer& model, float effect) {
+std::unique_ptr<Graft> LoraGraft::LoadPeft(const std::string& directory, const BaseModel& model, float effect) {
   const std::string config_path = directory + "/adapter_config.json";
   const nlohmann::json config = ParseJson(ReadTextFile(config_path), config_path);
   const auto refuse = [&](const std::string& field, const std::string& value, const std::string& why) {

@@ -34,7 +34,7 @@ bool LoraGraft::Recognises(const std::string& path) {
   return config && (config->Is(Dialect::kPeft, "LORA") || config->Is(Dialect::kMlx, "lora") || config->Is(Dialect::kMlx, "dora"));
 }
 
-std::unique_ptr<Graft> LoraGraft::Load(const std::string& path, Transformer& model, float scale) {
+std::unique_ptr<Graft> LoraGraft::Load(const std::string& path, const BaseModel& model, float scale) {
   if (IsGguf(path)) return LoadGguf(path, model, scale);
   const bool mlx = AdapterConfig::Read(path)->dialect() == AdapterConfig::Dialect::kMlx;
   return mlx ? LoadMlx(path, model, scale) : LoadPeft(path, model, scale);
@@ -72,7 +72,7 @@ void LoraGraft::SaveGguf(const std::string& path) const {
   writer.Write(path);
 }
 
-std::unique_ptr<Graft> LoraGraft::LoadGguf(const std::string& path, Transformer& model, float effect) {
+std::unique_ptr<Graft> LoraGraft::LoadGguf(const std::string& path, const BaseModel& model, float effect) {
   const GgufFile file(path);
   const ModelConfig& config = model.config();
   if (const std::string arch = file.Str("general.architecture", ""); arch != config.family) {

@@ -29,7 +29,7 @@ OwnedTensor Decoded(ThreadPool& pool, Tensor stored) {
 
 }  // namespace
 
-std::unique_ptr<Graft> LoraGraft::LoadMlx(const std::string& directory, Transformer& model, float effect) {
+std::unique_ptr<Graft> LoraGraft::LoadMlx(const std::string& directory, const BaseModel& model, float effect) {
   const AdapterConfig config = *AdapterConfig::Read(directory);
   const nlohmann::json parameters = config.file().value("lora_parameters", nlohmann::json());
   const auto number = [&](const char* field) {

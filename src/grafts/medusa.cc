@@ -21,7 +21,7 @@ std::string OwnName(int64_t head, int64_t blocks) { return std::to_string(head) 
 
 }  // namespace
 
-MedusaHeads::MedusaHeads(Transformer& model, HeadsFile file, int64_t heads, int64_t blocks, bool own)
+MedusaHeads::MedusaHeads(const BaseModel& model, HeadsFile file, int64_t heads, int64_t blocks, bool own)
     : model_(model), file_(std::move(file)), readout_(model, file_.draft_tokens, file_.end_tokens, "medusa") {
   const int64_t width = model.config().hidden;
   for (int64_t k = 0; k < heads; ++k) {
@@ -33,7 +33,7 @@ MedusaHeads::MedusaHeads(Transformer& model, HeadsFile file, int64_t heads, int6
   }
 }
 
-std::unique_ptr<Graft> MedusaHeads::Make(const GraftOptions& options, Transformer& model) {
+std::unique_ptr<Graft> MedusaHeads::Make(const GraftOptions& options, BaseModel& model) {
   if (options.heads < 1 || options.heads > kMostHeads) {
     Fail(ErrorCode::kUsage, "heads is ", options.heads, ", expected 1 to ", kMostHeads);
   }
@@ -51,7 +51,7 @@ bool MedusaHeads::Recognises(const std::string& path) {
   return false;
 }
 
-std::unique_ptr<Graft> MedusaHeads::Load(const std::string& path, Transformer& model, float scale) {
+std::unique_ptr<Graft> MedusaHeads::Load(const std::string& path, const BaseModel& model, float scale) {
   if (scale != 1) Fail(ErrorCode::kUsage, path, ": draft heads have no scale, ", scale, " was asked for");
   if (!std::filesystem::exists(path + kWeights)) {
     Fail(ErrorCode::kData, path, "/medusa_lm_head.pt: a pickle runs code when it is read, so it is refused; convert it to ",

@@ -13,10 +13,10 @@ namespace cambium {
 class MedusaHeads : public Heads {
  public:
   // options.heads, options.own_heads, options.draft_tokens, options.end_tokens.
-  static std::unique_ptr<Graft> Make(const GraftOptions& options, Transformer& model);
+  static std::unique_ptr<Graft> Make(const GraftOptions& options, BaseModel& model);
   static bool Recognises(const std::string& path);
   // A directory with medusa_lm_head.safetensors, config.json where there is one, and heads.json where Cambium wrote it.
-  static std::unique_ptr<Graft> Load(const std::string& path, Transformer& model, float scale);
+  static std::unique_ptr<Graft> Load(const std::string& path, const BaseModel& model, float scale);
 
   std::string kind() const override { return "medusa"; }
   int64_t depths() const override { return static_cast<int64_t>(heads_.size()); }
@@ -37,10 +37,10 @@ class MedusaHeads : public Heads {
     std::unique_ptr<TrainedMatrix> own;  // version 1: [draft vocabulary, hidden]
     PackedMatrix own_packed;
   };
-  MedusaHeads(Transformer& model, HeadsFile file, int64_t heads, int64_t blocks, bool own);
+  MedusaHeads(const BaseModel& model, HeadsFile file, int64_t heads, int64_t blocks, bool own);
   void Pack(bool frozen);
 
-  Transformer& model_;
+  const BaseModel& model_;
   HeadsFile file_;
   DraftReadout readout_;
   std::vector<Head> heads_;

@@ -37,7 +37,7 @@ std::map<std::string, std::vector<Site>> SitesByTensor(const ModelConfig& config
 }
 
 // The tensor's values with the grafts added, in the file's order of rows.
-OwnedTensor MergedValues(Transformer& model, std::span<Graft* const> grafts, const std::vector<Site>& sites) {
+OwnedTensor MergedValues(const BaseModel& model, std::span<Graft* const> grafts, const std::vector<Site>& sites) {
   int64_t out = 0, in = 0;
   const auto base = [&](Site site) -> const PackedMatrix& {
     return model.weights().blocks[static_cast<size_t>(site.layer)][site.kind].w;
@@ -74,7 +74,7 @@ OwnedTensor WholeValues(std::span<Graft* const> grafts, const std::string& name)
 }
 
 // `in` with merged matrices in the type that `target` gives for their own.
-void MergeGguf(Transformer& model, std::span<Graft* const> grafts, const std::string& in, const std::string& out,
+void MergeGguf(const BaseModel& model, std::span<Graft* const> grafts, const std::string& in, const std::string& out,
                const std::function<DType(DType)>& target, const MergeProgress& progress) {
   const GgufFile file(in);
   const auto sites = SitesByTensor(model.config());
@@ -129,7 +129,7 @@ void MergeGguf(Transformer& model, std::span<Graft* const> grafts, const std::st
 
 }  // namespace
 
-void WriteMerged(Transformer& model, std::span<Graft* const> grafts, const std::string& base, const std::string& out,
+void WriteMerged(const BaseModel& model, std::span<Graft* const> grafts, const std::string& base, const std::string& out,
                  std::optional<DType> type, const MergeProgress& progress) {
   for (const Graft* graft : grafts) {
     if (!graft->mergeable()) {
@@ -182,7 +182,7 @@ OwnedTensor ExactLogits(Transformer& model, std::span<Graft* const> grafts, std:
     pass.Append(sequence, begin, ids.subspan(static_cast<size_t>(begin), static_cast<size_t>(count))).grafts = grafts;
     for (int32_t i = 0; i < count; ++i) pass.logit_rows.push_back(i);
     model.Forward(pass);
-    std::copy_n(pass.logits.f32(), pass.logits.size(), logits.view.row(begin));
+    std::copy_n(pass.result.logits.f32(), pass.result.logits.size(), logits.view.row(begin));
     CommitAll(pass);
   }
   return logits;

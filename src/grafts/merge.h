@@ -18,7 +18,7 @@ using MergeProgress = std::function<void(uint64_t done, uint64_t total)>;
 // decoded, added to in fp32 and encoded again: in `type` with all the others, or, without one, in what they were (Q8_0
 // for types that we do not write; F32 in a directory of a quantised base), and the others stay as they are, bit for bit.
 // kUsage for a graft that is more than a change of matrices. `out` must not be there yet.
-void WriteMerged(Transformer& model, std::span<Graft* const> grafts, const std::string& base, const std::string& out,
+void WriteMerged(const BaseModel& model, std::span<Graft* const> grafts, const std::string& base, const std::string& out,
                  std::optional<DType> type, const MergeProgress& progress = {});
 
 // Logits [ids, vocab] in fp32.

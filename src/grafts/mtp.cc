@@ -24,7 +24,7 @@ double Rms(const float* x, int64_t count) {
 
 }  // namespace
 
-MtpModule::MtpModule(Transformer& base, bool chained, std::string name)
+MtpModule::MtpModule(const BaseModel& base, bool chained, std::string name)
     : base_(base), chained_(chained), name_(std::move(name)), self_{this} {
   const ModelConfig& c = base.config();
   if (c.norm != ModelConfig::Norm::kRms || c.learned_positions) {
@@ -193,18 +193,18 @@ void MtpModule::Forward(const GraftContext& context, const HeadStep& step, Tenso
   if (state) pass.capture = {0};
   const Underway underway(*this, step, pass);
   block_->Forward(pass);
-  Convert(context.pool, pass.hidden, features);
-  if (state) Convert(context.pool, pass.captured[0], state);
+  Convert(context.pool, pass.result.hidden, features);
+  if (state) Convert(context.pool, pass.result.captured[0], state);
 }
 
 void MtpModule::Backward(const GraftContext& context, const HeadStep& step, Tensor dfeatures, Tensor dstate,
                          Tensor dinput) {
   Pass pass = MakePass(context, step);
-  pass.tape = &tape_;
+  pass.training.tape = &tape_;
   tape_.Clear();
   if (dstate) {
     pass.capture = {0};
-    pass.dcaptured = {dstate};
+    pass.training.dcaptured = {dstate};
   }
   const Underway underway(*this, step, pass, dinput);
   block_->Forward(pass);
@@ -213,7 +213,7 @@ void MtpModule::Backward(const GraftContext& context, const HeadStep& step, Tens
 
 void MtpModule::Pack(bool frozen) {
   ThreadPool& pool = base_.pool();
-  BlockWeights& block = block_->mutable_weights().blocks[0];
+  BlockWeights& block = block_->base().mutable_weights().blocks[0];
   for (int kind = 0; kind < kSiteKinds; ++kind) {
     const auto& linear = linears_[static_cast<size_t>(kind)];
     if (linear != nullptr) linear->Pack(pool, block.linears[kind].w, frozen);

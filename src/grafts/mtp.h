@@ -17,7 +17,7 @@ namespace cambium {
 class MtpModule : public Graft {
  public:
   // Starts from the base's last block and norm.
-  MtpModule(Transformer& base, bool chained, std::string name);
+  MtpModule(const BaseModel& base, bool chained, std::string name);
 
   void Forward(const GraftContext& context, const HeadStep& step, Tensor features, Tensor state);
   void Backward(const GraftContext& context, const HeadStep& step, Tensor dfeatures, Tensor dstate, Tensor dinput);
@@ -66,7 +66,7 @@ class MtpModule : public Graft {
     MtpModule& module_;
   };
 
-  Transformer& base_;
+  const BaseModel& base_;
   bool chained_;
   std::string name_;
   std::unique_ptr<Transformer> block_;
@@ -90,14 +90,14 @@ class MtpModule : public Graft {
 // each depth on the trunk's last residual. Read out by the base's output head.
 class MtpHeads : public Heads {
  public:
-  static std::unique_ptr<Graft> Make(const GraftOptions& options, Transformer& model);
+  static std::unique_ptr<Graft> Make(const GraftOptions& options, BaseModel& model);
   static bool Recognises(const std::string& path);
   // A directory with mtp.safetensors, under DeepSeek's or Qwen's names (chained) or extra_heads.* (parallel).
-  static std::unique_ptr<Graft> Load(const std::string& path, Transformer& model, float scale);
+  static std::unique_ptr<Graft> Load(const std::string& path, const BaseModel& model, float scale);
 
   // The module in the model's own files (ModelWeights::mtp_source): a Hugging Face directory's, under either name, or the
   // nextn tensors of a GGUF file.
-  static std::unique_ptr<Graft> LoadOwn(Transformer& model);
+  static std::unique_ptr<Graft> LoadOwn(const BaseModel& model);
   // Writes the GGUF file `base` with the module as one more block, named as llama.cpp does (blk.N.nextn.eh_proj ...).
   // kUsage for parallel heads, for which GGUF has no place.
   void SaveWithBase(const std::string& base, const std::string& out);
@@ -124,11 +124,11 @@ class MtpHeads : public Heads {
   }
 
  private:
-  MtpHeads(Transformer& model, HeadsFile file, int64_t depths, bool chained);
+  MtpHeads(const BaseModel& model, HeadsFile file, int64_t depths, bool chained);
   MtpModule& Module(int64_t depth) { return *modules_[chained_ ? 0 : static_cast<size_t>(depth)]; }
   void Pack(bool frozen);
 
-  Transformer& model_;
+  const BaseModel& model_;
   HeadsFile file_;
   DraftReadout readout_;
   int64_t depths_;

@@ -24,7 +24,7 @@ constexpr const char* kWeights = "/mtp.safetensors";
 constexpr const char* kDepthsKey = "cambium.nextn_depths";
 constexpr const char* kDraftKey = "cambium.nextn_draft_tokens";
 
-std::string ChainedName(const Transformer& model) { return "model.layers." + std::to_string(model.config().layers) + "."; }
+std::string ChainedName(const BaseModel& model) { return "model.layers." + std::to_string(model.config().layers) + "."; }
 
 // The tensor that Qwen's checkpoints have for a name of DeepSeek's.
 std::string QwenName(const std::string& deepseek, int64_t layers) {
@@ -48,7 +48,7 @@ std::vector<int32_t> RowOrder(const ModelConfig& config, const TensorRename& ren
 
 }  // namespace
 
-MtpHeads::MtpHeads(Transformer& model, HeadsFile file, int64_t depths, bool chained)
+MtpHeads::MtpHeads(const BaseModel& model, HeadsFile file, int64_t depths, bool chained)
     : model_(model),
       file_(std::move(file)),
       readout_(model, file_.draft_tokens, file_.end_tokens, "mtp"),
@@ -60,7 +60,7 @@ MtpHeads::MtpHeads(Transformer& model, HeadsFile file, int64_t depths, bool chai
   }
 }
 
-std::unique_ptr<Graft> MtpHeads::Make(const GraftOptions& options, Transformer& model) {
+std::unique_ptr<Graft> MtpHeads::Make(const GraftOptions& options, BaseModel& model) {
   if (options.heads < 1 || options.heads > kMostDepths) {
     Fail(ErrorCode::kUsage, "heads is ", options.heads, ", expected 1 to ", kMostDepths);
   }
@@ -74,7 +74,7 @@ std::unique_ptr<Graft> MtpHeads::Make(const GraftOptions& options, Transformer& 
 
 bool MtpHeads::Recognises(const std::string& path) { return std::filesystem::exists(path + kWeights); }
 
-std::unique_ptr<Graft> MtpHeads::Load(const std::string& path, Transformer& model, float scale) {
+std::unique_ptr<Graft> MtpHeads::Load(const std::string& path, const BaseModel& model, float scale) {
   if (scale != 1) Fail(ErrorCode::kUsage, path, ": draft heads have no scale, ", scale, " was asked for");
   HeadsFile described = ReadHeadsFile(path, model);
   const SafetensorsFile file(path + kWeights);
@@ -115,7 +115,7 @@ std::unique_ptr<Graft> MtpHeads::Load(const std::string& path, Transformer& mode
   return heads;
 }
 
-std::unique_ptr<Graft> MtpHeads::LoadOwn(Transformer& model) {
+std::unique_ptr<Graft> MtpHeads::LoadOwn(const BaseModel& model) {
   const ModelConfig& c = model.config();
   const std::string& path = model.weights().mtp_source;
   Check(!path.empty(), "the model has a module of its own");

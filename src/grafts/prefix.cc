@@ -31,8 +31,9 @@ void FillUniform(uint64_t seed, uint64_t stream, int64_t in, Tensor values) {
 
 }  // namespace
 
-OwnedTensor KeysAndValuesOf(Transformer& model, std::span<const int32_t> ids, Compute compute, DType kv_type) {
+OwnedTensor KeysAndValuesOf(BaseModel& base, std::span<const int32_t> ids, Compute compute, DType kv_type) {
   constexpr size_t kChunk = 512;
+  Transformer model(base);
   const ModelConfig& c = model.config();
   const int64_t length = static_cast<int64_t>(ids.size()), columns = c.kv_heads * c.head_dim;
   KvCache cache(c, kv_type, length);
@@ -54,7 +55,7 @@ OwnedTensor KeysAndValuesOf(Transformer& model, std::span<const int32_t> ids, Co
   return all;
 }
 
-PrefixGraft::PrefixGraft(Transformer& model, int64_t length) : model_(model), length_(length) {
+PrefixGraft::PrefixGraft(const BaseModel& model, int64_t length) : model_(model), length_(length) {
   const int64_t most = model.config().context - 1;
   if (length < 1 || length > most) Fail(ErrorCode::kUsage, "prefix length is ", length, ", expected 1 to ", most);
   values_ = OwnedTensor({model.config().layers, 2, length, columns()});
@@ -62,7 +63,7 @@ PrefixGraft::PrefixGraft(Transformer& model, int64_t length) : model_(model), le
   param_.value = values_.view;
 }
 
-std::unique_ptr<Graft> PrefixGraft::Make(const GraftOptions& options, Transformer& model) {
+std::unique_ptr<Graft> PrefixGraft::Make(const GraftOptions& options, BaseModel& model) {
   if (options.mlp_width < 0 || options.mlp_width > kMaxMlpWidth) {
     Fail(ErrorCode::kUsage, "the width of the prefix's MLP is ", options.mlp_width, ", expected 0 to ", kMaxMlpWidth);
   }
@@ -90,7 +91,7 @@ std::unique_ptr<Graft> PrefixGraft::Make(const GraftOptions& options, Transforme
   return graft;
 }
 
-std::unique_ptr<PrefixGraft> PrefixGraft::Compile(Transformer& model, std::span<const int32_t> ids, Compute compute,
+std::unique_ptr<PrefixGraft> PrefixGraft::Compile(BaseModel& model, std::span<const int32_t> ids, Compute compute,
                                                   DType kv_type) {
   std::unique_ptr<PrefixGraft> graft(new PrefixGraft(model, static_cast<int64_t>(ids.size())));
   graft->values_ = KeysAndValuesOf(model, ids, compute, kv_type);
@@ -189,8 +190,7 @@ void PrefixGraft::FitMlp() {
 void PrefixGraft::RunMlp() {
   Mlp& m = *mlp_;
   ThreadPool& pool = model_.pool();
-  Workspace& ws = model_.workspace();
-  const Workspace::Mark mark = ws.GetMark();
+  Workspace ws;
   const int64_t out = m.b2.view.size();
   Gemm(pool, ws, Compute::kF32, false, true, 1, m.embedding.view, m.w1.view, 0, m.before_tanh.view);
   AddBias(pool, m.b1.view, m.before_tanh.view);
@@ -203,14 +203,12 @@ void PrefixGraft::RunMlp() {
       std::copy_n(rows.row(row) + part * columns(), columns(), values_.view.f32() + (part * length_ + row) * columns());
     }
   }
-  ws.Release(mark);
 }
 
 void PrefixGraft::MlpBackward() {
   Mlp& m = *mlp_;
   ThreadPool& pool = model_.pool();
-  Workspace& ws = model_.workspace();
-  const Workspace::Mark mark = ws.GetMark();
+  Workspace ws;
   const int64_t out = m.b2.view.size(), width = m.hidden.view.columns();
   Tensor drows = ws.New({length_, out});
   for (int64_t part = 0; part < out / columns(); ++part) {
@@ -227,7 +225,6 @@ void PrefixGraft::MlpBackward() {
   Gemm(pool, ws, Compute::kF32, false, false, 1, dhidden, m.w1.view, 1, m.params[0].grad);
   Gemm(pool, ws, Compute::kF32, true, false, 1, dhidden, m.embedding.view, 1, m.params[1].grad);
   BiasBackward(pool, dhidden, m.params[2].grad);
-  ws.Release(mark);
 }
 
 }  // namespace cambium

@@ -11,7 +11,7 @@ namespace cambium {
 
 // Keys (after RoPE) and values of the base over a text at positions 0, 1, ..., as the cache holds them:
 // [layers, 2, ids, kv_heads * head_dim]. `kv_type` is what a cache rounds them to on their way up through the layers.
-OwnedTensor KeysAndValuesOf(Transformer& model, std::span<const int32_t> ids, Compute compute, DType kv_type);
+OwnedTensor KeysAndValuesOf(BaseModel& base, std::span<const int32_t> ids, Compute compute, DType kv_type);
 
 // Prefix tuning (Li & Liang, "Prefix-Tuning: Optimizing Continuous Prompts for Generation", 2021): trained keys and
 // values in the first slots of every layer's cache, not rotated by RoPE; the text takes positions `length`, length + 1,
@@ -21,11 +21,11 @@ OwnedTensor KeysAndValuesOf(Transformer& model, std::span<const int32_t> ids, Co
 // the parameters, so a checkpoint holds it and training resumes; Save writes only what comes out of it.
 class PrefixGraft : public Graft {
  public:
-  static std::unique_ptr<Graft> Make(const GraftOptions& options, Transformer& model);
+  static std::unique_ptr<Graft> Make(const GraftOptions& options, BaseModel& model);
   static bool Recognises(const std::string& path);
-  static std::unique_ptr<Graft> Load(const std::string& path, Transformer& model, float scale);
+  static std::unique_ptr<Graft> Load(const std::string& path, const BaseModel& model, float scale);
   // A prefix that acts as `ids` before the text do: with the compute and cache that it is then served by, exactly.
-  static std::unique_ptr<PrefixGraft> Compile(Transformer& model, std::span<const int32_t> ids, Compute compute,
+  static std::unique_ptr<PrefixGraft> Compile(BaseModel& model, std::span<const int32_t> ids, Compute compute,
                                               DType kv_type);
 
   std::string kind() const override { return "prefix"; }
@@ -47,7 +47,7 @@ class PrefixGraft : public Graft {
     OwnedTensor dvalues;              // as values_: what the layers of one backward leave
   };
 
-  PrefixGraft(Transformer& model, int64_t length);
+  PrefixGraft(const BaseModel& model, int64_t length);
   int64_t columns() const { return model_.config().kv_heads * model_.config().head_dim; }
   // Keys (part 0) or values (1) of one layer, [length, columns].
   Tensor Part(const OwnedTensor& all, int64_t layer, int64_t part) const;
@@ -56,7 +56,7 @@ class PrefixGraft : public Graft {
   void RunMlp();      // values_ from the MLP
   void MlpBackward();
 
-  Transformer& model_;
+  const BaseModel& model_;
   int64_t length_;
   std::string base_;
   OwnedTensor values_;  // [layers, 2, length, columns]

@@ -43,7 +43,7 @@ void PrefixGraft::Save(const std::string& path) {
   WriteSafetensors(path + "/adapter_model.safetensors", std::move(tensors), {{"format", "pt"}});
 }
 
-std::unique_ptr<Graft> PrefixGraft::Load(const std::string& path, Transformer& model, float scale) {
+std::unique_ptr<Graft> PrefixGraft::Load(const std::string& path, const BaseModel& model, float scale) {
   if (scale != 1) Fail(ErrorCode::kUsage, path, ": a prefix has no scale, asked for ", scale);
   const ModelConfig& c = model.config();
   const AdapterConfig config = *AdapterConfig::Read(path);

@@ -7,7 +7,7 @@
 
 namespace cambium {
 
-PromptGraft::PromptGraft(Transformer& model, int64_t length) : model_(model) {
+PromptGraft::PromptGraft(const BaseModel& model, int64_t length) : model_(model) {
   const int64_t most = model.config().context - 1;
   if (length < 1 || length > most) Fail(ErrorCode::kUsage, "prompt length is ", length, ", expected 1 to ", most);
   values_ = OwnedTensor({length, model.config().hidden});
@@ -15,7 +15,7 @@ PromptGraft::PromptGraft(Transformer& model, int64_t length) : model_(model) {
   param_.value = values_.view;
 }
 
-std::unique_ptr<Graft> PromptGraft::Make(const GraftOptions& options, Transformer& model) {
+std::unique_ptr<Graft> PromptGraft::Make(const GraftOptions& options, BaseModel& model) {
   std::unique_ptr<PromptGraft> graft(new PromptGraft(model, options.length));
   graft->base_ = options.base;
   const Tensor values = graft->values_.view;
@@ -72,7 +72,7 @@ void PromptGraft::Save(const std::string& path) {
   WriteSafetensors(path + "/adapter_model.safetensors", std::move(tensors), {{"format", "pt"}});
 }
 
-std::unique_ptr<Graft> PromptGraft::Load(const std::string& path, Transformer& model, float scale) {
+std::unique_ptr<Graft> PromptGraft::Load(const std::string& path, const BaseModel& model, float scale) {
   if (scale != 1) Fail(ErrorCode::kUsage, path, ": a prompt has no scale, asked for ", scale);
   const ModelConfig& c = model.config();
   const AdapterConfig config = *AdapterConfig::Read(path);

@@ -12,9 +12,9 @@ namespace cambium {
 // (PROMPT_TUNING) and adapter_model.safetensors.
 class PromptGraft : public Graft {
  public:
-  static std::unique_ptr<Graft> Make(const GraftOptions& options, Transformer& model);
+  static std::unique_ptr<Graft> Make(const GraftOptions& options, BaseModel& model);
   static bool Recognises(const std::string& path);
-  static std::unique_ptr<Graft> Load(const std::string& path, Transformer& model, float scale);
+  static std::unique_ptr<Graft> Load(const std::string& path, const BaseModel& model, float scale);
 
   std::string kind() const override { return "prompt"; }
   int64_t prompt_length() const override { return values_.view.rows(); }
@@ -24,9 +24,9 @@ class PromptGraft : public Graft {
   void Save(const std::string& path) override;
 
  private:
-  PromptGraft(Transformer& model, int64_t length);
+  PromptGraft(const BaseModel& model, int64_t length);
 
-  Transformer& model_;
+  const BaseModel& model_;
   std::string base_;
   OwnedTensor values_;  // [length, hidden]
   Parameter param_;

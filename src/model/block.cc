@@ -56,7 +56,7 @@ void ForRanges(BlockRun& run, const Acts& acts, const F& f) {
   run.pool.Run(static_cast<int64_t>(run.graft_ranges.size()), [&](int64_t task, int thread) {
     Workspace& workspace = threads.workspaces[static_cast<size_t>(thread)];
     try {
-      each({threads.one, workspace, run.pass.compute, nullptr, run.pass.noise},
+      each({threads.one, workspace, run.pass.compute, nullptr, run.pass.training.noise},
            run.graft_ranges[static_cast<size_t>(task)]);
     } catch (...) {
       threads.errors[static_cast<size_t>(task)] = std::current_exception();
@@ -355,8 +355,8 @@ void RunSubLayer(BlockRun& run, const BlockWeights& w, int layer, const SubLayer
 
 // Passes dx through its 16-bit storage, so that mixed precision loses here what it would lose in memory.
 void RoundGradient(BlockRun& run, Tensor dx) {
-  if (run.pass.gradient_storage == DType::kF32) return;
-  Tensor stored = run.workspace.New(run.pass.gradient_storage, {dx.rows(), dx.columns()});
+  if (run.pass.training.gradient_storage == DType::kF32) return;
+  Tensor stored = run.workspace.New(run.pass.training.gradient_storage, {dx.rows(), dx.columns()});
   Convert(run.pool, dx, stored);
   Convert(run.pool, stored, dx);
 }
@@ -380,7 +380,7 @@ void RunSubLayerBackward(BlockRun& run, const BlockWeights& w, int layer, const 
   sub.backward(run, w, layer, normed, dh, dnormed);
   NormBackward(run, sub.norm, layer, sub.norm_kind, dnormed, x, dh);
   Add(run.pool, dh, dx);
-  if (run.pass.observe_gradient) run.pass.observe_gradient(layer, dx);
+  if (run.pass.training.observe_gradient) run.pass.training.observe_gradient(layer, dx);
   RoundGradient(run, dx);
   run.workspace.Release(mark);
 }

@@ -27,7 +27,7 @@ struct BlockRun {
   };
 
   BlockRun(const ModelConfig& config, ThreadPool& pool, Workspace& workspace, Pass& pass)
-      : config(config), pool(pool), workspace(workspace), pass(pass), tape(pass.tape) {}
+      : config(config), pool(pool), workspace(workspace), pass(pass), tape(pass.training.tape) {}
 
   const ModelConfig& config;
   ThreadPool& pool;
@@ -46,7 +46,7 @@ struct BlockRun {
 
   // Where the gradients of a norm's parameters go; empty unless a graft trains them.
   Graft::NormGradient NormGradientOf(int layer, NormKind kind) const;
-  GraftContext context() const { return {pool, workspace, pass.compute, tape, pass.noise}; }
+  GraftContext context() const { return {pool, workspace, pass.compute, tape, pass.training.noise}; }
 };
 
 // Lets grafts act on the result of a norm.

@@ -59,21 +59,6 @@ bool RangesApart(const BlockRun& run) {
   return std::ranges::adjacent_find(seen) == seen.end();
 }
 
-// Refuses what no row of the model stands for: files reach it (a corpus index, a draft model, training data). Negative
-// tokens are rows of a graft's own prompt.
-void CheckRows(const ModelWeights& weights, std::span<const int32_t> tokens, std::span<const int32_t> positions) {
-  const int64_t vocab = weights.embedding.out();
-  for (const int32_t token : tokens) {
-    if (token >= vocab) Fail(ErrorCode::kData, "token id ", token, " is outside the model's ", vocab, " embedding rows");
-  }
-  if (!weights.positions.view) return;
-  const int64_t context = weights.positions.view.rows();
-  for (const int32_t position : positions) {
-    if (position >= 0 && position < context) continue;
-    Fail(ErrorCode::kUsage, "position ", position, " is outside the model's ", context, " positions");
-  }
-}
-
 // Makes room for every segment before any takes a view of its pages, which a growing sequence would move.
 void GrowAll(const Pass& pass) {
   std::vector<KvCache::Id> sequences;
@@ -117,7 +102,7 @@ void AtHead(BlockRun& run, Pass& pass, Tensor selected) {
         if (begin == end) break;
         const Workspace::Mark mark = run.workspace.GetMark();
         const int64_t first = begin - pass.logit_rows.begin();
-        graft->AtHead(run.context(), selected.Rows(first, end - begin), pass.logits.Rows(first, end - begin));
+        graft->AtHead(run.context(), selected.Rows(first, end - begin), pass.result.logits.Rows(first, end - begin));
         run.workspace.Release(mark);
         begin = end;
       }
@@ -127,68 +112,30 @@ void AtHead(BlockRun& run, Pass& pass, Tensor selected) {
 
 }  // namespace
 
+Transformer::Transformer(BaseModel& base) : Transformer(std::shared_ptr<BaseModel>(std::shared_ptr<void>(), &base)) {}
+
 Transformer::Transformer(std::unique_ptr<ModelWeights> weights, ThreadPool& pool)
-    : weights_(std::move(weights)),
-      pool_(pool),
-      inv_freq_(CopyOf(weights_->config.inv_freq)),
-      inv_freq_sliding_(CopyOf(weights_->config.inv_freq_sliding)) {}
+    : Transformer(std::make_shared<BaseModel>(std::move(weights), pool)) {}
+
+Transformer::Transformer(std::shared_ptr<BaseModel> base)
+    : base_(std::move(base)),
+      inv_freq_(CopyOf(config().inv_freq)),
+      inv_freq_sliding_(CopyOf(config().inv_freq_sliding)) {}
 
 Transformer::~Transformer() = default;
 
-void Transformer::Embed(std::span<const int32_t> tokens, std::span<const int32_t> positions, Tensor y) {
-  const ModelWeights& w = *weights_;
-  const int64_t hidden = config().hidden;
-  CheckRows(w, tokens, positions);
-  pool_.Run((static_cast<int64_t>(tokens.size()) + 15) / 16, [&](int64_t task, int) {
-    const size_t end = std::min(tokens.size(), static_cast<size_t>(task + 1) * 16);
-    for (size_t i = static_cast<size_t>(task) * 16; i < end; ++i) {
-      float* row = y.row(static_cast<int64_t>(i));
-      if (tokens[i] < 0) {
-        std::fill_n(row, hidden, 0.0f);
-      } else {
-        w.embedding.UnpackRow(tokens[i], row);
-      }
-      if (config().embedding_scale != 1.0f) {
-        for (int64_t j = 0; j < hidden; ++j) row[j] *= config().embedding_scale;
-      }
-      if (w.positions.view) {
-        const float* position = w.positions.view.row(positions[i]);
-        for (int64_t j = 0; j < hidden; ++j) row[j] += position[j];
-      }
-    }
-  });
-}
-
-void Transformer::EmbedBackward(std::span<const int32_t> tokens, std::span<const int32_t> positions, Tensor dy,
-                                Tensor dembedding, Tensor dpositions) {
-  constexpr int64_t kColumns = 64;  // a task's, so that rows of one token add up in their order
-  const int64_t hidden = config().hidden;
-  pool_.Run((hidden + kColumns - 1) / kColumns, [&](int64_t task, int) {
-    const int64_t begin = task * kColumns, end = std::min(hidden, begin + kColumns);
-    for (size_t i = 0; i < tokens.size(); ++i) {
-      const float* const from = dy.row(static_cast<int64_t>(i));
-      if (tokens[i] < 0) continue;  // a row of a graft's own prompt
-      float* const to = dembedding.row(tokens[i]);
-      for (int64_t j = begin; j < end; ++j) to[j] += config().embedding_scale * from[j];
-      if (!dpositions) continue;
-      float* const position = dpositions.row(positions[i]);
-      for (int64_t j = begin; j < end; ++j) position[j] += from[j];
-    }
-  });
-}
-
 void Transformer::FinalNorm(Tensor x, Tensor y) {
-  const NormWeights& norm = weights_->final_norm;
+  const NormWeights& norm = weights().final_norm;
   if (config().norm == ModelConfig::Norm::kRms) {
-    RmsNorm(pool_, x, norm.gain.view, config().norm_eps, y);
+    RmsNorm(pool(), x, norm.gain.view, config().norm_eps, y);
   } else {
-    LayerNorm(pool_, x, norm.gain.view, norm.bias.view, config().norm_eps, y);
+    LayerNorm(pool(), x, norm.gain.view, norm.bias.view, config().norm_eps, y);
   }
 }
 
 void Transformer::Head(Compute compute, Tensor hidden, Tensor logits) {
-  const Product product[] = {{&weights_->head(), logits, nullptr}};
-  MatMul(pool_, workspace_, compute, hidden, product);
+  const Product product[] = {{&weights().head(), logits, nullptr}};
+  MatMul(pool(), workspace_, compute, hidden, product);
 }
 
 void Transformer::Forward(Pass& pass) {
@@ -197,11 +144,11 @@ void Transformer::Forward(Pass& pass) {
   Check(rows > 0 && !pass.segments.empty(), "a pass has rows");
   workspace_.Reset();
   run_ = nullptr;  // it refers to the last pass, whose owner may be gone
-  auto planned = std::make_unique<BlockRun>(PlanRun(c, pool_, workspace_, pass));
+  auto planned = std::make_unique<BlockRun>(PlanRun(c, pool(), workspace_, pass));
   BlockRun& run = *planned;
   if (RangesApart(run)) {
     if (range_threads_ == nullptr) range_threads_ = std::make_unique<RangeThreads>();
-    range_threads_->workspaces.resize(static_cast<size_t>(pool_.threads()));
+    range_threads_->workspaces.resize(static_cast<size_t>(pool().threads()));
     for (Workspace& workspace : range_threads_->workspaces) workspace.Reset();
     run.range_threads = range_threads_.get();
   }
@@ -215,51 +162,51 @@ void Transformer::Forward(Pass& pass) {
   run.inv_freq = inv_freq_.view;
   run.inv_freq_sliding = inv_freq_sliding_.view;
   run.x = workspace_.New({rows, c.hidden});
-  pass.captured.assign(pass.capture.size(), Tensor());
+  pass.result.captured.assign(pass.capture.size(), Tensor());
 
-  if (weights_->embedding) Embed(pass.tokens, pass.positions, run.x);  // else a graft gives the input
+  if (weights().embedding) base_->Embed(pass.tokens, pass.positions, run.x);  // else a graft gives the input
   for (const BlockRun::GraftRange& range : run.graft_ranges) {
     const auto tokens =
         std::span(pass.tokens).subspan(static_cast<size_t>(range.begin), static_cast<size_t>(range.count));
     for (Graft* graft : range.grafts) graft->AtEmbedding(run.context(), tokens, run.x.Rows(range.begin, range.count));
   }
   const int64_t layers = pass.layers < 0 ? c.layers : std::min(pass.layers, c.layers);
-  const bool checkpoint = pass.tape != nullptr && pass.checkpoint;
+  const bool checkpoint = pass.training.tape != nullptr && pass.training.checkpoint;
   for (int64_t layer = 0; layer < layers; ++layer) {
-    if (checkpoint) pass.tape->PushExact(pool_, run.x);
-    run.tape = checkpoint ? nullptr : pass.tape;
-    Block(run, weights_->blocks[static_cast<size_t>(layer)], static_cast<int>(layer));
+    if (checkpoint) pass.training.tape->PushExact(pool(), run.x);
+    run.tape = checkpoint ? nullptr : pass.training.tape;
+    Block(run, weights().blocks[static_cast<size_t>(layer)], static_cast<int>(layer));
     for (size_t i = 0; i < pass.capture.size(); ++i) {
       if (pass.capture[i] != layer) continue;
-      pass.captured[i] = workspace_.New({rows, c.hidden});
-      Convert(pool_, run.x, pass.captured[i]);
+      pass.result.captured[i] = workspace_.New({rows, c.hidden});
+      Convert(pool(), run.x, pass.result.captured[i]);
     }
   }
-  run.tape = pass.tape;
-  if (pass.tape != nullptr) pass.tape->PushExact(pool_, run.x);
-  pass.hidden = workspace_.New({rows, c.hidden});
-  FinalNorm(run.x, pass.hidden);
-  AtNorm(run, static_cast<int>(c.layers), NormKind::kFinal, pass.hidden);
+  run.tape = pass.training.tape;
+  if (pass.training.tape != nullptr) pass.training.tape->PushExact(pool(), run.x);
+  pass.result.hidden = workspace_.New({rows, c.hidden});
+  FinalNorm(run.x, pass.result.hidden);
+  AtNorm(run, static_cast<int>(c.layers), NormKind::kFinal, pass.result.hidden);
 
-  pass.logits = Tensor();
+  pass.result.logits = Tensor();
   if (!pass.logit_rows.empty()) Logits(run);
-  if (pass.tape != nullptr) run_ = std::move(planned);
+  if (pass.training.tape != nullptr) run_ = std::move(planned);
 }
 
 void Transformer::Logits(BlockRun& run) {
   Pass& pass = run.pass;
   const ModelConfig& c = config();
   const int64_t wanted = static_cast<int64_t>(pass.logit_rows.size());
-  Tensor selected = pass.hidden;
+  Tensor selected = pass.result.hidden;
   if (wanted != pass.rows()) {
     selected = workspace_.New({wanted, c.hidden});
     for (int64_t i = 0; i < wanted; ++i) {
-      std::memcpy(selected.row(i), pass.hidden.row(pass.logit_rows[static_cast<size_t>(i)]),
+      std::memcpy(selected.row(i), pass.result.hidden.row(pass.logit_rows[static_cast<size_t>(i)]),
                   static_cast<size_t>(c.hidden) * sizeof(float));
     }
   }
-  pass.logits = workspace_.New({wanted, c.vocab});
-  Head(pass.compute, selected, pass.logits);
+  pass.result.logits = workspace_.New({wanted, c.vocab});
+  Head(pass.compute, selected, pass.result.logits);
   AtHead(run, pass, selected);
 }
 
@@ -273,7 +220,7 @@ int64_t Transformer::BeginSequence(KvCache& kv, KvCache::Id sequence, std::span<
     const AttentionSegment slots = kv.Segment(sequence, length, 0, count);
     for (int64_t layer = 0; layer < config().layers; ++layer) {
       const Graft::Kv rows = graft->PrefixKv(static_cast<int>(layer));
-      StoreKv(pool_, kv.layer(layer), {&slots, 1}, rows.k, rows.v);
+      StoreKv(pool(), kv.layer(layer), {&slots, 1}, rows.k, rows.v);
     }
     length += count;
     kv.Commit(sequence, count);
@@ -294,9 +241,9 @@ int64_t Transformer::BeginSequence(KvCache& kv, KvCache::Id sequence, std::span<
 
 void Transformer::Backward(Pass& pass, Tensor dhidden) {
   const ModelConfig& c = config();
-  Check(run_ != nullptr && &run_->pass == &pass && pass.tape != nullptr, "Backward follows Forward of the same pass");
+  Check(run_ != nullptr && &run_->pass == &pass && pass.training.tape != nullptr, "Backward follows Forward of the same pass");
   BlockRun& run = *run_;
-  Tensor x = pass.tape->PopF32(pool_, workspace_);
+  Tensor x = pass.training.tape->PopF32(pool(), workspace_);
   Tensor dx = workspace_.New({dhidden.rows(), c.hidden});
   const Graft::NormGradient grads = run.NormGradientOf(static_cast<int>(c.layers), NormKind::kFinal);
   FinalNormBackward(dhidden, x, dx, grads.dgain, grads.dbias);
@@ -307,15 +254,15 @@ void Transformer::Backward(Pass& pass, Tensor dhidden) {
   }
   const int64_t layers = pass.layers < 0 ? c.layers : std::min(pass.layers, c.layers);
   for (int64_t layer = layers - 1; layer >= lowest; --layer) {
-    const BlockWeights& block = weights_->blocks[static_cast<size_t>(layer)];
-    for (size_t i = 0; i < pass.dcaptured.size(); ++i) {
-      if (pass.capture[i] == layer) Add(pool_, pass.dcaptured[i], dx);
+    const BlockWeights& block = weights().blocks[static_cast<size_t>(layer)];
+    for (size_t i = 0; i < pass.training.dcaptured.size(); ++i) {
+      if (pass.capture[i] == layer) Add(pool(), pass.training.dcaptured[i], dx);
     }
-    if (pass.checkpoint) {
-      run.x = pass.tape->Pop();
+    if (pass.training.checkpoint) {
+      run.x = pass.training.tape->Pop();
       const Workspace::Mark mark = workspace_.GetMark();
       Tensor copy = workspace_.New({run.x.rows(), c.hidden});
-      Convert(pool_, run.x, copy);
+      Convert(pool(), run.x, copy);
       run.x = copy;
       Block(run, block, static_cast<int>(layer));
       BlockBackward(run, block, static_cast<int>(layer), dx);
@@ -333,26 +280,26 @@ void Transformer::Backward(Pass& pass, Tensor dhidden) {
         (*graft)->AtEmbeddingBackward(run.context(), tokens, rows);
         const Tensor dembedding = (*graft)->EmbeddingGradient();
         if (!dembedding) continue;
-        EmbedBackward(tokens, std::span(pass.positions).subspan(begin, count), rows, dembedding,
+        base_->EmbedBackward(tokens, std::span(pass.positions).subspan(begin, count), rows, dembedding,
                       (*graft)->PositionsGradient());
       }
     }
   }
-  pass.tape->Clear();
+  pass.training.tape->Clear();
   run_ = nullptr;
 }
 
 void Transformer::FinalNormBackward(Tensor dy, Tensor x, Tensor dx, Tensor dgain, Tensor dbias) {
-  const NormWeights& norm = weights_->final_norm;
+  const NormWeights& norm = weights().final_norm;
   const Workspace::Mark mark = workspace_.GetMark();
   Tensor y = workspace_.New({x.rows(), x.columns()});
   Tensor mean = workspace_.New({x.rows()}), inv = workspace_.New({x.rows()});
   if (config().norm == ModelConfig::Norm::kRms) {
-    RmsNorm(pool_, x, norm.gain.view, config().norm_eps, y, inv);
-    RmsNormBackward(pool_, dy, x, norm.gain.view, inv, dx, dgain);
+    RmsNorm(pool(), x, norm.gain.view, config().norm_eps, y, inv);
+    RmsNormBackward(pool(), dy, x, norm.gain.view, inv, dx, dgain);
   } else {
-    LayerNorm(pool_, x, norm.gain.view, norm.bias.view, config().norm_eps, y, mean, inv);
-    LayerNormBackward(pool_, dy, x, norm.gain.view, mean, inv, dx, dgain, dbias);
+    LayerNorm(pool(), x, norm.gain.view, norm.bias.view, config().norm_eps, y, mean, inv);
+    LayerNormBackward(pool(), dy, x, norm.gain.view, mean, inv, dx, dgain, dbias);
   }
   workspace_.Release(mark);
 }

@@ -4,26 +4,29 @@
 #include <vector>
 
 #include "base/parallel.h"
+#include "model/base_model.h"
 #include "model/graft.h"
 #include "model/pass.h"
 #include "model/tape.h"
-#include "model/weights.h"
 
 namespace cambium {
 
 struct BlockRun;
 struct RangeThreads;
 
-// The one forward pass (law 1), and its backward beneath it. Not thread-safe: one Transformer, one pass at a time.
+// The one forward pass (law 1), and its backward beneath it: what runs a base model, with the memory that a pass takes. Not
+// thread-safe: one Transformer, one pass at a time.
 class Transformer {
  public:
-  Transformer(std::unique_ptr<ModelWeights> weights, ThreadPool& pool);
+  explicit Transformer(BaseModel& base);  // which outlives it, and may have others
+  Transformer(std::unique_ptr<ModelWeights> weights, ThreadPool& pool);  // on a base of its own
   ~Transformer();
 
-  const ModelConfig& config() const { return weights_->config; }
-  const ModelWeights& weights() const { return *weights_; }
-  ModelWeights& mutable_weights() { return *weights_; }
-  ThreadPool& pool() { return pool_; }
+  BaseModel& base() { return *base_; }
+  const BaseModel& base() const { return *base_; }
+  const ModelConfig& config() const { return base_->config(); }
+  const ModelWeights& weights() const { return base_->weights(); }
+  ThreadPool& pool() const { return base_->pool(); }
   Workspace& workspace() { return workspace_; }
 
   // Runs the rows of `pass` through the blocks; keys and values go into the cache's slots beyond each sequence's
@@ -34,7 +37,7 @@ class Transformer {
   // own rows, for which it runs a pass); positions go on behind them. Returns how many slots that took.
   int64_t BeginSequence(KvCache& kv, KvCache::Id sequence, std::span<Graft* const> grafts);
 
-  // Training. Given dhidden = dloss/d(pass.hidden) [rows, hidden], pops the tape that Forward filled and adds every
+  // Training. Given dhidden = dloss/d(pass.result.hidden) [rows, hidden], pops the tape that Forward filled and adds every
   // graft's parameter gradients. Stops beneath the grafts' lowest layer. dhidden is overwritten.
   void Backward(Pass& pass, Tensor dhidden);
 
@@ -42,18 +45,13 @@ class Transformer {
   void Head(Compute compute, Tensor hidden, Tensor logits);
   // RmsNorm or LayerNorm with the model's final norm; y may alias x.
   void FinalNorm(Tensor x, Tensor y);
-  // Embeddings of tokens, scaled as the family wants; y [tokens, hidden].
-  void Embed(std::span<const int32_t> tokens, std::span<const int32_t> positions, Tensor y);
-  // Adds the rows of dy [tokens, hidden] to dembedding [vocab, hidden] and, unless empty, dpositions [context, hidden].
-  void EmbedBackward(std::span<const int32_t> tokens, std::span<const int32_t> positions, Tensor dy, Tensor dembedding,
-                     Tensor dpositions);
   void FinalNormBackward(Tensor dy, Tensor x, Tensor dx, Tensor dgain, Tensor dbias);  // adds to dgain, dbias
 
  private:
+  explicit Transformer(std::shared_ptr<BaseModel> base);
   void Logits(BlockRun& run);  // of the rows that the pass wants
 
-  std::unique_ptr<ModelWeights> weights_;
-  ThreadPool& pool_;
+  std::shared_ptr<BaseModel> base_;
   Workspace workspace_;
   std::unique_ptr<BlockRun> run_;            // of a Forward with a tape, until its Backward
   OwnedTensor inv_freq_, inv_freq_sliding_;  // [head_dim / 2]

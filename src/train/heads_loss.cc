@@ -155,18 +155,18 @@ void HeadsLoss::RunTrunk(const std::vector<const Example*>& micro, const std::ve
   if (layer >= 0) pass.capture = {layer};
   if (layer >= 0 && !options_.teacher) pass.layers = layer + 1;
   model_.Forward(pass);
-  const Tensor states = layer >= 0 ? pass.captured[0] : pass.hidden;
+  const Tensor states = layer >= 0 ? pass.result.captured[0] : pass.result.hidden;
   for (size_t i = 0; i < micro.size(); ++i) {
     const int64_t begin = pass.segments[i].begin + before, count = Rows(*micro[i]);
     Convert(model_.pool(), states.Rows(begin, count), hidden_.view.Rows(begins[i], count));
-    if (final_.view) Convert(model_.pool(), pass.hidden.Rows(begin, count), final_.view.Rows(begins[i], count));
+    if (final_.view) Convert(model_.pool(), pass.result.hidden.Rows(begin, count), final_.view.Rows(begins[i], count));
     int32_t* const said = said_.data() + begins[i];
     constexpr int64_t kChunk = 128;
     for (int64_t at = 0; at < count && options_.teacher; at += kChunk) {
       const int64_t chunk = std::min(kChunk, count - at);
       const Workspace::Mark mark = model_.workspace().GetMark();
       Tensor logits = model_.workspace().New({chunk, model_.config().vocab});
-      model_.Head(Compute::kInt8, pass.hidden.Rows(begin + at, chunk), logits);
+      model_.Head(Compute::kInt8, pass.result.hidden.Rows(begin + at, chunk), logits);
       model_.pool().Run(chunk, [&](int64_t row, int) {
         said[at + row] =
             static_cast<int32_t>(std::max_element(logits.row(row), logits.row(row) + logits.columns()) - logits.row(row));

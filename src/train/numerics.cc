@@ -100,11 +100,11 @@ void NumericsReport::Observe(Pass& pass, bool after) {
   };
   if (!after) {
     for (int64_t layer = 0; layer < layers_; ++layer) pass.capture.push_back(layer);
-    pass.observe_gradient = [add](int64_t layer, Tensor dx) { add(layer, kGradients, dx); };
+    pass.training.observe_gradient = [add](int64_t layer, Tensor dx) { add(layer, kGradients, dx); };
     return;
   }
   for (int64_t layer = 0; layer < layers_; ++layer) {
-    add(layer, kActivations, pass.captured[static_cast<size_t>(layer)]);
+    add(layer, kActivations, pass.result.captured[static_cast<size_t>(layer)]);
   }
 }
 

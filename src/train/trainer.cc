@@ -113,15 +113,15 @@ double Trainer::ForwardBackward(const std::vector<const Example*>& micro, float 
   const std::vector<int32_t> targets = Fill(pass, micro);
   const int64_t layer = beside ? options_.with_heads->heads()->after_layer() : -1;
   if (layer >= 0) pass.capture = {layer};
-  pass.tape = &tape_;
-  pass.noise = noise;
-  pass.gradient_storage = plan_.storage;
-  pass.checkpoint = options_.checkpoint_activations;
+  pass.training.tape = &tape_;
+  pass.training.noise = noise;
+  pass.training.gradient_storage = plan_.storage;
+  pass.training.checkpoint = options_.checkpoint_activations;
   if (observe) observe(pass, false);
   tape_.Clear();
   model_.Forward(pass);
   Tensor dhidden = model_.workspace().New({pass.rows(), model_.config().hidden});
-  const double loss = LossHead(model_, plan_.compute, pass.hidden, targets, row_weight, dhidden, graft_.HeadGradient(),
+  const double loss = LossHead(model_, plan_.compute, pass.result.hidden, targets, row_weight, dhidden, graft_.HeadGradient(),
                                {.teacher = teacher});
   if (!std::isfinite(loss)) Diverged(micro, loss);
   if (beside) {
@@ -129,9 +129,9 @@ double Trainer::ForwardBackward(const std::vector<const Example*>& micro, float 
     if (layer >= 0) {
       dstates = model_.workspace().New({pass.rows(), model_.config().hidden});
       std::memset(dstates.data, 0, static_cast<size_t>(dstates.bytes()));
-      pass.dcaptured = {dstates};
+      pass.training.dcaptured = {dstates};
     }
-    const double heads = heads_loss_->RunOn(micro, layer >= 0 ? pass.captured[0] : pass.hidden,
+    const double heads = heads_loss_->RunOn(micro, layer >= 0 ? pass.result.captured[0] : pass.result.hidden,
                                             row_weight * options_.heads_weight, dstates);
     if (!std::isfinite(heads)) Diverged(micro, heads);
     heads_sum_ += heads;
@@ -198,10 +198,10 @@ void Trainer::Diverged(const std::vector<const Example*>& micro, double loss) {
     Fill(pass, micro);
     for (int64_t layer = 0; layer < model_.config().layers; ++layer) pass.capture.push_back(layer);
     model_.Forward(pass);
-    for (size_t layer = 0; layer < pass.captured.size() && where.empty(); ++layer) {
-      if (!AllFinite(pass.captured[layer])) where = "the output of layer " + std::to_string(layer);
+    for (size_t layer = 0; layer < pass.result.captured.size() && where.empty(); ++layer) {
+      if (!AllFinite(pass.result.captured[layer])) where = "the output of layer " + std::to_string(layer);
     }
-    if (where.empty() && !AllFinite(pass.hidden)) where = "the final norm";
+    if (where.empty() && !AllFinite(pass.result.hidden)) where = "the final norm";
   }
   if (where.empty() && !std::isfinite(loss)) where = "the output head";
   for (const Parameter* param : optimizer_->params()) {
@@ -227,7 +227,7 @@ double Trainer::ValidationLoss() {
     Pass pass;
     const std::vector<int32_t> wanted = Fill(pass, micro);
     model_.Forward(pass);
-    sum += LossHead(model_, plan_.compute, pass.hidden, wanted, 1.0f);
+    sum += LossHead(model_, plan_.compute, pass.result.hidden, wanted, 1.0f);
     for (const Example* example : micro) targets += example->targets();
   }
   return sum / static_cast<double>(targets);
