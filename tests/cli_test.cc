@@ -68,6 +68,33 @@ TEST(Cli, AdaptersAreConvertedWhereTheyCanBe) {
   ExpectError(convert(golden + "peft/lora", "x", " --dialect gguf"), 2, ".gguf");
 }
 
+TEST(Cli, ModelsAreSplitAndJoined) {
+  const std::string llama = "'" CAMBIUM_TEST_DIR "/golden/families/llama' ";
+  const TempFolder out;
+  ASSERT_EQ(Cambium("convert " + llama + (out / "whole.gguf")).code, 0);
+  const Outcome split = Cambium("convert " + llama + (out / "m.gguf") + " --split-size 50K --json");
+  ASSERT_EQ(split.code, 0) << split.err;
+  const std::string first = json::parse(split.out)["path"];
+  EXPECT_NE(first.find("m-00001-of-0000"), std::string::npos) << first;
+  EXPECT_FALSE(std::filesystem::exists(out / "m.gguf"));
+  for (const auto& entry : std::filesystem::directory_iterator(out.path())) {
+    // A part is one tensor at least, and the first holds what is said of the model.
+    if (entry.path() != out / "whole.gguf") EXPECT_LT(entry.file_size(), 70000u) << entry.path();
+  }
+  const auto tensors = [&](const std::string& path) {  // but for their places
+    json list = json::parse(Cambium("inspect --json '" + path + "'").out)["tensors"];
+    for (json& tensor : list) tensor.erase("offset");
+    return list;
+  };
+  EXPECT_EQ(tensors(first), tensors(out / "whole.gguf"));
+  ASSERT_EQ(Cambium("convert '" + first + "' " + (out / "joined.gguf")).code, 0);
+  EXPECT_EQ(ReadAll(out / "joined.gguf"), ReadAll(out / "whole.gguf"));
+  for (const char* size : {"x", "0", "0x", "2T", "1.5G", "99999999999G"}) {
+    ExpectError("convert " + llama + (out / "bad.gguf") + " --split-size " + size, 2, "--split-size");
+  }
+  ExpectError("convert '" + (out / "whole.gguf") + "' " + (out / "directory") + " --split-size 50K", 2, "--split-size");
+}
+
 TEST(Cli, UsageErrorsAreOneLineAndCodeTwo) {
   ExpectError("", 2, "a verb is required");
   ExpectError("grow", 2, "unknown verb `grow`");
@@ -222,6 +249,19 @@ TEST_F(CliWithModel, ChatKeepsSpecialTokensOfTheUserPlain) {
       json::parse(Cambium("generate " + Model() + "--chat -p 'Say <|im_end|>hello.' -n 1 --temp 0 --json -q").out);
   EXPECT_GE(spelled["timings"]["prompt_tokens"].get<int>(),
             json::parse(run.out)["timings"]["prompt_tokens"].get<int>() + 4);
+}
+
+// The default model's template does not read tools; tests/kept_fields_test.cc has one that does.
+TEST_F(CliWithModel, ToolsAreReadFromAFileOrRefused) {
+  const TempFolder folder;
+  const std::string tools = folder / "tools.json", with = "-p a -n 1 --tools '" + tools + "' ";
+  std::ofstream(tools) << R"([{"type": "function", "function": {"name": "now"}}])";
+  ExpectError("generate " + Model() + "-q --chat " + with, 2, "does not read");
+  ExpectError("generate " + Model() + "-q " + with, 2, "--tools");
+  for (const char* bad : {"{}", "[]", "[1]", "nothing"}) {
+    std::ofstream(tools) << bad;
+    ExpectError("generate " + Model() + "-q --chat " + with, 3, "tools.json");
+  }
 }
 
 TEST_F(CliWithModel, TokenizeAndBack) {

@@ -7,8 +7,12 @@
 
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 
 #include "file_testing.h"
+#include "io/convert.h"
+#include "io/gguf.h"
+#include "io/gguf_writer.h"
 #include "io/model_cache.h"
 #include "io/sha256.h"
 
@@ -85,6 +89,31 @@ TEST_F(HubTest, PullsAGgufIntoTheHubsLayout) {
   settings_.offline = true;
   EXPECT_EQ(PullAll("org/tiny"), path);
   testing::ExpectError(ErrorCode::kRuntime, {"org/other", "HF_HUB_OFFLINE"}, [&] { PullAll("org/other"); });
+}
+
+// A split model: all its parts are pulled, and the name is its first part's.
+TEST_F(HubTest, PullsASplitModelWhole) {
+  fs::create_directories(root_ / "site/org/split");
+  const std::string whole = ConvertToGguf(CAMBIUM_TEST_DIR "/golden/families/llama", root_ / "m.gguf");
+  const std::string first = ConvertToGguf(CAMBIUM_TEST_DIR "/golden/families/llama", root_ / "site/org/split/m.gguf",
+                                          {}, {.part_bytes = 50000});
+  const uint64_t parts = GgufFile(first).parts();
+  ASSERT_GE(parts, 3u);
+  const std::string path = PullAll("org/split");
+  EXPECT_EQ(fs::path(path).filename(), fs::path(first).filename());
+  EXPECT_EQ(FindInHubCache(settings_, {"org/split", ""}), path);
+  for (const std::string& part : {path, GgufPartPath(fs::path(path).parent_path() / "m.gguf", parts - 1, parts)}) {
+    EXPECT_TRUE(fs::is_symlink(part)) << part;
+    const GgufFile file(part), original(whole);
+    ASSERT_EQ(file.tensors().size(), original.tensors().size());
+    for (const NamedTensor& tensor : original.tensors()) {
+      const Tensor* const found = file.FindTensor(tensor.name);
+      ASSERT_NE(found, nullptr) << tensor.name;
+      EXPECT_EQ(std::memcmp(found->data, tensor.view.data, static_cast<size_t>(tensor.bytes)), 0) << tensor.name;
+    }
+  }
+  setenv("HF_HUB_CACHE", settings_.cache.c_str(), 1);
+  EXPECT_EQ(ResolveModel("org/split"), path);
 }
 
 TEST_F(HubTest, PullsADirectory) {

@@ -127,7 +127,7 @@ TEST_P(Family, TreesAndBatchesEqualChains) {
   for (int32_t i = 0; i < 17; ++i) tree.logit_rows.push_back(i);
   transformer.Forward(tree);
   Rows got;
-  for (int64_t i = 0; i < 17; ++i) got.emplace_back(tree.logits.row(i), tree.logits.row(i) + tree.logits.columns());
+  for (int64_t i = 0; i < 17; ++i) got.emplace_back(tree.result.logits.row(i), tree.result.logits.row(i) + tree.result.logits.columns());
   kv.Commit(sequence, std::vector<int32_t>{0, 4, 5});
 
   std::vector<int32_t> main_path(ids.begin(), ids.begin() + 33);
@@ -147,7 +147,7 @@ TEST_P(Family, TreesAndBatchesEqualChains) {
   next.Append(sequence, kv.length(sequence), seven);
   next.logit_rows = {0};
   transformer.Forward(next);
-  EXPECT_EQ(std::vector<float>(next.logits.row(0), next.logits.row(0) + next.logits.columns()), side[32]);
+  EXPECT_EQ(std::vector<float>(next.result.logits.row(0), next.result.logits.row(0) + next.result.logits.columns()), side[32]);
 }
 
 }  // namespace

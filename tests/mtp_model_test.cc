@@ -113,7 +113,7 @@ TEST_F(OwnModule, InAGgufFileThereAndBack) {
     const auto own = MtpHeads::LoadOwn(model.base());
     EXPECT_EQ(Compare(Logits(model, *own).view, want.view).largest, 0);
   }
-  EXPECT_EQ(MtpHeads::LoadOwn(*std::make_unique<Transformer>(LoadWeights(pool_, out), pool_))->heads()->depths(), 2);
+  EXPECT_EQ(MtpHeads::LoadOwn(std::make_unique<Transformer>(LoadWeights(pool_, out), pool_)->base())->heads()->depths(), 2);
   ConvertToHuggingFace(converted, directory_ + "/back", DType::kF32);
   Transformer back(LoadWeights(pool_, directory_ + "/back"), pool_);
   EXPECT_EQ(back.config().layers, 3);

@@ -134,7 +134,7 @@ TEST(VerifyCurve, KnowsEverySizeFromAPromptAndOnePass) {
     curve.Measure(1, machine.ms.at(1));
     for (const auto& [rows, ms] : machine.ms) {
       EXPECT_GT(curve.Ms(rows) / ms, 0.8) << machine.name << ", " << rows << " rows are thought cheap";
-      EXPECT_LT(curve.Ms(rows) / ms, 1.2) << machine.name << ", " << rows << " rows are thought dear";
+      EXPECT_LT(curve.Ms(rows) / ms, 1.3) << machine.name << ", " << rows << " rows are thought dear";
     }
   }
 }
@@ -155,7 +155,10 @@ TEST(VerifyCurve, FindsTheRestFromTwoSizes) {
       curve.Measure(1, machine.ms.at(1));
       curve.Measure(8, machine.ms.at(8));
     }
-    for (const auto& [rows, ms] : machine.ms) EXPECT_NEAR(curve.Ms(rows) / ms, 1, 0.2) << machine.name << ", " << rows;
+    for (const auto& [rows, ms] : machine.ms) {
+      EXPECT_GT(curve.Ms(rows) / ms, 0.8) << machine.name << ", " << rows;
+      EXPECT_LT(curve.Ms(rows) / ms, 1.3) << machine.name << ", " << rows;  // unseen sizes are doubted
+    }
   }
 }
 

@@ -428,7 +428,7 @@ TEST_F(Files, PrefixesThatDoNotFitAreNamed) {
   Change([](nlohmann::json& c) { c["num_virtual_tokens"] = 7; });
   ExpectParts(Says(model_), {"\"num_virtual_tokens\" is 7", "5 rows"});
   Change([](nlohmann::json& c) { c["num_virtual_tokens"] = "many"; });
-  ExpectParts(Says(model_), {"\"num_virtual_tokens\" is \"many\"", "integer"});
+  ExpectParts(Says(model_), {"\"num_virtual_tokens\" is \"many\"", "whole number"});
 
   // The embedding of a projected prefix alone.
   OwnedTensor embedding({5, 16});

@@ -15,7 +15,7 @@ run_leg() {
   local preset=$1 skipped=$2 wrapper=()
   say "preset $preset; not run: tests that match $skipped"
   cmake --preset "$preset" >/dev/null
-  cmake --build "build/$preset"
+  cmake --build "build/$preset" --target tests
   # TSan of GCC 12 wants addresses where newer kernels do not put them unless told so.
   if [ "$preset" = tsan ] && setarch "$(uname -m)" -R true 2>/dev/null; then wrapper=(setarch "$(uname -m)" -R); fi
   TSAN_OPTIONS=halt_on_error=1 UBSAN_OPTIONS=print_stacktrace=1 \

@@ -81,7 +81,7 @@ uint64_t SplitBytes(const std::string& text) {
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
   const std::string unit = error == std::errc() ? std::string(end, text.data() + text.size()) : "?";
   const uint64_t scale = unit.empty() ? 1 : unit == "K" ? 1000 : unit == "M" ? 1000000 : unit == "G" ? 1000000000 : 0;
-  if (scale == 0 || value == 0 || value > uint64_t{1} << 30) {
+  if (scale == 0 || value == 0 || value > INT64_MAX / scale) {
     Fail(ErrorCode::kUsage, "--split-size is \"", text, "\", expected bytes, or a number with K, M or G, as 2G");
   }
   return value * scale;

@@ -3,6 +3,7 @@
 #include "cli/generate_records.h"
 #include "cli/options.h"
 #include "cli/verbs.h"
+#include "io/json.h"
 
 namespace cambium::cli {
 namespace {
@@ -14,6 +15,7 @@ struct Flags {
   GenerateFlags generate;
   RecordFlags records;
   bool chat = false, show_draft = false;
+  std::string tools;
 };
 
 // The tokens by where they came from: a colour a drafter, red where the target went against a draft; without colour,
@@ -36,7 +38,20 @@ std::string DraftView(const Model& model, const Generation& result, bool color) 
   return view;
 }
 
+// The list in a file, as JSON.
+std::string ToolsOf(const std::string& path) {
+  const nlohmann::ordered_json tools = ParseOrderedJson(ReadTextFile(path), path);
+  if (!tools.is_array() || tools.empty()) Fail(ErrorCode::kData, path, ": is no JSON list of tools");
+  for (const auto& tool : tools) {
+    if (!tool.is_object()) Fail(ErrorCode::kData, path, ": a tool is ", tool.dump(), ", expected an object");
+  }
+  return tools.dump();
+}
+
 void Generate(const Flags& flags) {
+  if (!flags.tools.empty() && !flags.chat) {
+    Fail(ErrorCode::kUsage, "--tools is for --chat; records have a field \"tools\"");
+  }
   if (!flags.records.input.empty()) {
     if (flags.chat || flags.show_draft || flags.input.text_option->count() + flags.input.ids_option->count() > 0 ||
         !flags.input.file.empty() || !flags.input.dash.empty()) {
@@ -54,7 +69,9 @@ void Generate(const Flags& flags) {
   Engine engine = LoadModel(flags.model, flags.output);
   const Message message{"user", input.text};
   const Model& model = engine.model();
-  request.prompt = flags.chat ? model.TokenizeChat({&message, 1}) : input.Ids(model);
+  ChatOptions chat;
+  if (!flags.tools.empty()) chat.tools = ToolsOf(flags.tools);
+  request.prompt = flags.chat ? model.TokenizeChat({&message, 1}, chat) : input.Ids(model);
   request.adapters = Adapters().Load(model, flags.generate.grafts);
   const Generation result = engine.Generate(std::move(request), [&](const Event& event) {
     if (!flags.output.json && !flags.show_draft) Write(event.text);
@@ -77,6 +94,7 @@ void AddGenerate(CLI::App& app) {
   AddModel(*verb, flags->model);
   AddInput(*verb, flags->input);
   verb->add_flag("--chat", flags->chat, "Wrap the text as a user's message in the model's chat template");
+  verb->add_option("--tools", flags->tools, "With --chat: a file with a JSON list of tools for the template");
   verb->add_flag("--show-draft", flags->show_draft, "Colour each token by who proposed it");
   AddGenerateOptions(*verb, flags->generate);
   AddRecords(*verb, flags->records);

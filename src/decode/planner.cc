@@ -16,6 +16,7 @@ using Clock = std::chrono::steady_clock;
 
 // A plan must promise this much more than plain decoding before it is taken: beliefs and clocks are noisy.
 constexpr double kMargin = 1.03;
+constexpr double kDoubt = 1.05;  // what was not seen is thought so much dearer than a guess, and plain decoding cheaper
 constexpr double kPriorWeight = 4;    // observations that a drafter's own belief is worth
 constexpr int64_t kFirstCalls = 4;    // a neural drafter's first calls are for learning, the next as many for judging
 constexpr int64_t kFirstNodes = 8;    // of the first calls, whatever the drafter believes
@@ -87,13 +88,26 @@ void VerifyCurve::Fit() {
   }
 }
 
-double VerifyCurve::Fitted(double rows) const { return std::sqrt(weights_squared_ + rows * rows * row_squared_); }
+// Between two sizes that were seen the truth lies below their chord, as each further row costs more, and mostly above
+// the fit: half of each.
+double VerifyCurve::Guess(size_t index) const {
+  const double n = static_cast<double>(sizes_[index].rows);
+  const double fitted = std::sqrt(weights_squared_ + n * n * row_squared_);
+  const auto seen = [](const Size& size) { return size.seen > 0; };
+  const auto above = std::find_if(sizes_.begin() + static_cast<int64_t>(index) + 1, sizes_.end(), seen);
+  const auto below = std::find_if(sizes_.rend() - static_cast<int64_t>(index), sizes_.rend(), seen);
+  if (below == sizes_.rend()) return fitted / kDoubt;
+  if (above == sizes_.end()) return fitted * kDoubt;
+  const double share = (n - static_cast<double>(below->rows)) / static_cast<double>(above->rows - below->rows);
+  return kDoubt / 2 * (fitted + below->ms.mean() + share * (above->ms.mean() - below->ms.mean()));
+}
 
 double VerifyCurve::Ms(int64_t rows) const {
   double below_rows = 0, below = 0;
-  for (const Size& size : sizes_) {
+  for (size_t i = 0; i < sizes_.size(); ++i) {
+    const Size& size = sizes_[i];
     const double n = static_cast<double>(size.rows), seen = static_cast<double>(size.seen);
-    const double ms = std::max(below, (seen * size.ms.mean() + Fitted(n)) / (seen + 1));
+    const double ms = std::max(below, (seen * size.ms.mean() + Guess(i)) / (seen + 1));
     if (rows <= size.rows) {
       if (below_rows == 0 || rows == size.rows) return ms;
       return below + (static_cast<double>(rows) - below_rows) / (n - below_rows) * (ms - below);

@@ -29,7 +29,7 @@ class VerifyCurve {
     int64_t seen = 0;
     SlidingMean ms{16};
   };
-  double Fitted(double rows) const;
+  double Guess(size_t size) const;  // before it was seen
   void Fit();
   std::vector<Size> sizes_;
   double row_ = 0;                        // from prompts; 0: not known

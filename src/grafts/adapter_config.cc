@@ -68,8 +68,7 @@ std::string AdapterConfig::WeightsPath() const {
 int64_t AdapterConfig::Int(const std::string& field, int64_t otherwise) const {
   const auto found = fields().find(field);
   if (found == fields().end() || found->is_null()) return otherwise;
-  if (!found->is_number_integer()) Refuse(field, "expected an integer");
-  return found->get<int64_t>();
+  return WholeNumber(*found, path_ + ": field \"" + field + "\"", INT64_MIN, INT64_MAX);
 }
 
 bool AdapterConfig::Bool(const std::string& field, bool otherwise) const {

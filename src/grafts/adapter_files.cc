@@ -5,6 +5,7 @@
 #include "cambium/error.h"
 #include "grafts/adapter.h"
 #include "grafts/adapter_config.h"
+#include "io/json.h"
 #include "io/safetensors.h"
 
 namespace cambium {
@@ -136,8 +137,7 @@ std::unique_ptr<Graft> AdapterGraft::Load(const std::string& path, const BaseMod
   std::vector<int64_t> left_out;
   if (const auto list = config.fields().find("leave_out"); list != config.fields().end() && list->is_array()) {
     for (const nlohmann::json& layer : *list) {
-      if (!layer.is_number_integer()) config.Refuse("leave_out", "expected numbers of layers");
-      left_out.push_back(layer.get<int64_t>());
+      left_out.push_back(WholeNumber(layer, config.path() + ": field \"leave_out\": a layer", INT32_MIN, INT32_MAX));
     }
   }
   for (int layer = 0; layer < static_cast<int>(c.layers); ++layer) {

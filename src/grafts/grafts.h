@@ -40,6 +40,7 @@ struct GraftOptions {
   uint64_t seed = 0;
   DType working = DType::kF32;  // full fine-tuning: what the weights are rounded to where products read them
   std::string base, revision;   // what the adapter's config names as its base model
+  std::string task_type = "CAUSAL_LM";  // PEFT's; kept as a file has it
 };
 
 // The list of grafts: one line each in grafts.cc.

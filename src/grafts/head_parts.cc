@@ -107,6 +107,22 @@ void SaveHeads(Graft& heads, const std::string& directory, const char* weights, 
   out.Commit();
 }
 
+namespace {
+
+std::vector<int32_t> TokensOf(const nlohmann::json& json, const char* field, const std::string& path) {
+  const nlohmann::json list = json.value(field, nlohmann::json::array());
+  if (!list.is_array()) {
+    Fail(ErrorCode::kData, path, ": field ", field, " is ", list.dump(), ", expected a list of tokens");
+  }
+  std::vector<int32_t> tokens;
+  for (const nlohmann::json& id : list) {
+    tokens.push_back(static_cast<int32_t>(WholeNumber(id, path + ": field " + field + ": a token", 0, INT32_MAX)));
+  }
+  return tokens;
+}
+
+}  // namespace
+
 HeadsFile ReadHeadsFile(const std::string& directory, const BaseModel& model) {
   HeadsFile file;
   const std::string path = directory + "/heads.json";
@@ -115,10 +131,10 @@ HeadsFile ReadHeadsFile(const std::string& directory, const BaseModel& model) {
   try {
     file.kind = json.at("kind").get<std::string>();
     file.base = json.value("base_model_name_or_path", std::string());
-    file.hidden = json.at("hidden_size").get<int64_t>();
-    file.vocab = json.at("vocab_size").get<int64_t>();
-    file.end_tokens = json.value("end_tokens", std::vector<int32_t>());
-    file.draft_tokens = json.value("draft_tokens", std::vector<int32_t>());
+    file.hidden = WholeNumber(json.at("hidden_size"), path + ": field hidden_size", 1, INT32_MAX);
+    file.vocab = WholeNumber(json.at("vocab_size"), path + ": field vocab_size", 1, INT32_MAX);
+    file.end_tokens = TokensOf(json, "end_tokens", path);
+    file.draft_tokens = TokensOf(json, "draft_tokens", path);
     file.more = json;
   } catch (const nlohmann::json::exception& error) {
     Fail(ErrorCode::kData, path, ": ", error.what());

@@ -131,7 +131,7 @@ void Ia3Graft::Save(const std::string& path) {
     return whole;
   };
   WriteAdapterConfig(path, {{"peft_type", "IA3"},
-                            {"task_type", "CAUSAL_LM"},
+                            {"task_type", task_type_},
                             {"base_model_name_or_path", base_},
                             {"target_modules", names(sites)},
                             {"feedforward_modules", names(fed)},
@@ -151,6 +151,7 @@ std::unique_ptr<Graft> Ia3Graft::Load(const std::string& path, const BaseModel& 
   const SafetensorsFile file(config.WeightsPath());
   std::unique_ptr<Ia3Graft> graft(new Ia3Graft(model));
   graft->base_ = config.Text("base_model_name_or_path", "");
+  graft->task_type_ = config.Text("task_type", graft->task_type_);
   for (int layer = 0; layer < static_cast<int>(model.config().layers); ++layer) {
     for (int kind = 0; kind < kSiteKinds; ++kind) {
       const Site site{layer, static_cast<SiteKind>(kind)};

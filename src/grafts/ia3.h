@@ -39,7 +39,7 @@ class Ia3Graft : public Graft {
   Factors& Add(Site module, bool input);
 
   const BaseModel& model_;
-  std::string base_;
+  std::string base_, task_type_ = "CAUSAL_LM";
   std::vector<std::unique_ptr<Factors>> factors_;  // by layer, then site
 };
 

@@ -76,8 +76,10 @@ LoraGraft::LoraGraft(const GraftOptions& options, const BaseModel& model) : mode
   }
   const std::vector<SiteKind> kinds = TargetKinds(options.targets, model.weights().blocks.front());
   for (const auto* pattern : {&options.rank_pattern, &options.alpha_pattern}) {
-    for (const auto& [name, value] : *pattern) {
-      const bool used = std::any_of(kinds.begin(), kinds.end(), [&](SiteKind kind) { return name == SiteName(kind); });
+    for (const auto& entry : *pattern) {
+      const std::string& name = entry.first;  // clang 14 captures no structured bindings
+      const bool used =
+          std::any_of(kinds.begin(), kinds.end(), [&](SiteKind kind) { return name == SiteName(kind); });
       if (!used) Fail(ErrorCode::kUsage, "pattern \"", name, "\" names no linear that is adapted");
     }
   }

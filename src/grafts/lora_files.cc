@@ -70,7 +70,7 @@ void LoraGraft::SavePeft(const std::string& path) const {
   nlohmann::json config = {{"peft_type", "LORA"},
                            {"rank_pattern", ranks},
                            {"alpha_pattern", alphas},
-                           {"task_type", "CAUSAL_LM"},
+                           {"task_type", options_.task_type},
                            {"base_model_name_or_path", options_.base},
                            {"r", static_cast<int64_t>(rank)},
                            {"lora_alpha", alpha},
@@ -108,7 +108,7 @@ std::unique_ptr<Graft> LoraGraft::LoadPeft(const std::string& directory, const B
   GraftOptions options;
   std::vector<std::pair<std::string, double>> ranks, alphas;
   try {
-    options.rank = config.value("r", int64_t{8});
+    options.rank = WholeNumber(config.value("r", nlohmann::json(8)), config_path + ": field \"r\"", 1, INT32_MAX);
     options.alpha = config.value("lora_alpha", 8.0);
     options.rslora = config.value("use_rslora", false);
     options.dora = config.value("use_dora", false);
@@ -116,6 +116,7 @@ std::unique_ptr<Graft> LoraGraft::LoadPeft(const std::string& directory, const B
     if (config.contains("base_model_name_or_path") && config["base_model_name_or_path"].is_string()) {
       options.base = config["base_model_name_or_path"].get<std::string>();
     }
+    if (config.contains("task_type") && !config["task_type"].is_null()) options.task_type = config["task_type"];
     if (config.contains("revision") && config["revision"].is_string()) options.revision = config["revision"];
     for (const auto& [name, into] : {std::pair{"rank_pattern", &ranks}, std::pair{"alpha_pattern", &alphas}}) {
       const auto found = config.find(name);
@@ -125,7 +126,6 @@ std::unique_ptr<Graft> LoraGraft::LoadPeft(const std::string& directory, const B
   } catch (const nlohmann::json::exception& error) {
     Fail(ErrorCode::kData, config_path, ": ", error.what());
   }
-  if (options.rank < 1) refuse("r", std::to_string(options.rank), "expected at least 1");
   for (const auto* patterns : {&ranks, &alphas}) {
     for (const auto& [key, value] : *patterns) {
       if (key.find_first_of("\\()[]{}|*+?^$") == std::string::npos) continue;

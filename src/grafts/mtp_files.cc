@@ -12,6 +12,7 @@
 #include "io/convert.h"
 #include "io/gguf.h"
 #include "io/gguf_writer.h"
+#include "io/json.h"
 #include "model/load.h"
 #include "tensor/quantize.h"
 
@@ -93,11 +94,9 @@ std::unique_ptr<Graft> MtpHeads::Load(const std::string& path, const BaseModel& 
   }
   int64_t depths = parallel > 0 ? parallel : kDepths;
   if (const auto found = described.more.find("depths"); parallel == 0 && found != described.more.end()) {
-    depths = found->is_number_integer() ? found->get<int64_t>() : 0;
+    depths = WholeNumber(*found, path + "/heads.json: field depths", 1, kMostDepths);
   }
-  if (depths < 1 || depths > kMostDepths) {
-    Fail(ErrorCode::kData, path, ": ", depths, " depths, expected 1 to ", kMostDepths);
-  }
+  if (depths > kMostDepths) Fail(ErrorCode::kData, path, ": ", depths, " depths, expected 1 to ", kMostDepths);
   described.kind = "mtp";
   described.hidden = model.config().hidden;
   described.vocab = model.config().vocab;

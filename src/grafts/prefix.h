@@ -58,7 +58,7 @@ class PrefixGraft : public Graft {
 
   const BaseModel& model_;
   int64_t length_;
-  std::string base_;
+  std::string base_, task_type_ = "CAUSAL_LM";
   OwnedTensor values_;  // [layers, 2, length, columns]
   Parameter param_;     // values_, where there is no MLP
   std::unique_ptr<Mlp> mlp_;

@@ -27,7 +27,7 @@ void PrefixGraft::Save(const std::string& path) {
     }
   }
   WriteAdapterConfig(path, {{"peft_type", "PREFIX_TUNING"},
-                            {"task_type", "CAUSAL_LM"},
+                            {"task_type", task_type_},
                             {"base_model_name_or_path", base_},
                             {"num_virtual_tokens", length_},
                             {"token_dim", columns()},
@@ -73,6 +73,7 @@ std::unique_ptr<Graft> PrefixGraft::Load(const std::string& path, const BaseMode
   }
   std::unique_ptr<PrefixGraft> graft(new PrefixGraft(model, stored->rows()));
   graft->base_ = config.Text("base_model_name_or_path", "");
+  graft->task_type_ = config.Text("task_type", graft->task_type_);
   OwnedTensor rows({stored->rows(), wanted});
   Convert(model.pool(), *stored, rows.view);
   for (int64_t row = 0; row < stored->rows(); ++row) {

@@ -58,7 +58,7 @@ bool PromptGraft::Recognises(const std::string& path) {
 void PromptGraft::Save(const std::string& path) {
   const ModelConfig& c = model_.config();
   WriteAdapterConfig(path, {{"peft_type", "PROMPT_TUNING"},
-                            {"task_type", "CAUSAL_LM"},
+                            {"task_type", task_type_},
                             {"base_model_name_or_path", base_},
                             {"num_virtual_tokens", prompt_length()},
                             {"token_dim", c.hidden},
@@ -95,6 +95,7 @@ std::unique_ptr<Graft> PromptGraft::Load(const std::string& path, const BaseMode
   }
   std::unique_ptr<PromptGraft> graft(new PromptGraft(model, stored->rows()));
   graft->base_ = config.Text("base_model_name_or_path", "");
+  graft->task_type_ = config.Text("task_type", graft->task_type_);
   Convert(model.pool(), *stored, graft->values_.view);
   file.CheckIntact();
   return graft;

@@ -27,7 +27,7 @@ class PromptGraft : public Graft {
   PromptGraft(const BaseModel& model, int64_t length);
 
   const BaseModel& model_;
-  std::string base_;
+  std::string base_, task_type_ = "CAUSAL_LM";
   OwnedTensor values_;  // [length, hidden]
   Parameter param_;
 };

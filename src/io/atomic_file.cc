@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <cstdio>
 #include <cstring>
 #include <filesystem>
 #include <functional>
@@ -38,6 +39,37 @@ std::string MakeBeside(const std::string& target, const std::function<bool(const
 }
 
 }  // namespace
+
+void ReplaceLink(const std::string& target, const std::string& link) {
+  const std::string made = MakeBeside(link, [&](const char* name) { return symlink(target.c_str(), name) == 0; });
+  if (rename(made.c_str(), link.c_str()) == 0) return;
+  const std::string why = std::strerror(errno);
+  unlink(made.c_str());
+  Fail(ErrorCode::kResource, link, ": cannot link: ", why);
+}
+
+void ReplaceDirectory(const std::string& made, const std::string& path) {
+  const auto fail = [&](int why) { Fail(ErrorCode::kResource, path, ": cannot rename: ", std::strerror(why)); };
+  std::error_code ignored;
+  if (renameat2(AT_FDCWD, made.c_str(), AT_FDCWD, path.c_str(), RENAME_EXCHANGE) == 0) {
+    std::filesystem::remove_all(made, ignored);
+    return;
+  }
+  if (errno == ENOENT) {  // nothing is there
+    if (rename(made.c_str(), path.c_str()) != 0) fail(errno);
+    return;
+  }
+  if (errno != EINVAL && errno != ENOSYS) fail(errno);
+  // The file system knows no exchange: a death between these two renames leaves both under other names.
+  const std::string old = made + ".old";
+  if (rename(path.c_str(), old.c_str()) != 0) fail(errno);
+  if (rename(made.c_str(), path.c_str()) != 0) {
+    const int why = errno;
+    rename(old.c_str(), path.c_str());
+    fail(why);
+  }
+  std::filesystem::remove_all(old, ignored);
+}
 
 AtomicFile::AtomicFile(std::string path) : path_(std::move(path)) {
   temporary_ = MakeBeside(path_, [&](const char* name) {

@@ -33,6 +33,13 @@ class AtomicFile {
   uint64_t written_ = 0;
 };
 
+// Makes `link` point to `target`, in one step in place of what the name was before; kResource.
+void ReplaceLink(const std::string& target, const std::string& link);
+
+// Renames the directory `made` to `path`. One that is there is exchanged for it in one step, where the file system can,
+// and removed only then: at no time is neither there. kResource, with what was there still there.
+void ReplaceDirectory(const std::string& made, const std::string& path);
+
 // A new directory beside `target`, with a name that nothing had, for what is made on the way. It goes with all that it
 // holds. kResource where it cannot be made.
 class ScratchDirectory {

@@ -210,6 +210,13 @@ void CopyModelFiles(const std::string& from, const std::string& to) {
         "vocab.json", "merges.txt", "chat_template.jinja", "chat_template.json", "generation_config.json"}) {
     if (fs::exists(from + "/" + name)) WriteText(to + "/" + name, ReadTextFile(from + "/" + name));
   }
+  const std::string named = "/additional_chat_templates";
+  if (!fs::is_directory(from + named)) return;
+  MakeDirectories(to + named);
+  for (const fs::directory_entry& entry : fs::directory_iterator(from + named)) {
+    const std::string name = named + "/" + entry.path().filename().string();
+    if (entry.path().extension() == ".jinja") WriteText(to + name, ReadTextFile(from + name));
+  }
 }
 
 }  // namespace cambium

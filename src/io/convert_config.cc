@@ -107,7 +107,12 @@ void SetConfig(GgufWriter& writer, const HfConfig& c, bool only_weights) {
     if (only_weights) return;
     Fail(ErrorCode::kData, c.path, ": ", field, " has a value that GGUF cannot express");
   };
-  const auto set = [&](const char* key, int64_t value) { writer.Set(dot + key, static_cast<uint32_t>(value)); };
+  const auto set = [&](const char* key, int64_t value) {
+    if (value < 0 || value > UINT32_MAX) {
+      Fail(ErrorCode::kData, c.path, ": ", value, " for ", dot, key, " is more than the 32 bits that GGUF has for it");
+    }
+    writer.Set(dot + key, static_cast<uint32_t>(value));
+  };
   if (c.activation != (gpt2 ? "gelu_new" : gemma ? "gelu_pytorch_tanh" : "silu")) inexpressible("activation");
   writer.Set("general.architecture", arch);
   set("vocab_size", c.vocab);
@@ -260,11 +265,14 @@ void SetGenerationConfig(GgufWriter& writer, const std::string& directory) {
   for (const auto& [key, field] : kSampling) {
     const auto found = config.find(field);
     if (found == config.end() || !found->is_number()) continue;
-    const auto whole = static_cast<int32_t>(std::clamp(found->get<double>(), -1e9, 1e9));
-    const bool integer = key == std::string_view("general.sampling.top_k");
+    if (field != std::string_view("top_k")) {
+      writer.Set(key, found->get<float>());
+      continue;
+    }
+    const auto whole =
+        static_cast<int32_t>(WholeNumber(nlohmann::json(*found), path + ": top_k", INT32_MIN, INT32_MAX));
     const GgufValue top_k{GgufType::kI32, GgufType::kI32, 1, {reinterpret_cast<const uint8_t*>(&whole), sizeof whole}};
-    if (integer) writer.Set(key, top_k);
-    if (!integer) writer.Set(key, found->get<float>());
+    writer.Set(key, top_k);
   }
   writer.Set(kGenerationKey, config.dump());
 }

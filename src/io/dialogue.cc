@@ -45,26 +45,34 @@ struct DialogueEncoder::Known {
   std::shared_ptr<const AnswerHabits> habits;
 };
 
-DialogueEncoder::DialogueEncoder(const Tokenizer& tokenizer)
-    : tokenizer_(tokenizer), known_(std::make_unique<Known>()) {
-  if (!has_template()) return;
+DialogueEncoder::Parsed::Parsed(const std::string& text) {
+  if (text.empty()) return;
   try {
-    template_.emplace(tokenizer.chat_template());
+    chat.emplace(text);
   } catch (const Error& error) {
-    broken_ = error;
+    broken = error;
   }
 }
+
+DialogueEncoder::DialogueEncoder(const Tokenizer& tokenizer)
+    : tokenizer_(tokenizer),
+      template_(tokenizer.chat_template()),
+      tool_template_(tokenizer.NamedTemplate("tool_use")),
+      known_(std::make_unique<Known>()) {}
 DialogueEncoder::~DialogueEncoder() = default;
 
-const ChatTemplate& DialogueEncoder::Template() const {
-  if (broken_) throw *broken_;
-  if (!template_) Fail(ErrorCode::kUsage, "the model has no chat template");
-  return *template_;
+const ChatTemplate& DialogueEncoder::Template(bool tools) const {
+  const Parsed& parsed = tools && (tool_template_.chat || tool_template_.broken) ? tool_template_ : template_;
+  if (parsed.broken) throw *parsed.broken;
+  if (!parsed.chat) Fail(ErrorCode::kUsage, "the model has no chat template");
+  return *parsed.chat;
 }
 
 // Calls' arguments are objects where the template takes them so.
 MarkedText DialogueEncoder::RenderMarked(const Json& messages, const DialogueOptions& options) const {
-  const ChatTemplate& chat = Template();
+  const bool tools = !options.tools.empty();
+  const ChatTemplate& chat = Template(tools);
+  if (tools && !chat.Reads("tools")) Fail(ErrorCode::kUsage, "tools: the model's chat template does not read them");
   CheckMessages(messages);
   Json own = Json::object();
   const std::pair<const char*, int32_t> tokens[] = {{"bos_token", tokenizer_.bos()}, {"eos_token", tokenizer_.eos()}};
@@ -123,7 +131,8 @@ Dialogue DialogueEncoder::Encode(const Json& messages, const DialogueOptions& op
 
 // Of the last variables asked for: a file's records have the same.
 std::shared_ptr<const AnswerHabits> DialogueEncoder::HabitsOf(const DialogueOptions& options) const {
-  const std::string variables = options.variables.dump(-1, ' ', false, Json::error_handler_t::replace);
+  const std::string variables = (options.tools.empty() ? "" : "with tools ") +
+                                options.variables.dump(-1, ' ', false, Json::error_handler_t::replace);
   const std::lock_guard lock(known_->mutex);
   if (known_->habits == nullptr || known_->variables != variables) {
     known_->habits = std::make_shared<AnswerHabits>(Probe(options));
@@ -136,6 +145,7 @@ AnswerHabits DialogueEncoder::Probe(const DialogueOptions& options) const {
   AnswerHabits habits;
   DialogueOptions own;
   own.variables = options.variables;
+  if (tool_template_.chat) own.tools = options.tools;  // which choose the template
   const auto render = [&](const Json& messages, bool prompt) {
     own.add_generation_prompt = prompt;
     MarkedText text = RenderMarked(messages, own);

@@ -42,26 +42,32 @@ class DialogueEncoder {
   ~DialogueEncoder();
 
   bool has_template() const { return !tokenizer_.chat_template().empty(); }
-  // Whether the template looks at a variable or a field of this name at all.
-  bool Reads(std::string_view name) const { return Template().Reads(name); }
+  // Whether the template, of dialogues with tools or without, looks at a variable or a field of this name at all.
+  bool Reads(std::string_view name, bool tools) const { return Template(tools).Reads(name); }
 
-  // `messages`: a list of objects as templates take them. kUsage without a template, and where the template refuses the
-  // messages; kData where the template itself is wrong.
+  // `messages`: a list of objects as templates take them. Where there are tools, the model's template "tool_use" is
+  // rendered if it has one, as in transformers. kUsage without a template, for tools that the template does not read,
+  // and where the template refuses the messages; kData where the template itself is wrong.
   std::string Render(const Json& messages, const DialogueOptions& options) const;
   std::vector<int32_t> Ids(const Json& messages, const DialogueOptions& options) const;
   Dialogue Encode(const Json& messages, const DialogueOptions& options) const;
 
  private:
   struct Known;
-  const ChatTemplate& Template() const;
+  // A template, or why it cannot be read, which is said when it is asked for.
+  struct Parsed {
+    explicit Parsed(const std::string& text);
+    std::optional<ChatTemplate> chat;
+    std::optional<Error> broken;
+  };
+  const ChatTemplate& Template(bool tools) const;
   MarkedText RenderMarked(const Json& messages, const DialogueOptions& options) const;
   std::vector<int32_t> IdsOf(const MarkedText& rendered, std::vector<Span>* places = nullptr) const;
   std::shared_ptr<const AnswerHabits> HabitsOf(const DialogueOptions& options) const;
   AnswerHabits Probe(const DialogueOptions& options) const;
 
   const Tokenizer& tokenizer_;
-  std::optional<ChatTemplate> template_;
-  std::optional<Error> broken_;   // why the template cannot be read; said when it is asked for
+  Parsed template_, tool_template_;
   std::unique_ptr<Known> known_;  // the template's habits, by its variables
 };
 

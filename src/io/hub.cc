@@ -145,10 +145,7 @@ void Download(const HubSettings& settings, const std::string& url, const RemoteF
 // snapshots/<commit>/<file> -> ../../blobs/<etag>
 void Link(const fs::path& link, const fs::path& blob) {
   CreateFolders(link.parent_path());
-  std::error_code error;
-  fs::remove(link, error);
-  fs::create_symlink(fs::relative(blob, link.parent_path()), link, error);
-  if (error) Fail(ErrorCode::kResource, link.string(), ": cannot link: ", error.message());
+  ReplaceLink(fs::relative(blob, link.parent_path()).string(), link.string());
 }
 
 // A GGUF file, with all its parts where it is split.

@@ -169,6 +169,14 @@ nlohmann::ordered_json ParseOrderedJson(std::string_view text, std::string_view 
   return Parse<nlohmann::ordered_json>(text, what, limits);
 }
 
+int64_t WholeNumber(const nlohmann::json& value, std::string_view what, int64_t least, int64_t most) {
+  const bool fits = value.is_number_unsigned() ? value.get<uint64_t>() <= INT64_MAX : value.is_number_integer();
+  if (!fits || value.get<int64_t>() < least || value.get<int64_t>() > most) {
+    Fail(ErrorCode::kData, what, " is ", value.dump(), ", expected a whole number from ", least, " to ", most);
+  }
+  return value.get<int64_t>();
+}
+
 std::string ReadTextFile(const std::string& path, size_t max_bytes) {
   std::ifstream file(path, std::ios::binary | std::ios::ate);
   if (!file) Fail(ErrorCode::kData, path, ": cannot be opened");

@@ -21,6 +21,10 @@ nlohmann::json ParseJson(std::string_view text, std::string_view what, JsonLimit
 // The same, keeping the order of keys (messages and tools, which a chat template may print).
 nlohmann::ordered_json ParseOrderedJson(std::string_view text, std::string_view what, JsonLimits limits = {});
 
+// The whole number that `value` is; kData "<what> is VALUE, expected a whole number from LEAST to MOST" for all else: a
+// fraction and a number that int64 cannot hold are never narrowed.
+int64_t WholeNumber(const nlohmann::json& value, std::string_view what, int64_t least, int64_t most);
+
 // Reads a whole file of at most `max_bytes`; kData when it is missing, larger, or cannot be read.
 std::string ReadTextFile(const std::string& path, size_t max_bytes = size_t{256} << 20);
 

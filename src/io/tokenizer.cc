@@ -203,6 +203,7 @@ Tokenizer Tokenizer::FromSpec(const TokenizerSpec& spec) {
   t.ignore_merges_ = spec.ignore_merges;
   t.fuse_unk_ = spec.fuse_unk;
   t.chat_template_ = spec.chat_template;
+  t.named_templates_ = spec.named_templates;
   t.pre_tokenizer_ = PreTokenizer::FromSteps(spec.split);
   t.tables_->flags = spec.added_flags;
   std::sort(t.tables_->flags.begin(), t.tables_->flags.end(), [](const auto& a, const auto& b) { return a.id < b.id; });
@@ -385,6 +386,12 @@ TokenType Tokenizer::Type(int32_t id) const {
 int32_t Tokenizer::Find(std::string_view piece) const {
   const int32_t added = FindAdded(piece);
   return added >= 0 ? added : tables_->pieces.Find(piece, [&](int32_t id) { return Piece(id); });
+}
+
+const std::string& Tokenizer::NamedTemplate(std::string_view name) const {
+  static const std::string none;
+  const auto found = std::ranges::find(named_templates_, name, [](const auto& entry) { return entry.first; });
+  return found == named_templates_.end() ? none : found->second;
 }
 
 bool Tokenizer::IsEndOfGeneration(int32_t id) const {

@@ -69,6 +69,8 @@ struct TokenizerSpec {
   std::vector<int32_t> before, after;      // what a text gets around it: [bos], [eos], or what a template says
   std::vector<int32_t> end_of_generation;  // besides eos, as the file states them
   std::string chat_template;
+  // Others by name, as files have them beside the default: "tool_use" serves dialogues with tools.
+  std::vector<std::pair<std::string, std::string>> named_templates;
 
   // Pieces without the last ones that a converter wrote to fill up the embedding's rows: "[PAD1234]" with that id.
   size_t TextPieces() const;
@@ -124,6 +126,7 @@ class Tokenizer {
   bool IsEndOfGeneration(int32_t id) const;
   const std::vector<int32_t>& end_of_generation() const { return end_of_generation_; }
   const std::string& chat_template() const { return chat_template_; }  // empty: none
+  const std::string& NamedTemplate(std::string_view name) const;       // besides the default; empty: none
 
   Tokenizer(Tokenizer&&) noexcept;
   Tokenizer& operator=(Tokenizer&&) noexcept;
@@ -161,6 +164,7 @@ class Tokenizer {
   TextRules rules_;
   std::vector<int32_t> end_of_generation_;
   std::string chat_template_;
+  std::vector<std::pair<std::string, std::string>> named_templates_;
 };
 
 // The tokenizer of a model: a GGUF file's, or a Hugging Face directory's tokenizer.json.

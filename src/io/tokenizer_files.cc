@@ -342,6 +342,15 @@ void SetTokenizer(GgufWriter& writer, const TokenizerSpec& spec, int64_t vocab) 
   if (ends.size() > 1) writer.Set("tokenizer.ggml.eom_token_id", static_cast<uint32_t>(ends[1]));
   if (ends.size() > 2) writer.Set(kGgufEndTokens, std::span<const int32_t>(ends));
   if (!spec.chat_template.empty()) writer.Set("tokenizer.chat_template", spec.chat_template);
+  std::vector<std::string> names;
+  for (const auto& [name, text] : spec.named_templates) {
+    names.push_back(name);
+    // gguf-py's rule for names in keys.
+    std::ranges::replace_if(
+        names.back(), [](char c) { return std::isalnum(static_cast<unsigned char>(c)) == 0; }, '_');
+    writer.Set(std::string(kGgufNamedTemplate) + names.back(), text);
+  }
+  if (!names.empty()) writer.Set(kGgufTemplateNames, std::span<const std::string>(names));
 }
 
 void WriteTokenizerJson(const TokenizerSpec& spec, const std::string& directory) {
@@ -364,6 +373,12 @@ void WriteTokenizerJson(const TokenizerSpec& spec, const std::string& directory)
   name("unk_token", spec.unk);
   name("pad_token", spec.pad);
   if (!spec.chat_template.empty()) config["chat_template"] = spec.chat_template;
+  if (!spec.named_templates.empty()) {
+    ordered_json list = ordered_json::array();
+    if (!spec.chat_template.empty()) list.push_back({{"name", "default"}, {"template", spec.chat_template}});
+    for (const auto& [name, text] : spec.named_templates) list.push_back({{"name", name}, {"template", text}});
+    config["chat_template"] = list;
+  }
   WriteText(directory + "/tokenizer_config.json", config.dump(1) + "\n");
 }
 

@@ -2,6 +2,7 @@
 
 #include <functional>
 #include <string>
+#include <string_view>
 
 #include "io/tokenizer.h"
 
@@ -11,6 +12,11 @@ class GgufWriter;
 
 // Ours, beside GGUF's eos, eot and eom: where a model has more end tokens than those.
 inline constexpr const char* kGgufEndTokens = "cambium.eos_token_ids";
+
+// A template other than the default, by its name behind this (gguf-py's constants.py, Keys.Tokenizer.CHAT_TEMPLATE_N),
+// and the list of these names.
+inline constexpr std::string_view kGgufNamedTemplate = "tokenizer.chat_template.";
+inline constexpr const char* kGgufTemplateNames = "tokenizer.chat_templates";
 
 // Calls `use` with what a tokenizer.json and the files beside it say; the spec's views die with the call.
 void WithTokenizerJson(const std::string& path, const std::function<void(const TokenizerSpec&)>& use);

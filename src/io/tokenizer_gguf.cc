@@ -123,6 +123,10 @@ TokenizerSpec TokenizerSpecFromGguf(const GgufFile& file) {
   if (file.Bool("tokenizer.ggml.add_eos_token", false) && spec.eos >= 0) spec.after = {spec.eos};
   ReadTextRules(file, spec);
   spec.chat_template = file.Str("tokenizer.chat_template", "");
+  for (const auto& entry : file.metadata()) {
+    if (!entry.first.starts_with(kGgufNamedTemplate)) continue;
+    spec.named_templates.emplace_back(entry.first.substr(kGgufNamedTemplate.size()), file.Str(entry.first));
+  }
   spec.end_of_generation = GgufEndTokens(file);
   if (spec.pad >= static_cast<int32_t>(spec.pieces.size())) {
     Warn(file.path(), ": tokenizer.ggml.padding_token_id is ", spec.pad, ", beyond the ", spec.pieces.size(),

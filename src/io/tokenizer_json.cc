@@ -1,8 +1,10 @@
 #include <algorithm>
 #include <filesystem>
 #include <functional>
+#include <map>
 
 #include "cambium/error.h"
+#include "cambium/warning.h"
 #include "io/json.h"
 #include "io/known_keys.h"
 #include "io/tokenizer.h"
@@ -12,6 +14,7 @@
 namespace cambium {
 namespace {
 
+namespace fs = std::filesystem;
 using Json = nlohmann::json;
 constexpr size_t kMaxConfigBytes = size_t{16} << 20;
 
@@ -40,11 +43,11 @@ class Reader : JsonMembers {
   }
 
   int64_t Id(const Json& value, std::string_view piece) const {
-    constexpr int64_t kMaxVocab = int64_t{1} << 24;
-    if (!value.is_number_integer()) Bad("id of \"", piece.substr(0, 40), "\" is not an integer");
-    const auto id = value.get<int64_t>();
-    if (id < 0 || id >= kMaxVocab) Bad("id of \"", piece.substr(0, 40), "\" is ", id);
-    return id;
+    constexpr uint64_t kMaxVocab = uint64_t{1} << 24;
+    if (!value.is_number_unsigned() || value.get<uint64_t>() >= kMaxVocab) {
+      Bad("id of \"", piece.substr(0, 40), "\" is ", value.dump(), ", expected 0 to ", kMaxVocab - 1);
+    }
+    return static_cast<int64_t>(value.get<uint64_t>());
   }
 
   void Place(std::string_view piece, int64_t id, TokenType type) {
@@ -174,6 +177,16 @@ void ReadAddedFlags(const Json& config, TokenizerSpec& spec) {
   spec.added_flags.insert(spec.added_flags.end(), said.begin(), said.end());
 }
 
+void AddTemplate(const std::string& name, const std::string& text, TokenizerSpec& spec) {
+  if (name.empty() || text.empty()) {
+    Fail(ErrorCode::kData, spec.source,
+         " (tokenizer_config.json): chat_template: an entry lacks its name or its template");
+  }
+  std::erase_if(spec.named_templates, [&](const auto& entry) { return entry.first == name; });
+  if (name == "default") spec.chat_template = text;
+  if (name != "default") spec.named_templates.emplace_back(name, text);
+}
+
 // tokenizer_config.json or special_tokens_map.json: names of special tokens, the chat template.
 void ReadConfigs(const Json& config, TokenizerSpec& spec) {
   const auto id_of = [&](std::string_view name) -> int32_t {
@@ -201,12 +214,10 @@ void ReadConfigs(const Json& config, TokenizerSpec& spec) {
     ReadAddedFlags(config, spec);
     const auto at = config.find("chat_template");
     if (at != config.end() && at->is_string()) spec.chat_template = at->get<std::string>();
-    if (at != config.end() && at->is_array()) {  // named templates
+    if (at != config.end() && at->is_array()) {
       for (const Json& entry : *at) {
-        if (entry.is_object() && entry.value("name", Json()) == "default" && entry.contains("template") &&
-            entry["template"].is_string()) {
-          spec.chat_template = entry["template"].get<std::string>();
-        }
+        const JsonMembers members(spec.source + " (tokenizer_config.json): chat_template");
+        AddTemplate(members.Text(entry, "name", ""), members.Text(entry, "template", ""), spec);
       }
     }
   }
@@ -218,9 +229,12 @@ void ReadEnds(std::initializer_list<const Json*> configs, TokenizerSpec& spec) {
     if (!config->is_object() || config->value("eos_token_id", Json()).is_null()) continue;
     const Json& ends = (*config)["eos_token_id"];
     for (const Json& id : ends.is_array() ? ends : Json::array({ends})) {
-      if (!id.is_number_integer()) continue;
-      const auto value = id.get<int64_t>();
-      if (value >= 0 && value < static_cast<int64_t>(spec.pieces.size())) {
+      const int64_t value =
+          WholeNumber(id, spec.source + ": eos_token_id of the configs beside it", INT32_MIN, INT32_MAX);
+      if (value >= static_cast<int64_t>(spec.pieces.size())) {
+        Warn(spec.source, ": eos_token_id ", value, " of the configs beside it is beyond the ", spec.pieces.size(),
+             " tokens; it never comes");
+      } else if (value >= 0) {  // negative: none
         spec.end_of_generation.push_back(static_cast<int32_t>(value));
       }
     }
@@ -251,6 +265,17 @@ void Visit(const Texts& texts, const std::string& source, const std::function<vo
   use(spec);
 }
 
+// additional_chat_templates/NAME.jinja, where transformers 5 puts templates other than the default.
+std::map<std::string, std::string> AdditionalTemplates(const fs::path& directory) {
+  std::map<std::string, std::string> found;
+  std::error_code none;
+  for (const fs::directory_entry& entry : fs::directory_iterator(directory / "additional_chat_templates", none)) {
+    if (entry.path().extension() != ".jinja") continue;
+    found[entry.path().stem().string()] = ReadTextFile(entry.path().string(), kMaxConfigBytes);
+  }
+  return found;
+}
+
 }  // namespace
 
 Tokenizer Tokenizer::FromJson(std::string_view json, std::string_view config, std::string_view generation_config,
@@ -268,8 +293,10 @@ void WithTokenizerJson(const std::string& path, const std::function<void(const T
   const std::string tokenizer = ReadTextFile(path), config = beside("tokenizer_config.json");
   const std::string special_tokens = beside("special_tokens_map.json"), generation = beside("generation_config.json");
   const std::string model = beside("config.json"), chat_template = beside("chat_template.jinja");
+  const std::map<std::string, std::string> others = AdditionalTemplates(fs::path(path).parent_path());
   Visit({tokenizer, config, special_tokens, generation, model}, path, [&](TokenizerSpec& spec) {
     if (!chat_template.empty()) spec.chat_template = chat_template;
+    for (const auto& [name, text] : others) AddTemplate(name, text, spec);
     use(spec);
   });
 }

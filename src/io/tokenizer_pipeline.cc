@@ -260,7 +260,8 @@ bool JsonMembers::Flag(const Json& object, const char* name, bool fallback) cons
 int64_t JsonMembers::Whole(const Json& object, const char* name, int64_t fallback) const {
   const Json& value = Get(object, name);
   if (value.is_null()) return fallback;
-  if (!value.is_number_integer()) Bad(name, " is not a whole number");
+  const bool wraps = value.is_number_unsigned() && value.get<uint64_t>() > INT64_MAX;
+  if (!value.is_number_integer() || wraps) Bad(name, " is ", value.dump(), ", expected a whole number");
   return value.get<int64_t>();
 }
 

@@ -2,6 +2,7 @@
 // words: even and odd values of k in a chain each, from zero, then the two to the sum; denormals count as zero (Intel
 // SDM, volume 2). Words past the end are zero, which changes no sum.
 
+#include "hwy/base.h"
 #include "ops/gemm_isa.h"
 #include "ops/matmul_kernels.h"
 
@@ -12,10 +13,11 @@
 #include <algorithm>
 #include <cstring>
 
+#ifndef __clang__
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // g++ 12 on its own AVX-512 header (GCC bug 105593)
 #pragma GCC diagnostic ignored "-Wuninitialized"
-#pragma GCC push_options
-#pragma GCC target("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,amx-tile,amx-bf16")
+#endif
+HWY_PUSH_ATTRIBUTES("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,amx-tile,amx-bf16")
 
 namespace cambium::gemm {
 namespace {
@@ -228,7 +230,7 @@ void BF16Tiles(const PanelCall& call) noexcept {
 
 }  // namespace cambium
 
-#pragma GCC pop_options
+HWY_POP_ATTRIBUTES
 
 namespace cambium::gemm {
 

@@ -1,5 +1,6 @@
 // The bf16 tables for avx512_bf16: raw intrinsics, because Debian's Highway has no dot product of bf16 pairs.
 
+#include "hwy/base.h"
 #include "ops/gemm_isa.h"
 
 #if defined(__x86_64__) && defined(__GNUC__)
@@ -9,9 +10,10 @@
 #include <array>
 #include <utility>
 
+#ifndef __clang__
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // g++ 12 on its own AVX-512 header (GCC bug 105593)
-#pragma GCC push_options
-#pragma GCC target("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")
+#endif
+HWY_PUSH_ATTRIBUTES("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")
 
 namespace cambium::gemm {
 namespace {
@@ -69,7 +71,7 @@ void RunTile(const Tile& tile) {
 }  // namespace
 }  // namespace cambium::gemm
 
-#pragma GCC pop_options
+HWY_POP_ATTRIBUTES
 
 namespace cambium::gemm {
 

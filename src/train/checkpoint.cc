@@ -83,10 +83,7 @@ void CheckpointStore::Save(int64_t step, const nlohmann::json& state, std::vecto
     fs::remove_all(temporary, ignored);
     throw;
   }
-  fs::remove_all(path, ignored);  // of an earlier run that was resumed from further back
-  std::error_code error;
-  fs::rename(temporary, path, error);
-  if (error) Fail(ErrorCode::kResource, path, ": cannot rename the finished checkpoint: ", error.message());
+  ReplaceDirectory(temporary, path);  // there may be one of an earlier run that was resumed from further back
   SyncDirectory(directory_);
   WriteText(directory_ + "/latest", fmt::format("step-{}\n", step));
 

@@ -213,7 +213,7 @@ void RecordReader::TakeTools(const Json& record, bool wrap, Record& out) const {
     Json list = ToolsOf(*tools, std::string("field \"") + key + "\"", wrap || std::string_view(key) == "functions");
     if (list.is_null()) continue;
     if (!out.options.tools.is_null()) Fail(ErrorCode::kData, "both \"tools\" and \"functions\" are given");
-    if (dialogues_.has_template() && !dialogues_.Reads("tools")) {
+    if (dialogues_.has_template() && !dialogues_.Reads("tools", true)) {
       Fail(ErrorCode::kData, "field \"", key, "\": the model's chat template has no place for tools; --ignore-fields ",
            key, " goes on without");
     }
@@ -226,7 +226,7 @@ void RecordReader::TakeTools(const Json& record, bool wrap, Record& out) const {
     out.options.variables = *variables;
   }
   if (const Json* documents = FieldOf(record, "documents")) {
-    if (dialogues_.has_template() && !dialogues_.Reads("documents")) {
+    if (dialogues_.has_template() && !dialogues_.Reads("documents", !out.options.tools.empty())) {
       Fail(ErrorCode::kData, "field \"documents\": the model's chat template has no place for documents");
     }
     if (out.options.variables.is_null()) out.options.variables = Json::object();
@@ -261,16 +261,16 @@ void RecordReader::FinishMessages(Record& out) const {
       if (!message.contains("content")) TextField(message, "content");
       if (message["content"].is_null()) TextField(message, "content");
     }
-    CheckMessageFields(message, where);
+    CheckMessageFields(message, where, !out.options.tools.empty());
   }
 }
 
-void RecordReader::CheckMessageFields(const Json& message, const std::string& where) const {
+void RecordReader::CheckMessageFields(const Json& message, const std::string& where, bool tools) const {
   if (!dialogues_.has_template()) return;
   for (const auto& [key, value] : message.items()) {
     const bool empty = value.is_null() || (value.is_string() && value.get_ref<const std::string&>().empty());
     if (empty || key == "role" || key == "content" || IsHarmlessField(key) || Ignored(key)) continue;
-    if (dialogues_.Reads(key)) continue;
+    if (dialogues_.Reads(key, tools)) continue;
     Fail(ErrorCode::kData, where, ": the model's chat template has no place for \"", key.substr(0, 60),
          "\"; --ignore-fields ", key.substr(0, 60), " goes on without");
   }

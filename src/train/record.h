@@ -45,7 +45,7 @@ class RecordReader {
   void TakeTools(const Json& record, bool wrap, Record& out) const;
   void TakeSystem(const Json& record, Record& out) const;
   void FinishMessages(Record& out) const;
-  void CheckMessageFields(const Json& message, const std::string& where) const;
+  void CheckMessageFields(const Json& message, const std::string& where, bool tools) const;
   bool Ignored(std::string_view field) const;
 
   const DialogueEncoder& dialogues_;

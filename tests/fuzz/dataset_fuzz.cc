@@ -1,6 +1,7 @@
 // Lines of training data. The first byte chooses how they are read.
 #include <cstddef>
 #include <cstdint>
+#include <string>
 #include <string_view>
 
 #include "cambium/error.h"
@@ -14,6 +15,14 @@ namespace {
 
 using namespace cambium;
 
+// ChatML that also reads tools, calls and documents.
+const std::string kToolsToo =
+    "{% if tools %}{{ '<|im_start|>system\n' + tools | tojson + '<|im_end|>\n' }}{% endif %}"
+    "{% for d in documents %}{{ d | tojson }}{% endfor %}"
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' }}{% if m.content %}{{ m.content }}{% endif %}"
+    "{% for c in m.tool_calls %}{{ c.function.name }}{{ c.function.arguments | tojson }}{% endfor %}"
+    "{{ '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
+
 void CheckExample(const Example& example, const Tokenizer& tokenizer) {
   if (example.ids.size() != example.trained.size()) __builtin_trap();
   for (const int32_t id : example.ids) {
@@ -25,7 +34,7 @@ void CheckExample(const Example& example, const Tokenizer& tokenizer) {
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   static const FuzzFolder folder;
-  static const Tokenizer with_template = TinyTokenizer(), without = TinyTokenizer("");
+  static const Tokenizer with_template = TinyTokenizer(kToolsToo), without = TinyTokenizer("");
   static constexpr const char* kFormats[] = {"auto",   "chat",     "completions", "text",
                                              "alpaca", "sharegpt", "ids",         "plain"};
   if (size == 0) return 0;
