@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "drafters/drafters.h"
+#include "engine/constraint_impl.h"
 #include "engine/impl.h"
 #include "grafts/grafts.h"
 #include "model/heads.h"
@@ -161,6 +162,13 @@ DecodeRequest Engine::Impl::ToDecode(const Request& request) {
   decode.sampling = request.sampling;
   decode.vocabulary = m.tokenizer.text_size();
   decode.filter = request.filter;
+  if (request.constraint) {
+    if (request.constraint->shared()->model.get() != &m) {
+      Fail(ErrorCode::kUsage, "the constraint was compiled for another model than this engine's");
+    }
+    if (request.ignore_end) Fail(ErrorCode::kUsage, "ignore_end: under a constraint the answer ends where it must");
+    decode.constraint = MatcherOf(*request.constraint, request.prompt.size());
+  }
   decode.verify = RuleOf(request.drafting);
   if (request.drafting.max_rows < 1 || request.drafting.max_rows > kMostRows) {
     Fail(ErrorCode::kUsage, "draft_rows is ", request.drafting.max_rows, ", expected 1 to ", kMostRows);
