@@ -40,12 +40,12 @@ std::unique_ptr<Texts> Compile(const Write& write) {
 }
 
 inline std::unique_ptr<Texts> Schema(const std::string& schema, JsonStyle style = {}) {
-  return Compile([&](Rules& rules) { return CompileJsonSchema(ParseOrderedJson(schema, "s"), "json_schema", style, rules); });
+  return Compile(
+      [&](Rules& rules) { return CompileJsonSchema(ParseOrderedJson(schema, "s"), "json_schema", style, rules); });
 }
 inline std::unique_ptr<Texts> Regex(const std::string& pattern) {
-  return Compile([&](Rules& rules) {
-    return CompileRegex(pattern, RegexMatch::kWhole, "regex", rules.budget()).Utf8(rules);
-  });
+  return Compile(
+      [&](Rules& rules) { return CompileRegex(pattern, RegexMatch::kWhole, "regex", rules.budget()).Utf8(rules); });
 }
 inline std::unique_ptr<Texts> Gbnf(const std::string& grammar) {
   return Compile([&](Rules& rules) { return CompileGbnf(grammar, rules); });

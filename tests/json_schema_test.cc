@@ -41,7 +41,9 @@ TEST(JsonSchema, Types) {
 
 TEST(JsonSchema, EnumAndConst) {
   Check({
-      {R"({"enum":["red","green",1,null,{"a":[1,2]}]})", {R"("red")", "1", "null", R"({"a":[1,2]})"}, {R"("blue")", "2"}},
+      {R"({"enum":["red","green",1,null,{"a":[1,2]}]})",
+       {R"("red")", "1", "null", R"({"a":[1,2]})"},
+       {R"("blue")", "2"}},
       {R"({"const":"exactly \"this\""})", {R"("exactly \"this\"")"}, {R"("exactly")"}},
       {R"({"enum":["a",1,2.5],"type":"number"})", {"1", "2.5"}, {R"("a")"}},
       {R"({"enum":["ab","abc","b"],"pattern":"^a","maxLength":2})", {R"("ab")"}, {R"("abc")", R"("b")"}},
@@ -53,7 +55,8 @@ TEST(JsonSchema, Objects) {
   Check({
       {R"({"type":"object","properties":{"a":{"type":"integer"},"b":{"type":"null"}},"required":["a","b"]})",
        {R"({"a":1,"b":null})"},
-       {R"({"a":1})", R"({"b":null,"a":1})", R"({"a":1,"b":null,"c":1})", R"({"a":1,"b":null,})", R"({"a": 1,"b":null})"}},
+       {R"({"a":1})", R"({"b":null,"a":1})", R"({"a":1,"b":null,"c":1})", R"({"a":1,"b":null,})",
+        R"({"a": 1,"b":null})"}},
       {R"({"type":"object","properties":{"a":{"const":1},"b":{"const":2},"c":{"const":3}},"required":["b"]})",
        {R"({"b":2})", R"({"a":1,"b":2})", R"({"b":2,"c":3})", R"({"a":1,"b":2,"c":3})"},
        {R"({})", R"({"a":1,"c":3})", R"({,"b":2})", R"({"a":1"b":2})"}},
@@ -86,7 +89,9 @@ TEST(JsonSchema, Arrays) {
        {"[true,false]", "[true,false,true]"},
        {"[]", "[true]", "[true,true,true,true]", "[1,2]"}},
       {R"({"items":{"const":0},"minItems":100,"maxItems":1000000})", {}, {"[]", "[0]"}},
-      {R"({"prefixItems":[{"const":1},{"type":"string"}],"items":false})", {"[]", "[1]", "[1,\"a\"]"}, {"[1,\"a\",2]", "[2]"}},
+      {R"({"prefixItems":[{"const":1},{"type":"string"}],"items":false})",
+       {"[]", "[1]", "[1,\"a\"]"},
+       {"[1,\"a\",2]", "[2]"}},
       {R"({"prefixItems":[{"const":1}],"items":{"const":2},"minItems":2})", {"[1,2]", "[1,2,2,2]"}, {"[1]", "[1,1]"}},
       {R"({"prefixItems":[{"const":1},{"const":2}],"minItems":2})", {"[1,2]"}, {"[1]", "[1,2,3]"}},
       {R"({"type":"array","contains":{"const":7},"items":{"type":"integer"}})", {"[7]", "[7,1]"}, {"[]", "[1]"}},
@@ -107,9 +112,15 @@ TEST(JsonSchema, Strings) {
       {R"({"maxLength":0})", {R"("")"}, {R"("a")"}},
       {R"({"pattern":"b+"})", {R"("b")", R"("abba")"}, {R"("aa")", R"("")"}},
       {R"({"pattern":"^a\"\\\\$"})", {R"("a\"\\")"}, {R"("a")"}},
-      {R"({"pattern":"^[a-z]+$","maxLength":3,"minLength":2})", {R"("ab")", R"("abc")"}, {R"("a")", R"("abcd")", R"("a1")"}},
-      {R"({"format":"date"})", {R"("2024-02-29")", R"("2023-12-31")"}, {R"("2023-02-29")", R"("2023-13-01")", R"("x")"}},
-      {R"({"format":"date-time"})", {R"("2023-12-31T23:59:59Z")", R"("2023-12-31T23:59:59.25+01:00")"}, {R"("2023-12-31")"}},
+      {R"({"pattern":"^[a-z]+$","maxLength":3,"minLength":2})",
+       {R"("ab")", R"("abc")"},
+       {R"("a")", R"("abcd")", R"("a1")"}},
+      {R"({"format":"date"})",
+       {R"("2024-02-29")", R"("2023-12-31")"},
+       {R"("2023-02-29")", R"("2023-13-01")", R"("x")"}},
+      {R"({"format":"date-time"})",
+       {R"("2023-12-31T23:59:59Z")", R"("2023-12-31T23:59:59.25+01:00")"},
+       {R"("2023-12-31")"}},
       {R"({"format":"uuid"})", {R"("123e4567-e89b-12d3-a456-426614174000")"}, {R"("123e4567")"}},
       {R"({"format":"ipv4"})", {R"("192.168.0.255")"}, {R"("256.1.1.1")", R"("1.1.1")", R"("01.1.1.1")"}},
       {R"({"format":"ipv6"})", {R"("::1")", R"("2001:db8::ff00:42:8329")", R"("::")"}, {R"("1:2:3")", R"("1::2::3")"}},
@@ -125,7 +136,9 @@ TEST(JsonSchema, Numbers) {
       {R"({"type":"number","minimum":0.25,"maximum":10.5})",
        {"0.25", "0.250", "0.3", "1", "10", "10.5", "10.49999"},
        {"0.24", "0", "10.51", "11", "-1", "1e0"}},
-      {R"({"type":"number","exclusiveMinimum":0,"maximum":1})", {"0.001", "1", "1.0", "1.000"}, {"0", "0.0", "1.01", "-0.5"}},
+      {R"({"type":"number","exclusiveMinimum":0,"maximum":1})",
+       {"0.001", "1", "1.0", "1.000"},
+       {"0", "0.0", "1.01", "-0.5"}},
       {R"({"type":"number","exclusiveMaximum":-1.5})", {"-1.51", "-2", "-100"}, {"-1.5", "-1.50", "-1", "0", "3"}},
       {R"({"type":"integer","multipleOf":7})", {"0", "7", "-14", "700"}, {"1", "8", "07"}},
       {R"({"type":"number","multipleOf":0.01})", {"1", "1.5", "1.25"}, {"1.255"}},
@@ -170,8 +183,12 @@ TEST(JsonSchema, References) {
       {R"({"type":"object","properties":{"v":{"type":"integer"},"next":{"anyOf":[{"$ref":"#"},{"type":"null"}]}},"required":["v","next"]})",
        {R"({"v":1,"next":null})", R"({"v":1,"next":{"v":2,"next":null}})"},
        {R"({"v":1})", R"({"v":1,"next":{}})"}},
-      {R"({"$ref":"#node","$defs":{"n":{"$anchor":"node","type":"array","items":{"$ref":"#node"}}}})", {"[]", "[[],[[]]]"}, {"[1]"}},
-      {R"({"$id":"http://a.b/root.json","$ref":"item.json","$defs":{"i":{"$id":"item.json","type":"null"}}})", {"null"}, {"1"}},
+      {R"({"$ref":"#node","$defs":{"n":{"$anchor":"node","type":"array","items":{"$ref":"#node"}}}})",
+       {"[]", "[[],[[]]]"},
+       {"[1]"}},
+      {R"({"$id":"http://a.b/root.json","$ref":"item.json","$defs":{"i":{"$id":"item.json","type":"null"}}})",
+       {"null"},
+       {"1"}},
       {R"({"$ref":"#/$defs/a~1b%25","$defs":{"a/b%":{"const":1}}})", {"1"}, {"2"}},
       {R"({"$defs":{"a":{"type":"string"}},"$ref":"#/$defs/a","maxLength":1})", {R"("x")"}, {R"("xx")"}},
   });
@@ -209,7 +226,8 @@ TEST(JsonSchema, RefusesByName) {
 }
 
 TEST(JsonSchema, OneSpaceStyle) {
-  const auto texts = Schema(R"({"properties":{"a":{"items":{"type":"integer"}},"b":{"const":[1,2]}},"required":["a","b"]})", {true});
+  const auto texts =
+      Schema(R"({"properties":{"a":{"items":{"type":"integer"}},"b":{"const":[1,2]}},"required":["a","b"]})", {true});
   EXPECT_TRUE(texts->Accept(R"({"a": [1, 2], "b": [1, 2]})"));
   EXPECT_FALSE(texts->Accept(R"({"a":[1,2],"b":[1,2]})"));
 }
@@ -221,7 +239,8 @@ TEST(JsonSchema, HostileOnesEndSoon) {
   for (int i = 0; i < 100; ++i) deep += "}}";
   for (int i = 0; i < 4000; ++i) {
     wide += (i > 0 ? "," : "") + std::string("\"property_") + std::to_string(i) + R"(":{"enum":[)";
-    for (int j = 0; j < 20; ++j) wide += (j > 0 ? ",\"" : "\"") + std::string("value_") + std::to_string(i * 20 + j) + "\"";
+    for (int j = 0; j < 20; ++j)
+      wide += (j > 0 ? ",\"" : "\"") + std::string("value_") + std::to_string(i * 20 + j) + "\"";
     wide += "]}";
   }
   wide += "}}";
@@ -235,7 +254,8 @@ TEST(JsonSchema, HostileOnesEndSoon) {
        {deep, wide, doubling, std::string(R"({"type":"string","pattern":"^((a+)+)+$"})"),
         std::string(R"({"type":"string","pattern":"((a{1,100}){1,100}){1,100}"})"),
         std::string(R"({"type":"string","pattern":"(.*a.{20}){3}"})"), std::string(R"({"minItems":1000000})"),
-        std::string(R"({"minLength":1000000000000,"type":"string"})"), std::string(R"({"allOf":[{"$ref":"#"},{"$ref":"#"}]})"),
+        std::string(R"({"minLength":1000000000000,"type":"string"})"),
+        std::string(R"({"allOf":[{"$ref":"#"},{"$ref":"#"}]})"),
         std::string(R"({"anyOf":[{"$ref":"#"},{"type":"array","items":{"$ref":"#"}}]})")}) {
     const auto start = std::chrono::steady_clock::now();
     const std::string refusal = Refused(schema);

@@ -9,12 +9,12 @@
 
 namespace cambium {
 
-// What the text of an answer must be: a grammar, compiled for a model's vocabulary (docs/structured-output.md). A handle:
-// copies are cheap, share one compiled grammar, and may serve any number of requests on engines of that model. Compiling
-// takes milliseconds and needs no engine; it may run on any thread.
+// What the text of an answer must be: a grammar, compiled for a model's vocabulary (docs/structured-output.md). A
+// handle: copies are cheap, share one compiled grammar, and may serve any number of requests on engines of that model.
+// Compiling takes milliseconds and needs no engine; it may run on any thread.
 //
-// All throw kUsage where the grammar is malformed, too large, satisfied by no text, or uses what is not supported, which
-// the message names.
+// All throw kUsage where the grammar is malformed, too large, satisfied by no text, or uses what is not supported,
+// which the message names.
 class Constraint {
  public:
   struct JsonOptions {

@@ -1,5 +1,6 @@
 #include <memory>
 
+#include "cli/constraint_flags.h"
 #include "cli/generate_records.h"
 #include "cli/options.h"
 #include "cli/verbs.h"
@@ -12,6 +13,7 @@ struct Flags {
   ModelFlags model;
   InputFlags input;
   GenerateFlags generate;
+  ConstraintFlags constraint;
   RecordFlags records;
   bool chat = false, show_draft = false;
 };
@@ -40,9 +42,10 @@ void Generate(const Flags& flags) {
   if (!flags.records.input.empty()) {
     if (flags.chat || flags.show_draft || flags.input.text_option->count() + flags.input.ids_option->count() > 0 ||
         !flags.input.file.empty() || !flags.input.dash.empty()) {
-      Fail(ErrorCode::kUsage, "--jsonl takes its prompts from the file, not from -p, -f, -, --ids, --chat or --show-draft");
+      Fail(ErrorCode::kUsage,
+           "--jsonl takes its prompts from the file, not from -p, -f, -, --ids, --chat or --show-draft");
     }
-    GenerateRecords(flags.records, flags.generate, flags.model, flags.output);
+    GenerateRecords(flags.records, flags.generate, flags.constraint, flags.model, flags.output);
     return;
   }
   Request request = CheckedRequest(flags.generate);
@@ -55,6 +58,7 @@ void Generate(const Flags& flags) {
   const Message message{"user", input.text};
   const Model& model = engine.model();
   request.prompt = flags.chat ? model.TokenizeChat({&message, 1}) : input.Ids(model);
+  request.constraint = ConstraintOf(flags.constraint, model);
   request.adapters = Adapters().Load(model, flags.generate.grafts);
   const Generation result = engine.Generate(std::move(request), [&](const Event& event) {
     if (!flags.output.json && !flags.show_draft) Write(event.text);
@@ -79,6 +83,7 @@ void AddGenerate(CLI::App& app) {
   verb->add_flag("--chat", flags->chat, "Wrap the text as a user's message in the model's chat template");
   verb->add_flag("--show-draft", flags->show_draft, "Colour each token by who proposed it");
   AddGenerateOptions(*verb, flags->generate);
+  AddConstraint(*verb, flags->constraint);
   AddRecords(*verb, flags->records);
   AddOutput(*verb, flags->output);
   verb->callback([flags] { Generate(*flags); });

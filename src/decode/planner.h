@@ -46,6 +46,7 @@ class DrafterSet {
   // The members' sessions of one sequence, and what they proposed in the step under way.
   struct Drafting {
     std::vector<std::unique_ptr<DraftSession>> sessions;
+    const DraftText* text = nullptr;  // that they look at
     Draft pool;               // everything proposed, with corrected probabilities
     std::vector<float> raw;   // the drafters' own beliefs, per pool node
     Draft drawn;              // a draft that was drawn: choosing among its nodes would bias the rejection rule

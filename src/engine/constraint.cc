@@ -26,11 +26,14 @@ std::shared_ptr<const Vocabulary> MakeVocabulary(const Tokenizer& tokenizer) {
 
 class Matcher : public TokenConstraint {
  public:
-  Matcher(std::shared_ptr<const CompiledGrammar> grammar, size_t prompt) : matcher_(std::move(grammar)), prompt_(prompt) {}
+  Matcher(std::shared_ptr<const CompiledGrammar> grammar, size_t prompt)
+      : matcher_(std::move(grammar)), prompt_(prompt) {}
 
   void Apply(std::span<const int32_t> text, std::span<float> logits) override {
     Seek(text);
-    const std::vector<uint64_t>& words = matcher_.Mask().words();
+    const TokenSet& mask = matcher_.Mask();
+    if (mask.First(1).empty()) Fail(ErrorCode::kRuntime, "the vocabulary has no token that the constraint allows here");
+    const std::vector<uint64_t>& words = mask.words();
     for (size_t i = 0; i < logits.size(); i += 64) {
       const uint64_t word = i / 64 < words.size() ? words[i / 64] : 0;
       if (word == ~uint64_t{0}) continue;
@@ -41,7 +44,7 @@ class Matcher : public TokenConstraint {
   }
   bool Allows(std::span<const int32_t> text, int32_t token) override {
     Seek(text);
-    return matcher_.Mask().has(token);
+    return matcher_.Allows(token);
   }
   int32_t Forced(std::span<const int32_t> text) override {
     Seek(text);
@@ -50,25 +53,17 @@ class Matcher : public TokenConstraint {
 
  private:
   void Seek(std::span<const int32_t> text) {
-    Check(matcher_.Seek(text.subspan(prompt_)), "an answer under a constraint keeps it");
+    if (matcher_.Seek(text.subspan(prompt_))) return;
+    Fail(ErrorCode::kRuntime, "bias or a filter left no token that the constraint allows");
   }
 
   TokenMatcher matcher_;
   size_t prompt_;
 };
 
-template <class Write>
-Constraint Compiled(const Model& model, std::string_view text, const char* what, const Write& write) {
-  if (text.size() > kMostBytes) {
-    Fail(ErrorCode::kUsage, what, " has ", text.size(), " bytes, the limit is ", kMostBytes);
-  }
-  Rules rules;
-  const Rules::Rule root = rules.NewRule("answer");
-  rules.Define(root, write(rules));
-  auto impl = std::make_shared<Constraint::Impl>();
-  impl->model = model.shared();
-  impl->grammar = std::make_shared<const CompiledGrammar>(model.shared()->vocabulary(), rules, root);
-  return Constraint(std::move(impl));
+void RequireSize(std::string_view text, const char* what) {
+  if (text.size() <= kMostBytes) return;
+  Fail(ErrorCode::kUsage, what, " has ", text.size(), " bytes, the limit is ", kMostBytes);
 }
 
 }  // namespace
@@ -78,6 +73,16 @@ const std::shared_ptr<const Vocabulary>& Model::Impl::vocabulary() {
   return vocabulary_tree;
 }
 
+Constraint CompileConstraint(const Model& model, const std::function<Rules::Expr(Rules& rules)>& write) {
+  Rules rules;
+  const Rules::Rule root = rules.NewRule("answer");
+  rules.Define(root, write(rules));
+  auto impl = std::make_shared<Constraint::Impl>();
+  impl->model = model.shared();
+  impl->grammar = std::make_shared<const CompiledGrammar>(model.shared()->vocabulary(), rules, root);
+  return Constraint(std::move(impl));
+}
+
 std::shared_ptr<TokenConstraint> MatcherOf(const Constraint& constraint, size_t prompt) {
   return std::make_shared<Matcher>(constraint.shared()->grammar, prompt);
 }
@@ -85,7 +90,8 @@ std::shared_ptr<TokenConstraint> MatcherOf(const Constraint& constraint, size_t 
 Constraint Constraint::JsonSchema(const Model& model, std::string_view schema) { return JsonSchema(model, schema, {}); }
 
 Constraint Constraint::JsonSchema(const Model& model, std::string_view schema, const JsonOptions& options) {
-  return Compiled(model, schema, "json_schema", [&](Rules& rules) {
+  RequireSize(schema, "json_schema");
+  return CompileConstraint(model, [&](Rules& rules) {
     nlohmann::ordered_json parsed;
     try {
       parsed = ParseOrderedJson(schema, "json_schema");
@@ -97,7 +103,8 @@ Constraint Constraint::JsonSchema(const Model& model, std::string_view schema, c
 }
 
 Constraint Constraint::Regex(const Model& model, std::string_view pattern) {
-  return Compiled(model, pattern, "regex", [&](Rules& rules) {
+  RequireSize(pattern, "regex");
+  return CompileConstraint(model, [&](Rules& rules) {
     return CompileRegex(pattern, RegexMatch::kWhole, "regex", rules.budget()).Utf8(rules);
   });
 }
@@ -107,11 +114,12 @@ Constraint Constraint::Choice(const Model& model, std::span<const std::string> t
   size_t bytes = 0;
   for (const std::string& text : texts) bytes += text.size();
   if (bytes > kMostBytes) Fail(ErrorCode::kUsage, "choice has ", bytes, " bytes, the limit is ", kMostBytes);
-  return Compiled(model, {}, "choice", [&](Rules& rules) { return rules.Texts({texts.begin(), texts.end()}); });
+  return CompileConstraint(model, [&](Rules& rules) { return rules.Texts({texts.begin(), texts.end()}); });
 }
 
 Constraint Constraint::Grammar(const Model& model, std::string_view gbnf) {
-  return Compiled(model, gbnf, "grammar", [&](Rules& rules) { return CompileGbnf(gbnf, rules); });
+  RequireSize(gbnf, "grammar");
+  return CompileConstraint(model, [&](Rules& rules) { return CompileGbnf(gbnf, rules); });
 }
 
 bool Constraint::Accepts(std::string_view text) const {

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <functional>
 #include <memory>
 
 #include "cambium/constraint.h"
@@ -14,6 +15,8 @@ struct Constraint::Impl {
   std::shared_ptr<const CompiledGrammar> grammar;
 };
 
+// The constraint that `write` writes.
+Constraint CompileConstraint(const Model& model, const std::function<Rules::Expr(Rules& rules)>& write);
 // The constraint over one request, whose prompt has `prompt` tokens.
 std::shared_ptr<TokenConstraint> MatcherOf(const Constraint& constraint, size_t prompt);
 

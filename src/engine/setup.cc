@@ -48,6 +48,18 @@ uint64_t SaltOf(const std::string& salt) {
   return hash | 1;
 }
 
+// Where a constraint binds, what it forces is drafted first.
+std::vector<std::string> SpecsOf(const Request& request) {
+  std::vector<std::string> specs = request.drafting.drafters;
+  const auto grammar = [](const std::string& spec) { return spec == "grammar" || spec.starts_with("grammar:"); };
+  const bool asked = std::ranges::any_of(specs, grammar);
+  if (asked && !request.constraint) Fail(ErrorCode::kUsage, "--draft grammar: the request has no constraint to draft from");
+  if (asked || !request.constraint) return specs;
+  if (specs.empty()) specs = {"auto"};
+  if (std::ranges::find(specs, "auto") != specs.end()) specs.insert(specs.begin(), "grammar");
+  return specs;
+}
+
 }  // namespace
 
 Engine::Impl::Active::Active(RequestId number, const Request& request)
@@ -166,7 +178,9 @@ DecodeRequest Engine::Impl::ToDecode(const Request& request) {
     if (request.constraint->shared()->model.get() != &m) {
       Fail(ErrorCode::kUsage, "the constraint was compiled for another model than this engine's");
     }
-    if (request.ignore_end) Fail(ErrorCode::kUsage, "ignore_end: under a constraint the answer ends where it must");
+    for (const auto& [name, given] : {std::pair("ignore_end", request.ignore_end), std::pair("min_tokens", request.min_tokens > 0)}) {
+      if (given) Fail(ErrorCode::kUsage, name, ": under a constraint the answer ends where it must");
+    }
     decode.constraint = MatcherOf(*request.constraint, request.prompt.size());
   }
   decode.verify = RuleOf(request.drafting);
@@ -190,7 +204,7 @@ DecodeRequest Engine::Impl::ToDecode(const Request& request) {
          " positions");
   }
   MakeRoom(prefix + decode.context);
-  if (decode.max_tokens != 0) decode.drafters = DraftersFor(request.drafting.drafters, carriers);
+  if (decode.max_tokens != 0) decode.drafters = DraftersFor(SpecsOf(request), carriers);
   if (!request.ignore_end) {
     decode.end_tokens = m.tokenizer.end_of_generation();
   }

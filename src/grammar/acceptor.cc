@@ -94,7 +94,8 @@ Acceptor::Set Acceptor::Intern() {
   if (reached_.empty() && !complete_) return kDead;
   std::ranges::sort(reached_);
   uint64_t hash = complete_ ? 1 : 0;
-  for (const Configuration& c : reached_) hash = Mix(Mix(hash, static_cast<uint64_t>(c.state)), static_cast<uint64_t>(c.frame));
+  for (const Configuration& c : reached_)
+    hash = Mix(Mix(hash, static_cast<uint64_t>(c.state)), static_cast<uint64_t>(c.frame));
   const auto [begin, end] = set_index_.equal_range(hash);
   for (auto at = begin; at != end; ++at) {
     const Set set = at->second;

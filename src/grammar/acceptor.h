@@ -70,8 +70,8 @@ class Acceptor {
   void Visit(int32_t state, int32_t frame);
   void Pop(int32_t frame);
   void Reset();
-  void Close();   // follows what costs no byte, from `reached_`
-  Set Intern();   // what was reached
+  void Close();  // follows what costs no byte, from `reached_`
+  Set Intern();  // what was reached
 
   const Program& program_;
   int32_t classes_;

@@ -76,31 +76,33 @@ Rules::Expr SchemaCompiler::ValueOf(Schemas schemas) {
 }
 
 // The values that enum or const list, where the schemas themselves do or what they refer to.
-std::optional<SchemaJson> SchemaCompiler::ListedBy(const Schemas& schemas, int depth) const {
-  for (const SchemaJson* schema : schemas) {
-    if (!schema->is_object() || depth > 50) continue;
+std::optional<SchemaJson> SchemaCompiler::ListedBy(Schemas schemas) const {
+  for (size_t i = 0; i < schemas.size(); ++i) {
+    const SchemaJson* const schema = schemas[i];
+    if (!schema->is_object()) continue;
     if (const auto found = schema->find("const"); found != schema->end()) return SchemaJson::array({*found});
     if (const auto found = schema->find("enum"); found != schema->end()) {
       if (!found->is_array()) document_.Wrong("\"enum\" is no list");
       return *found;
     }
-    Schemas others;
+    const auto add = [&](const SchemaJson& other) {
+      if (std::ranges::find(schemas, &other) == schemas.end()) schemas.push_back(&other);
+    };
     if (const auto ref = schema->find("$ref"); ref != schema->end() && ref->is_string()) {
-      others.push_back(&document_.Resolve(ref->get<std::string>()));
+      add(document_.Resolve(ref->get<std::string>()));
     }
     if (const auto list = schema->find("allOf"); list != schema->end() && list->is_array()) {
-      for (const SchemaJson& part : *list) others.push_back(&part);
+      for (const SchemaJson& part : *list) add(part);
     }
-    if (auto values = ListedBy(others, depth + 1)) return values;
   }
   return std::nullopt;
 }
 
-Rules::Expr SchemaCompiler::WriteListed(const SchemaJson& values, const Schemas& schemas) {
+template <class Valid>
+Rules::Expr SchemaCompiler::WriteListed(const SchemaJson& values, const Valid& valid) {
   std::vector<std::string> texts;
   for (const SchemaJson& value : values) {
-    const auto valid = [&](const SchemaJson* s) { return IsValid(value, *s, document_, rules_.budget()); };
-    if (std::ranges::all_of(schemas, valid)) texts.push_back(JsonText(value, style_));
+    if (valid(value)) texts.push_back(JsonText(value, style_));
   }
   return texts.empty() ? rules_.Nothing() : rules_.Texts(std::move(texts));
 }
@@ -108,7 +110,10 @@ Rules::Expr SchemaCompiler::WriteListed(const SchemaJson& values, const Schemas&
 Rules::Expr SchemaCompiler::Write(const Schemas& schemas) {
   if (const auto values = ListedBy(schemas)) {
     for (const SchemaJson* schema : schemas) RequireKnown(*schema);
-    return WriteListed(*values, schemas);
+    return WriteListed(*values, [&](const SchemaJson& value) {
+      return std::ranges::all_of(schemas,
+                                 [&](const SchemaJson* s) { return IsValid(value, *s, document_, rules_.budget()); });
+    });
   }
   std::vector<Rules::Expr> parts;
   for (const Case& one : CasesOf(schemas)) parts.push_back(WriteCase(one));
@@ -137,9 +142,8 @@ std::set<std::string> SchemaCompiler::TypesOfCase(const Case& all) const {
     const std::vector<std::string> own = TypesOf(*entry.schema, document_);
     const auto has = [&](const char* type) { return std::ranges::find(own, type) != own.end(); };
     if (types.erase("number") > 0) types.insert(has("number") ? "number" : "integer");
-    std::erase_if(types, [&](const std::string& type) {
-      return !has(type.c_str()) && !(type == "integer" && has("number"));
-    });
+    std::erase_if(types,
+                  [&](const std::string& type) { return !has(type.c_str()) && !(type == "integer" && has("number")); });
   }
   if (said) return types;
   std::set<std::string> meant;
@@ -156,15 +160,20 @@ std::set<std::string> SchemaCompiler::TypesOfCase(const Case& all) const {
 Rules::Expr SchemaCompiler::WriteCase(const Case& all) {
   Schemas schemas;
   for (const Entry& entry : all) schemas.push_back(entry.schema);
-  if (const auto values = ListedBy(schemas)) return WriteListed(*values, schemas);
+  // What entries refer to are entries too.
+  const auto valid = [&](const SchemaJson& value) {
+    return std::ranges::all_of(schemas,
+                               [&](const SchemaJson* s) { return IsValidHere(value, *s, document_, rules_.budget()); });
+  };
+  if (const auto values = ListedBy(schemas)) return WriteListed(*values, valid);
   std::vector<Rules::Expr> parts;
   for (const std::string& type : TypesOfCase(all)) {
     if (type == "object") parts.push_back(WriteObject(all));
     if (type == "array") parts.push_back(WriteArray(all));
     if (type == "string") parts.push_back(WriteString(all));
     if (type == "number" || type == "integer") parts.push_back(WriteNumber(all, type == "integer"));
-    if (type == "null") parts.push_back(WriteListed(SchemaJson::array({nullptr}), schemas));
-    if (type == "boolean") parts.push_back(WriteListed(SchemaJson::array({true, false}), schemas));
+    if (type == "null") parts.push_back(WriteListed(SchemaJson::array({nullptr}), valid));
+    if (type == "boolean") parts.push_back(WriteListed(SchemaJson::array({true, false}), valid));
   }
   return rules_.Choice(std::move(parts));
 }
@@ -192,6 +201,7 @@ Rules::Expr SchemaCompiler::WriteNumber(const Case& all, bool whole) {
       bounds.high.push_back({"9223372036854775807", false});
     }
   });
+  Each(all, kFraction, [&](const SchemaJson&) { bounds.fraction = true; });
   Each(all, "multipleOf", [&](const SchemaJson& value) { bounds.multiples.push_back(value); });
   Each(all, kNotEnum, [&](const SchemaJson& values) {
     for (const SchemaJson& value : values) {
@@ -213,7 +223,8 @@ std::optional<CharDfa> SchemaCompiler::StringsOf(const Case& all) {
   };
   for (const auto& [keyword, without] : {std::pair("pattern", false), std::pair(kNotPattern, true)}) {
     Each(all, keyword, [&, w = without](const SchemaJson& pattern) {
-      if (!pattern.is_string()) document_.Wrong("\"pattern\" is " + pattern.dump().substr(0, 60) + ", expected a string");
+      if (!pattern.is_string())
+        document_.Wrong("\"pattern\" is " + pattern.dump().substr(0, 60) + ", expected a string");
       limit(document_.Pattern(pattern.get<std::string>(), budget), w);
     });
   }
@@ -252,11 +263,12 @@ Rules::Expr SchemaCompiler::FreeString(int64_t min, int64_t max) {
   const Rules::Expr other = r.Bytes({{'0', '9'}, {'A', 'C'}, {'E', 'F'}, {'a', 'c'}, {'e', 'f'}});
   const Rules::Expr d = r.Bytes({{'D', 'D'}, {'d', 'd'}});
   const Rules::Expr high = r.Bytes({{'8', '9'}, {'A', 'B'}, {'a', 'b'}}), low = r.Bytes({{'C', 'F'}, {'c', 'f'}});
-  const Rules::Expr unit = r.Choice({r.Sequence({other, hex, hex, hex}), r.Sequence({d, r.Bytes({{'0', '7'}}), hex, hex}),
-                                     r.Sequence({d, high, hex, hex, r.Text("\\u"), d, low, hex, hex})});
-  const Rules::Expr escape = r.Choice({r.Bytes({{'"', '"'}, {'\\', '\\'}, {'/', '/'}, {'b', 'b'}, {'f', 'f'},
-                                                {'n', 'n'}, {'r', 'r'}, {'t', 't'}}),
-                                       r.Sequence({r.Text("u"), unit})});
+  const Rules::Expr unit =
+      r.Choice({r.Sequence({other, hex, hex, hex}), r.Sequence({d, r.Bytes({{'0', '7'}}), hex, hex}),
+                r.Sequence({d, high, hex, hex, r.Text("\\u"), d, low, hex, hex})});
+  const Rules::Expr escape = r.Choice(
+      {r.Bytes({{'"', '"'}, {'\\', '\\'}, {'/', '/'}, {'b', 'b'}, {'f', 'f'}, {'n', 'n'}, {'r', 'r'}, {'t', 't'}}),
+       r.Sequence({r.Text("u"), unit})});
   const CodeSet plain = Complement({{0, 0x1F}, {'"', '"'}, {'\\', '\\'}, {0x7F, 0x7F}});
   const Rules::Expr one = r.Choice({r.CodePoints(plain), r.Sequence({r.Text("\\"), escape})});
   at->second = r.NewRule("string");

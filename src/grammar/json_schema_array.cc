@@ -58,8 +58,8 @@ Rules::Expr SchemaCompiler::WriteArray(const Case& all) {
   bool closed = false, open = false;
   for (const Entry& entry : all) {
     const SchemaJson& schema = *entry.schema;
-    if (const auto items = schema.find("items"); items != schema.end() && !items->is_array() && !items->is_object() &&
-                                                 !items->is_boolean()) {
+    if (const auto items = schema.find("items");
+        items != schema.end() && !items->is_array() && !items->is_object() && !items->is_boolean()) {
       document_.Wrong("\"items\" is " + items->dump().substr(0, 60) + ", expected a schema");
     }
     if (const SchemaJson* const own = PrefixOf(schema); own != nullptr) {

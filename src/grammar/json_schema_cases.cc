@@ -55,6 +55,7 @@ const std::map<std::string, Shape>& Keywords() {
       {kAbsent, Shape::kNames},
       {kNotEnum, Shape::kList},
       {kNotPattern, Shape::kText},
+      {kFraction, Shape::kBoolean},
       {kProperty, Shape::kSchemaMap},
       // Notes for readers, and names.
       {"title", Shape::kAny},
@@ -140,10 +141,11 @@ std::vector<SchemaCompiler::Case> SchemaCompiler::CasesOf(const Schemas& schemas
 }
 
 void SchemaCompiler::Push(Case& all, const SchemaJson& schema, int32_t parent) {
-  rules_.budget().Step(8);
+  rules_.budget().Step(8 + std::ssize(all));
   if (schema == true) return;
   // What holds already need not be said again; it would be for ever where a schema refers to itself.
   for (int32_t above = parent; above >= 0; above = all[static_cast<size_t>(above)].parent) {
+    rules_.budget().Step();
     if (all[static_cast<size_t>(above)].schema == &schema) return;
   }
   if (!unevaluated_ && std::ranges::any_of(all, [&](const Entry& e) { return e.schema == &schema; })) return;

@@ -35,8 +35,9 @@ class SchemaCompiler {
 
   Rules::Expr ValueOf(Schemas schemas);
   Rules::Expr Write(const Schemas& schemas);
-  std::optional<SchemaJson> ListedBy(const Schemas& schemas, int depth = 0) const;
-  Rules::Expr WriteListed(const SchemaJson& values, const Schemas& schemas);
+  std::optional<SchemaJson> ListedBy(Schemas schemas) const;
+  template <class Valid>
+  Rules::Expr WriteListed(const SchemaJson& values, const Valid& valid);
 
   // json_schema_cases.cc
   std::vector<Case> CasesOf(const Schemas& schemas);
@@ -72,7 +73,7 @@ class SchemaCompiler {
   std::optional<Schemas> ItemAt(const Case& all, size_t index);
   Rules::Expr WriteObject(const Case& all);
   struct Names;  // json_schema_object.cc
-  Rules::Expr ChainOf(const Case& all, const Names& names, Rules::Expr additional);
+  Rules::Expr ChainOf(const Names& names, Rules::Expr additional);
   Rules::Expr AdditionalPair(const Case& all, const std::vector<std::string>& names);
   template <class Declares, class Matches>
   std::optional<Schemas> ValuesOf(const Case& all, const Declares& declares, const Matches& matches);

@@ -15,8 +15,8 @@ bool HoldsData(const std::string& key) {
 
 size_t SchemeEnd(const std::string& uri) {
   size_t i = 0;
-  while (i < uri.size() && (std::isalnum(static_cast<unsigned char>(uri[i])) || uri[i] == '+' || uri[i] == '.' ||
-                            uri[i] == '-')) {
+  while (i < uri.size() &&
+         (std::isalnum(static_cast<unsigned char>(uri[i])) || uri[i] == '+' || uri[i] == '.' || uri[i] == '-')) {
     ++i;
   }
   return i > 0 && i < uri.size() && uri[i] == ':' && std::isalpha(static_cast<unsigned char>(uri[0])) ? i + 1 : 0;
@@ -33,8 +33,9 @@ std::string Resolved(const std::string& base, const std::string& reference) {
   if (document.compare(scheme, 2, "//") == 0) path = std::min(document.find('/', scheme + 2), document.size());
   if (reference[0] == '/') return document.substr(0, path) + reference;
   const size_t slash = document.rfind('/');
-  return (slash == std::string::npos || slash < path ? document.substr(0, path) + (scheme > 0 && path > scheme ? "/" : "")
-                                                     : document.substr(0, slash + 1)) +
+  return (slash == std::string::npos || slash < path
+              ? document.substr(0, path) + (scheme > 0 && path > scheme ? "/" : "")
+              : document.substr(0, slash + 1)) +
          reference;
 }
 

@@ -48,14 +48,28 @@ class SchemaDocument {
 };
 
 // Keywords that only derived schemas have.
-inline constexpr const char* kAbsent = "\x01" "absent";          // names that an object does not have
-inline constexpr const char* kNotPattern = "\x01" "notPattern";  // a regular expression that a string does not match
-inline constexpr const char* kNotEnum = "\x01" "notEnum";        // values that are not allowed
-inline constexpr const char* kProperty = "\x01" "property";      // as `properties`, without declaring them
+inline constexpr const char* kAbsent =
+    "\x01"
+    "absent";  // names that an object does not have
+inline constexpr const char* kNotPattern =
+    "\x01"
+    "notPattern";  // a regular expression that a string does not match
+inline constexpr const char* kNotEnum =
+    "\x01"
+    "notEnum";  // values that are not allowed
+inline constexpr const char* kFraction =
+    "\x01"
+    "fraction";  // true: a number is not whole
+inline constexpr const char* kProperty =
+    "\x01"
+    "property";  // as `properties`, without declaring them
 
-// Whether the value is valid for the schema: for values that a schema lists. kUsage for a keyword that is not supported.
+// Whether the value is valid for the schema: for values that a schema lists. kUsage for a keyword that is not
+// supported.
 bool IsValid(const SchemaJson& value, const SchemaJson& schema, SchemaDocument& document, CompileBudget& budget,
              int depth = 0);
+// The same of the keywords of `schema` itself, without those that refer to other schemas of the same value.
+bool IsValidHere(const SchemaJson& value, const SchemaJson& schema, SchemaDocument& document, CompileBudget& budget);
 // Whether two JSON values are equal as JSON Schema means it: 1 is 1.0.
 bool SameJson(const SchemaJson& a, const SchemaJson& b);
 // Whether a value is of a type of JSON Schema.
@@ -64,7 +78,7 @@ bool HasType(const SchemaJson& value, const std::string& type);
 std::vector<std::string> TypesOf(const SchemaJson& schema, const SchemaDocument& document);
 
 // A schema that is valid for what `schema` is not valid for; kUsage naming the keyword where that cannot be said.
-SchemaJson Negated(const SchemaJson& schema, SchemaDocument& document);
+SchemaJson Negated(const SchemaJson& schema, SchemaDocument& document, int depth = 0);
 // Whether no value is valid for both, as far as can be shown.
 bool Disjoint(const SchemaJson& a, const SchemaJson& b, SchemaDocument& document, CompileBudget& budget, int depth = 0);
 

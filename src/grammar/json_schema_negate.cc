@@ -7,10 +7,29 @@ namespace cambium {
 namespace {
 
 bool IsAnnotation(const std::string& keyword) {
-  static const std::vector<std::string> kAnnotations = {
-      "title",    "description", "default",  "examples", "example", "$comment",      "deprecated",    "readOnly",
-      "writeOnly", "$schema",    "$id",      "$anchor",  "$defs",   "definitions",   "discriminator", "$dynamicAnchor",
-      "contentMediaType", "contentEncoding", "contentSchema", "minContains", "maxContains", "then", "else"};
+  static const std::vector<std::string> kAnnotations = {"title",
+                                                        "description",
+                                                        "default",
+                                                        "examples",
+                                                        "example",
+                                                        "$comment",
+                                                        "deprecated",
+                                                        "readOnly",
+                                                        "writeOnly",
+                                                        "$schema",
+                                                        "$id",
+                                                        "$anchor",
+                                                        "$defs",
+                                                        "definitions",
+                                                        "discriminator",
+                                                        "$dynamicAnchor",
+                                                        "contentMediaType",
+                                                        "contentEncoding",
+                                                        "contentSchema",
+                                                        "minContains",
+                                                        "maxContains",
+                                                        "then",
+                                                        "else"};
   return std::ranges::find(kAnnotations, keyword) != kAnnotations.end() || keyword.compare(0, 2, "x-") == 0;
 }
 
@@ -19,7 +38,8 @@ SchemaJson Typed(const char* type, const char* keyword, SchemaJson value) { retu
 // The values that one keyword refuses.
 class Opposite {
  public:
-  Opposite(const SchemaJson& schema, SchemaDocument& document) : s_(schema), document_(document) {}
+  Opposite(const SchemaJson& schema, SchemaDocument& document, int depth)
+      : s_(schema), document_(document), depth_(depth) {}
 
   SchemaJson All() {
     for (const auto& [keyword, value] : s_.items()) {
@@ -36,7 +56,7 @@ class Opposite {
   SchemaJson Not(const SchemaJson& schema) { return {{"not", document_.RefTo(schema)}}; }
 
   void One(const std::string& keyword, const SchemaJson& value) {
-    if (keyword == "$ref") return Add(Not(document_.Resolve(value.get<std::string>())));
+    if (keyword == "$ref") return Add(Negated(document_.Resolve(value.get<std::string>()), document_, depth_ + 1));
     if (keyword == "type") return Types();
     if (keyword == "const") return Add({{kNotEnum, SchemaJson::array({value})}});
     if (keyword == "enum") return Add({{kNotEnum, value}});
@@ -49,13 +69,16 @@ class Opposite {
       return Bounds(keyword, "object", "minProperties", "maxProperties");
     }
     if (keyword == "pattern") return Add(Typed("string", kNotPattern, value));
+    if (keyword == kFraction) return Add({{"type", "integer"}});
     if (keyword == kNotPattern) return Add(Typed("string", "pattern", value));
     if (keyword == "minimum") return Add(Typed("number", "exclusiveMaximum", value));
     if (keyword == "maximum") return Add(Typed("number", "exclusiveMinimum", value));
     if (keyword == "exclusiveMinimum") return Add(Typed("number", "maximum", value));
     if (keyword == "exclusiveMaximum") return Add(Typed("number", "minimum", value));
-    if (keyword == "required") return Each(value, [&](const SchemaJson& n) { Add(Typed("object", kAbsent, SchemaJson::array({n}))); });
-    if (keyword == kAbsent) return Each(value, [&](const SchemaJson& n) { Add(Typed("object", "required", SchemaJson::array({n}))); });
+    if (keyword == "required")
+      return Each(value, [&](const SchemaJson& n) { Add(Typed("object", kAbsent, SchemaJson::array({n}))); });
+    if (keyword == kAbsent)
+      return Each(value, [&](const SchemaJson& n) { Add(Typed("object", "required", SchemaJson::array({n}))); });
     if (keyword == "anyOf") return Add({{"allOf", Nots(value)}});
     if (keyword == "allOf") return Each(value, [&](const SchemaJson& schema) { Add(Not(schema)); });
     if (keyword == "oneOf") return OneOf(value);
@@ -84,7 +107,8 @@ class Opposite {
     for (const char* type : {"null", "boolean", "object", "array", "number", "string"}) {
       if (std::ranges::find(types, type) != types.end()) continue;
       if (integers && std::string(type) == "number") {
-        document_.Unsupported("type", "\"integer\" under \"not\", \"if\" or a \"oneOf\" whose alternatives may overlap");
+        Add(Typed("number", kFraction, true));
+        continue;
       }
       others.push_back(type);
     }
@@ -111,7 +135,8 @@ class Opposite {
   void OneOf(const SchemaJson& value) {
     Add({{"allOf", Nots(value)}});
     for (size_t i = 0; i < value.size(); ++i) {
-      for (size_t j = 0; j < i; ++j) Add({{"allOf", SchemaJson::array({document_.RefTo(value[i]), document_.RefTo(value[j])})}});
+      for (size_t j = 0; j < i; ++j)
+        Add({{"allOf", SchemaJson::array({document_.RefTo(value[i]), document_.RefTo(value[j])})}});
     }
   }
 
@@ -123,6 +148,7 @@ class Opposite {
 
   const SchemaJson& s_;
   SchemaDocument& document_;
+  int depth_;
   SchemaJson any_ = SchemaJson::array();
 };
 
@@ -153,10 +179,13 @@ bool Requires(const SchemaJson& schema, const std::string& name) {
 
 }  // namespace
 
-SchemaJson Negated(const SchemaJson& schema, SchemaDocument& document) {
+SchemaJson Negated(const SchemaJson& schema, SchemaDocument& document, int depth) {
+  constexpr int kDeepest = 50;
+  if (depth > kDeepest) document.Wrong("references under \"not\", \"if\" or \"oneOf\" lead too deep");
   if (schema.is_boolean()) return !schema.get<bool>();
-  if (!schema.is_object()) document.Wrong("a schema is " + schema.dump().substr(0, 60) + ", expected an object or a boolean");
-  return Opposite(schema, document).All();
+  if (!schema.is_object())
+    document.Wrong("a schema is " + schema.dump().substr(0, 60) + ", expected an object or a boolean");
+  return Opposite(schema, document, depth).All();
 }
 
 bool Disjoint(const SchemaJson& a, const SchemaJson& b, SchemaDocument& document, CompileBudget& budget, int depth) {
@@ -196,7 +225,8 @@ bool Disjoint(const SchemaJson& a, const SchemaJson& b, SchemaDocument& document
   // A name that one requires where the other is closed.
   for (const auto& [x, y] : {std::pair(&a, &b), std::pair(&b, &a)}) {
     const auto closed = y->find("additionalProperties");
-    if (closed == y->end() || *closed != false || y->contains("patternProperties") || !x->contains("required")) continue;
+    if (closed == y->end() || *closed != false || y->contains("patternProperties") || !x->contains("required"))
+      continue;
     for (const SchemaJson& name : (*x)["required"]) {
       if (name.is_string() && !(*y)["properties"].contains(name.get<std::string>())) return true;
     }

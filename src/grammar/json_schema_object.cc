@@ -25,8 +25,8 @@ bool SchemaCompiler::Within(const Case& all, size_t entry, size_t root) const {
   return false;
 }
 
-// The schemas of the value of a name, of which declares(entry) tells the schema that an entry gives it (null: none), and
-// matches(pattern) whether it matches a pattern. None where the name is not allowed.
+// The schemas of the value of a name, of which declares(entry) tells the schema that an entry gives it (null: none),
+// and matches(pattern) whether it matches a pattern. None where the name is not allowed.
 template <class Declares, class Matches>
 std::optional<SchemaCompiler::Schemas> SchemaCompiler::ValuesOf(const Case& all, const Declares& declares,
                                                                 const Matches& matches) {
@@ -120,7 +120,7 @@ Rules::Expr SchemaCompiler::WriteObject(const Case& all) {
     names.list.push_back({name, required.contains(name), schemas ? ValueOf(*schemas) : rules_.Nothing()});
   }
   const bool closed = declared && !open;
-  return ChainOf(all, names, closed ? rules_.Nothing() : AdditionalPair(all, order));
+  return ChainOf(names, closed ? rules_.Nothing() : AdditionalPair(all, order));
 }
 
 // A pair whose name is none of `names`.
@@ -136,9 +136,8 @@ Rules::Expr SchemaCompiler::AdditionalPair(const Case& all, const std::vector<st
     document_.Unsupported("patternProperties", "with more than " + std::to_string(kMostPatterns) + " patterns");
   }
   std::optional<CharDfa> others;
-  Each(all, "propertyNames", [&](const SchemaJson& schema) {
-    others = others.value_or(CharDfa::Any()).And(NamesWithin(schema), budget);
-  });
+  Each(all, "propertyNames",
+       [&](const SchemaJson& schema) { others = others.value_or(CharDfa::Any()).And(NamesWithin(schema), budget); });
   if (!names.empty()) others = others.value_or(CharDfa::Any()).Without(CharDfa::OneOf(names), budget);
   if (!patterns.empty() && !others) others = CharDfa::Any();
   std::vector<Rules::Expr> pairs;
@@ -164,7 +163,7 @@ Rules::Expr SchemaCompiler::AdditionalPair(const Case& all, const std::vector<st
 
 // Braces around the pairs, in the order of their names, then additional ones. Where the number of pairs matters, states
 // count it; names of additional pairs may repeat, so that together they count as one for the minimum.
-Rules::Expr SchemaCompiler::ChainOf(const Case& all, const Names& names, Rules::Expr additional) {
+Rules::Expr SchemaCompiler::ChainOf(const Names& names, Rules::Expr additional) {
   Rules& r = rules_;
   const auto count = std::ssize(names.list);
   const auto musts = std::ranges::count_if(names.list, &Names::Name::required);
@@ -184,10 +183,9 @@ Rules::Expr SchemaCompiler::ChainOf(const Case& all, const Names& names, Rules::
   std::vector<Rules::Edge> edges;
   for (int64_t i = 0; i < count; ++i) {
     const Names::Name& name = names.list[static_cast<size_t>(i)];
-    const Rules::Expr pair =
-        name.value == r.Nothing()
-            ? name.value
-            : r.Sequence({r.Text(SchemaJson(name.name).dump() + style_.colon()), name.value});
+    const Rules::Expr pair = name.value == r.Nothing()
+                                 ? name.value
+                                 : r.Sequence({r.Text(SchemaJson(name.name).dump() + style_.colon()), name.value});
     const Rules::Expr later = r.Sequence({comma, pair});
     for (int64_t pairs = 0; pairs <= std::min(i, most); ++pairs) {
       if (!limited || pairs < names.max) {
@@ -201,9 +199,9 @@ Rules::Expr SchemaCompiler::ChainOf(const Case& all, const Names& names, Rules::
     if (fits && pairs >= std::min(names.min, most)) edges.push_back({state(count, pairs), end, r.Empty()});
     if (additional == r.Nothing() || pairs + 1 < std::min(names.min, most) || (limited && pairs >= names.max)) continue;
     const int64_t more = limited ? names.max - pairs - 1 : Rules::kNoLimit;
-    edges.push_back({state(count, pairs), end,
-                     r.Sequence({pairs > 0 ? comma : r.Empty(), additional,
-                                 r.Repeat(r.Sequence({comma, additional}), 0, more)})});
+    edges.push_back(
+        {state(count, pairs), end,
+         r.Sequence({pairs > 0 ? comma : r.Empty(), additional, r.Repeat(r.Sequence({comma, additional}), 0, more)})});
   }
   return r.Sequence({r.Text("{"), r.Graph(end + 1, std::move(edges), {end}), r.Text("}")});
 }

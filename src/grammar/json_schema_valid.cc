@@ -12,7 +12,8 @@ namespace {
 constexpr int kDeepest = 200;
 
 bool IsWhole(const SchemaJson& value) {
-  return value.is_number_integer() || (value.is_number_float() && value.get<double>() == std::floor(value.get<double>()));
+  return value.is_number_integer() ||
+         (value.is_number_float() && value.get<double>() == std::floor(value.get<double>()));
 }
 
 bool IsMultiple(const SchemaJson& value, const SchemaJson& of) {
@@ -26,11 +27,13 @@ bool IsMultiple(const SchemaJson& value, const SchemaJson& of) {
 // Checks one value against the keywords of one schema object.
 class Validator {
  public:
-  Validator(const SchemaJson& value, const SchemaJson& schema, SchemaDocument& document, CompileBudget& budget, int depth)
+  Validator(const SchemaJson& value, const SchemaJson& schema, SchemaDocument& document, CompileBudget& budget,
+            int depth)
       : v_(value), s_(schema), document_(document), budget_(budget), depth_(depth) {}
 
-  bool All() {
-    return InPlace() && Plain() && (!v_.is_string() || Strings()) && (!v_.is_number() || Numbers()) &&
+  bool All() { return InPlace() && Here() && Dependents(); }
+  bool Here() {
+    return Plain() && (!v_.is_string() || Strings()) && (!v_.is_number() || Numbers()) &&
            (!v_.is_array() || Arrays()) && (!v_.is_object() || Objects());
   }
 
@@ -58,13 +61,13 @@ class Validator {
       const auto* branch = Find(Valid(v_, *condition) ? "then" : "else");
       if (branch != nullptr && !Valid(v_, *branch)) return false;
     }
-    for (const char* keyword : {"unevaluatedProperties", "unevaluatedItems", "$dynamicRef", "$recursiveRef"}) {
-      if (Find(keyword) != nullptr) document_.Unsupported(keyword, "beside enum or const");
-    }
     return true;
   }
 
   bool Plain() {
+    for (const char* keyword : {"unevaluatedProperties", "unevaluatedItems"}) {
+      if (v_.is_structured() && Find(keyword) != nullptr) document_.Unsupported(keyword, "beside enum or const");
+    }
     const std::vector<std::string> types = TypesOf(s_, document_);
     if (std::ranges::none_of(types, [&](const std::string& type) { return HasType(v_, type); })) return false;
     const auto holds = [&](const SchemaJson& list) {
@@ -103,6 +106,7 @@ class Validator {
     if (!bound("maximum", [&](double b) { return value <= b; })) return false;
     if (!bound("exclusiveMinimum", [&](double b) { return value > b; })) return false;
     if (!bound("exclusiveMaximum", [&](double b) { return value < b; })) return false;
+    if (Find(kFraction) != nullptr && IsWhole(v_)) return false;
     const auto* multiple = Find("multipleOf");
     return multiple == nullptr || !multiple->is_number() || IsMultiple(v_, *multiple);
   }
@@ -142,7 +146,7 @@ class Validator {
     const auto size = static_cast<int64_t>(v_.size());
     if (size < document_.Count(s_, "minProperties", 0)) return false;
     if (size > document_.Count(s_, "maxProperties", Rules::kNoLimit)) return false;
-    const auto has = [&](const SchemaJson& name) { return name.is_string() && v_.contains(name.get<std::string>()); };
+    const auto has = [&](const SchemaJson& name) { return Has(name); };
     if (const auto* names = Find("required"); names != nullptr && !std::ranges::all_of(*names, has)) return false;
     if (const auto* names = Find(kAbsent); names != nullptr && std::ranges::any_of(*names, has)) return false;
     const auto* properties = Find("properties");
@@ -165,11 +169,14 @@ class Validator {
       if (!declared && additional != nullptr && !Valid(value, *additional)) return false;
       if (name_schema != nullptr && !Valid(SchemaJson(name), *name_schema)) return false;
     }
-    return Dependents(has);
+    return true;
   }
 
-  template <class Has>
-  bool Dependents(const Has& has) {
+  bool Has(const SchemaJson& name) const { return name.is_string() && v_.contains(name.get<std::string>()); }
+
+  bool Dependents() {
+    if (!v_.is_object()) return true;
+    const auto has = [&](const SchemaJson& name) { return Has(name); };
     if (const auto* required = Find("dependentRequired"); required != nullptr) {
       for (const auto& [name, others] : required->items()) {
         if (v_.contains(name) && !std::ranges::all_of(others, has)) return false;
@@ -226,7 +233,8 @@ std::vector<std::string> TypesOf(const SchemaJson& schema, const SchemaDocument&
   if (found == schema.end()) return kAll;
   std::vector<std::string> types;
   const auto add = [&](const SchemaJson& type) {
-    const bool known = type.is_string() && (type == "integer" || std::ranges::find(kAll, type.get<std::string>()) != kAll.end());
+    const bool known =
+        type.is_string() && (type == "integer" || std::ranges::find(kAll, type.get<std::string>()) != kAll.end());
     if (!known) document.Wrong("\"type\" is " + type.dump().substr(0, 60) + ", which is no type of JSON Schema");
     types.push_back(type.get<std::string>());
   };
@@ -244,8 +252,14 @@ bool IsValid(const SchemaJson& value, const SchemaJson& schema, SchemaDocument& 
   budget.Step();
   if (depth > kDeepest) document.Wrong("a value of enum or const cannot be judged: references lead too deep");
   if (schema.is_boolean()) return schema.get<bool>();
-  if (!schema.is_object()) document.Wrong("a schema is " + schema.dump().substr(0, 60) + ", expected an object or a boolean");
+  if (!schema.is_object())
+    document.Wrong("a schema is " + schema.dump().substr(0, 60) + ", expected an object or a boolean");
   return Validator(value, schema, document, budget, depth).All();
+}
+
+bool IsValidHere(const SchemaJson& value, const SchemaJson& schema, SchemaDocument& document, CompileBudget& budget) {
+  budget.Step();
+  return Validator(value, schema, document, budget, 0).Here();
 }
 
 }  // namespace cambium

@@ -46,9 +46,10 @@ const std::map<std::string, std::string>& Formats() {
       {"date", kDate},
       {"time", kTime},
       {"date-time", kDate + "T" + kTime},
-      {"duration", "P(?:[0-9]+W|(?:[0-9]+Y(?:[0-9]+M(?:[0-9]+D)?)?|[0-9]+M(?:[0-9]+D)?|[0-9]+D)"
-                   "(?:T(?:[0-9]+H(?:[0-9]+M(?:[0-9]+S)?)?|[0-9]+M(?:[0-9]+S)?|[0-9]+S))?|"
-                   "T(?:[0-9]+H(?:[0-9]+M(?:[0-9]+S)?)?|[0-9]+M(?:[0-9]+S)?|[0-9]+S))"},
+      {"duration",
+       "P(?:[0-9]+W|(?:[0-9]+Y(?:[0-9]+M(?:[0-9]+D)?)?|[0-9]+M(?:[0-9]+D)?|[0-9]+D)"
+       "(?:T(?:[0-9]+H(?:[0-9]+M(?:[0-9]+S)?)?|[0-9]+M(?:[0-9]+S)?|[0-9]+S))?|"
+       "T(?:[0-9]+H(?:[0-9]+M(?:[0-9]+S)?)?|[0-9]+M(?:[0-9]+S)?|[0-9]+S))"},
       {"email", "[A-Za-z0-9_+-]{1,20}(?:\\.[A-Za-z0-9_+-]{1,20}){0,2}@" + kHost},
       {"idn-email", "[A-Za-z0-9_+-]{1,20}(?:\\.[A-Za-z0-9_+-]{1,20}){0,2}@" + kHost},
       {"hostname", kHost},
@@ -141,12 +142,12 @@ std::string Within(const NumberBounds::Bound& bound, bool low) {
   const std::string positive_zero = bound.exclusive ? "" : "|0(?:\\.0+)?";
   const Digits zero{false, "0", {}};
   if (d.zero()) {
-    const std::string beyond = "(?:" + AtLeast(zero, true) + ")";
-    return low ? beyond + positive_zero : "-" + beyond + positive_zero;
+    const std::string beyond = std::string("(?:").append(AtLeast(zero, true)).append(")");
+    return std::string(low ? "" : "-").append(beyond).append(positive_zero);
   }
   std::string all = d.negative == low ? AtMost(d, bound.exclusive) : AtLeast(d, bound.exclusive);
   if (d.negative) {
-    if (!all.empty()) all = "-(?:" + all + ")";
+    if (!all.empty()) all = std::string("-(?:").append(all).append(")");
     if (low) all += (all.empty() ? "" : "|") + kUnsigned;
     return all;
   }
@@ -220,6 +221,7 @@ CharDfa NumbersWithin(const NumberBounds& bounds, const SchemaDocument& document
     return CompileRegex(regex, RegexMatch::kWhole, document.what(), budget);
   };
   CharDfa all = compile(base);
+  if (bounds.fraction) all = all.And(compile("-?[0-9]+\\.[0-9]*[1-9]"), budget);
   for (const NumberBounds::Bound& bound : bounds.low) all = all.And(compile(Within(bound, true)), budget);
   for (const NumberBounds::Bound& bound : bounds.high) {
     const std::string regex = Within(bound, false);
@@ -230,7 +232,8 @@ CharDfa NumbersWithin(const NumberBounds& bounds, const SchemaDocument& document
     const std::string text = Decimal(multiple, "multipleOf", document);
     const Digits d = Split(text);
     if (d.fraction.empty() && d.whole.size() <= 4) {
-      all = all.And(Multiples(std::stoll(d.whole)), budget);  // of whole numbers: those of others have a fraction of zeros
+      all = all.And(Multiples(std::stoll(d.whole)),
+                    budget);  // of whole numbers: those of others have a fraction of zeros
     } else if (d.whole == "0" && d.fraction == std::string(d.fraction.size() - 1, '0') + "1") {
       all = all.And(compile("-?[0-9]+(?:\\.[0-9]{1," + std::to_string(d.fraction.size()) + "})?"), budget);
     } else {

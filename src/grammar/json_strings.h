@@ -15,7 +15,7 @@ struct NumberBounds {
     std::string decimal = {};  // "-12.5"; empty: none
     bool exclusive = false;
   };
-  bool whole = false;
+  bool whole = false, fraction = false;  // it is whole; it is not
   std::vector<Bound> low = {}, high = {};
   std::vector<SchemaJson> multiples = {};
   std::vector<std::string> excluded = {};  // as they would be written

@@ -8,8 +8,8 @@
 
 namespace cambium {
 
-// A grammar as an automaton over bytes with a stack. A state has edges over bytes, and what costs no byte: skips to other
-// states, calls of rules, counted loops, the end of its rule. Immutable.
+// A grammar as an automaton over bytes with a stack. A state has edges over bytes, and what costs no byte: skips to
+// other states, calls of rules, counted loops, the end of its rule. Immutable.
 class Program {
  public:
   struct Edge {

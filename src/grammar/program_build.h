@@ -46,7 +46,7 @@ class ProgramBuilder {
   std::vector<Rules::Rule> wanted_;
   std::vector<std::pair<int32_t, int32_t>> bodies_;  // of counted loops: expression, first state
   std::vector<Rules::Rule> inlining_;
-  std::vector<std::string> start_names_;             // by state; empty: no rule's first
+  std::vector<std::string> start_names_;  // by state; empty: no rule's first
 };
 
 }  // namespace cambium

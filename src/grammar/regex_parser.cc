@@ -274,7 +274,8 @@ CodeSet RegexParser::Escape(bool in_class) {
       return single(Hex(2));
     case 'c': {
       const uint32_t letter = more() ? codes_[at_++] : 0;
-      if (!((letter >= 'a' && letter <= 'z') || (letter >= 'A' && letter <= 'Z'))) Wrong("\\c is followed by no letter");
+      if (!((letter >= 'a' && letter <= 'z') || (letter >= 'A' && letter <= 'Z')))
+        Wrong("\\c is followed by no letter");
       return single(letter % 32);
     }
     case 'u': {

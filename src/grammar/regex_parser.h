@@ -13,9 +13,9 @@ namespace cambium {
 struct RegexNode {
   enum class Kind { kSet, kSequence, kChoice, kRepeat, kBegin, kEnd };
   Kind kind;
-  CodeSet set = {};               // kSet
+  CodeSet set = {};                 // kSet
   std::vector<int32_t> parts = {};  // nodes
-  int64_t min = 0, max = 0;       // kRepeat
+  int64_t min = 0, max = 0;         // kRepeat
 };
 
 // Reads ECMA 262's syntax; see regex.h.

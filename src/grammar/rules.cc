@@ -121,8 +121,8 @@ Rules::Expr Rules::Texts(std::vector<std::string> texts) {
   int32_t states = 1;
   std::string_view last;
   for (const std::string& text : texts) {
-    const size_t common = static_cast<size_t>(std::mismatch(text.begin(), text.end(), last.begin(), last.end()).first -
-                                              text.begin());
+    const size_t common =
+        static_cast<size_t>(std::mismatch(text.begin(), text.end(), last.begin(), last.end()).first - text.begin());
     path.resize(common + 1);
     for (size_t i = common; i < text.size(); ++i) {
       const auto byte = static_cast<uint8_t>(text[i]);

@@ -10,7 +10,7 @@ namespace cambium {
 // What compiling a grammar may cost before it is refused: a schema comes from anybody.
 class CompileBudget {
  public:
-  static constexpr int64_t kMostSteps = 30'000'000;  // of any kind: under a second
+  static constexpr int64_t kMostSteps = 10'000'000;  // of any kind: under a second
   static constexpr int64_t kMostStates = 200'000;
 
   // kUsage when the sum is beyond the limit.
@@ -57,9 +57,9 @@ class Rules {
     std::vector<Expr> parts = {};        // kSequence, kChoice; kRepeat: one
     std::vector<ByteRange> ranges = {};  // kBytes
     std::string text = {};               // kText
-    int64_t min = 0, max = 0;       // kRepeat
-    Rule rule = -1;                 // kCall
-    int32_t states = 0;             // kGraph: begins in state 0
+    int64_t min = 0, max = 0;            // kRepeat
+    Rule rule = -1;                      // kCall
+    int32_t states = 0;                  // kGraph: begins in state 0
     std::vector<Edge> edges = {};        // kGraph
     std::vector<int32_t> ends = {};      // kGraph: the states that it may end in
   };

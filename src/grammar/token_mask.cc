@@ -122,8 +122,7 @@ void TokenMasks::Collect(Acceptor& run, Acceptor::Set set, TokenSet& mask) {
     if (behind == Acceptor::kDead || !run.open(behind)) continue;
     for (const int32_t exit : inner->exits) {
       if (vocabulary_->end(exit) == exit + 1) continue;
-      Walk(*vocabulary_, run, exit, behind,
-           [&](int32_t node, Acceptor::Set) { AddTokens(*vocabulary_, node, mask); });
+      Walk(*vocabulary_, run, exit, behind, [&](int32_t node, Acceptor::Set) { AddTokens(*vocabulary_, node, mask); });
     }
   }
 }

@@ -30,9 +30,9 @@ class TokenSet {
   std::vector<uint64_t> words_;
 };
 
-// Which tokens may follow, for one program and one vocabulary. What a token may do inside the rule that is under way does
-// not depend on the stack: it is computed once for each state and kept, also for other requests. Tokens that leave the
-// rule are then followed where the stack leads. Thread-safe.
+// Which tokens may follow, for one program and one vocabulary. What a token may do inside the rule that is under way
+// does not depend on the stack: it is computed once for each state and kept, also for other requests. Tokens that leave
+// the rule are then followed where the stack leads. Thread-safe.
 class TokenMasks {
  public:
   TokenMasks(std::shared_ptr<const Vocabulary> vocabulary, const Program& program)
@@ -49,9 +49,9 @@ class TokenMasks {
   static constexpr size_t kMostBytes = size_t{8} << 20;  // of what is kept
   // What may be done from a state before its rule is complete.
   struct Inner {
-    std::vector<int32_t> few;      // tokens that stay inside, where they are few
+    std::vector<int32_t> few;  // tokens that stay inside, where they are few
     std::unique_ptr<TokenSet> many;
-    std::vector<int32_t> exits;    // nodes of the tree at which the rule is complete
+    std::vector<int32_t> exits;  // nodes of the tree at which the rule is complete
     size_t bytes() const;
   };
   // A state and the counted loops above the next call, with counts as far as a token can tell them apart.

@@ -16,7 +16,8 @@ bool TokenMatcher::Seek(std::span<const int32_t> answer) {
     answer_.clear();
     sets_.assign(1, acceptor_->Begin());
   }
-  const auto common = std::mismatch(answer.begin(), answer.end(), answer_.begin(), answer_.end()).first - answer.begin();
+  const auto common =
+      std::mismatch(answer.begin(), answer.end(), answer_.begin(), answer_.end()).first - answer.begin();
   answer_.resize(static_cast<size_t>(common));
   sets_.resize(static_cast<size_t>(common) + 1);
   const Vocabulary& vocabulary = grammar_->masks.vocabulary();
@@ -43,14 +44,20 @@ const TokenSet& TokenMatcher::Mask() {
   return masks_.emplace(set, std::move(mask)).first->second;
 }
 
+bool TokenMatcher::Allows(int32_t token) {
+  const Vocabulary& vocabulary = grammar_->masks.vocabulary();
+  if (std::ranges::find(vocabulary.ends(), token) != vocabulary.ends().end()) return complete();
+  if (token < 0 || token >= vocabulary.tokens() || vocabulary.piece(token).empty()) return false;
+  return acceptor_->Run(sets_.back(), vocabulary.piece(token)) != Acceptor::kDead;
+}
+
 int32_t TokenMatcher::Forced() {
   constexpr size_t kMost = 64;  // tokens to compare
   if (complete()) return -1;
   const std::vector<int32_t> ids = Mask().First(kMost);
   if (ids.empty() || ids.size() == kMost) return -1;
   const Vocabulary& vocabulary = grammar_->masks.vocabulary();
-  const int32_t longest =
-      *std::ranges::max_element(ids, {}, [&](int32_t id) { return vocabulary.piece(id).size(); });
+  const int32_t longest = *std::ranges::max_element(ids, {}, [&](int32_t id) { return vocabulary.piece(id).size(); });
   const auto begins = [&](int32_t id) { return vocabulary.piece(longest).starts_with(vocabulary.piece(id)); };
   return std::ranges::all_of(ids, begins) ? longest : -1;
 }

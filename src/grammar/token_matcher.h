@@ -23,12 +23,13 @@ class TokenMatcher {
  public:
   explicit TokenMatcher(std::shared_ptr<const CompiledGrammar> grammar);
 
-  // Goes to the place behind `answer`; what it shares with the last one is not read again. False where the grammar has no
-  // such text.
+  // Goes to the place behind `answer`; what it shares with the last one is not read again. False where the grammar has
+  // no such text.
   bool Seek(std::span<const int32_t> answer);
   bool complete() const { return acceptor_->complete(sets_.back()); }  // the answer may end here
   // The tokens that may follow here, end tokens where it may end. Valid until the next call of any member.
   const TokenSet& Mask();
+  bool Allows(int32_t token);  // without making the mask
   // The longest token that may follow, where every other is a beginning of it; -1 where there is none such.
   int32_t Forced();
 
@@ -39,7 +40,7 @@ class TokenMatcher {
   std::shared_ptr<const CompiledGrammar> grammar_;
   std::unique_ptr<Acceptor> acceptor_;
   std::vector<int32_t> answer_;
-  std::vector<Acceptor::Set> sets_;           // before each token of the answer, and behind the last
+  std::vector<Acceptor::Set> sets_;          // before each token of the answer, and behind the last
   std::map<Acceptor::Set, TokenSet> masks_;  // of the last places
 };
 

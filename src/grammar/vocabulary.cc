@@ -36,8 +36,6 @@ Vocabulary::Vocabulary(std::vector<std::string> pieces, std::vector<int32_t> end
   leave(0);
 }
 
-size_t Vocabulary::bytes() const {
-  return byte_.size() * (1 + 2 * sizeof(int32_t)) + same_.size() * sizeof(int32_t);
-}
+size_t Vocabulary::bytes() const { return byte_.size() * (1 + 2 * sizeof(int32_t)) + same_.size() * sizeof(int32_t); }
 
 }  // namespace cambium

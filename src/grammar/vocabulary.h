@@ -24,7 +24,7 @@ class Vocabulary {
   // Node 0 is the root, which has no byte.
   int32_t nodes() const { return static_cast<int32_t>(byte_.size()); }
   uint8_t byte(int32_t node) const { return byte_[static_cast<size_t>(node)]; }
-  int32_t end(int32_t node) const { return end_[static_cast<size_t>(node)]; }  // behind its subtree
+  int32_t end(int32_t node) const { return end_[static_cast<size_t>(node)]; }      // behind its subtree
   int32_t token(int32_t node) const { return token_[static_cast<size_t>(node)]; }  // -1: none ends here
   int32_t same(int32_t id) const { return same_[static_cast<size_t>(id)]; }        // another of the same bytes, or -1
   size_t bytes() const;
