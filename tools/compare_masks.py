@@ -23,7 +23,7 @@ class Pieces:
         ends = [i for i, r in enumerate(rows) if r["end"]]
         for end in ends:
             self.tokens[end] = b"<|end%d|>" % end
-        self.eos_token_id = ends[0]
+        self.ends, self.eos_token_id = ends, ends[0]
         self.bos_token_id = None
         self.special_token_ids = [i for i, t in enumerate(self.tokens) if not t or i in ends]
         for i, token in enumerate(self.tokens):
@@ -55,7 +55,8 @@ def main():
     folder = pathlib.Path(tempfile.mkdtemp())
     subprocess.run([bench, model, "--pieces", folder / "pieces.jsonl"], check=True)
     pieces = Pieces(folder / "pieces.jsonl")
-    tokenizer = llguidance.LLTokenizer(llguidance.TokenizerWrapper(pieces), n_vocab=len(pieces.tokens))
+    tokenizer = llguidance.LLTokenizer(llguidance.TokenizerWrapper(pieces), n_vocab=len(pieces.tokens),
+                                        eos_token=pieces.ends)
     cases = [(schema, json.dumps(value, separators=(",", ":"), ensure_ascii=False)) for schema, value in fifty.schemas()]
     for path in sys.argv[3:]:
         for line in open(path):
@@ -71,7 +72,9 @@ def main():
             continue
         ids, masks = pieces(text), []
         for token in ids + [None]:
-            masks.append(base64.b64encode(matcher.compute_bitmask()).decode())
+            # Where the text is forced, llguidance allows the one token that its tokenizer writes; we all that begin it.
+            forced = bool(matcher.compute_ff_bytes())
+            masks.append("" if forced else base64.b64encode(matcher.compute_bitmask()).decode())
             if token is not None and not matcher.consume_token(token):
                 break
         out.append(json.dumps({"schema": schema, "ids": ids, "masks": masks}))

@@ -165,7 +165,10 @@ void SchemaCompiler::Expand(Case all, size_t next, std::vector<Case>& out) {
       for (const SchemaJson& part : *list) Push(all, part, parent);
     }
     for (const char* keyword : {"not", "if", "oneOf", "dependentRequired", "dependentSchemas"}) {
-      if (schema.contains(keyword)) Push(all, Derived(schema, keyword), parent);
+      if (!schema.contains(keyword)) continue;
+      const size_t before = all.size();
+      Push(all, Derived(schema, keyword), parent);
+      if (all.size() > before) all.back().blind = std::string_view(keyword) == "not";
     }
     const auto any = schema.find("anyOf");
     if (any == schema.end()) continue;

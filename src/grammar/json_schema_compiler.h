@@ -29,7 +29,8 @@ class SchemaCompiler {
   // Schemas that all hold, without alternatives among them: each with the entry that led to it.
   struct Entry {
     const SchemaJson* schema;
-    int32_t parent;  // -1: none
+    int32_t parent;      // -1: none
+    bool blind = false;  // of `not`: what it evaluates does not count
   };
   using Case = std::vector<Entry>;
 

@@ -84,7 +84,17 @@ const SchemaJson* Follow(const SchemaJson* node, const std::string& pointer) {
 SchemaDocument::SchemaDocument(SchemaJson schema, std::string what) : root_(std::move(schema)), what_(std::move(what)) {
   root_uri_ = "cambium:/schema";
   resources_[root_uri_] = &root_;
+  CountAnchors(root_);
   Index(root_, root_uri_, 0);
+}
+
+void SchemaDocument::CountAnchors(const SchemaJson& node) {
+  if (!node.is_structured()) return;
+  if (node.is_object()) {
+    const auto anchor = node.find("$dynamicAnchor");
+    if (anchor != node.end() && anchor->is_string()) ++dynamic_anchors_[anchor->get<std::string>()];
+  }
+  for (const SchemaJson& part : node) CountAnchors(part);
 }
 
 // Notes the schemas that have names, and makes every reference absolute.
@@ -104,6 +114,17 @@ void SchemaDocument::Index(SchemaJson& node, const std::string& base, int depth)
   for (const char* keyword : {"$anchor", "$dynamicAnchor"}) {
     const auto anchor = node.find(keyword);
     if (anchor != node.end() && anchor->is_string()) anchors_[own + "#" + anchor->get<std::string>()] = &node;
+  }
+  // Where only one anchor has the name, a dynamic reference is a reference.
+  const auto dynamic = node.find("$dynamicRef");
+  if (dynamic != node.end() && dynamic->is_string() && !node.contains("$ref")) {
+    const auto text = dynamic->get<std::string>();
+    const size_t hash = text.find('#');
+    const auto count = dynamic_anchors_.find(hash == std::string::npos ? "" : text.substr(hash + 1));
+    if (count == dynamic_anchors_.end() || count->second == 1) {
+      node.erase("$dynamicRef");
+      node["$ref"] = text;
+    }
   }
   const auto reference = node.find("$ref");
   if (reference != node.end() && reference->is_string()) *reference = Resolved(own, reference->get<std::string>());

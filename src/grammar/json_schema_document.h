@@ -35,12 +35,14 @@ class SchemaDocument {
 
  private:
   static constexpr const char* kNodeScheme = "cambium-node:";
+  void CountAnchors(const SchemaJson& node);
   void Index(SchemaJson& node, const std::string& base, int depth);
 
   SchemaJson root_;
   std::string what_;
   std::string root_uri_;
   std::unordered_map<std::string, const SchemaJson*> resources_, anchors_;
+  std::unordered_map<std::string, int> dynamic_anchors_;  // how many there are of a name
   std::deque<SchemaJson> derived_;
   std::vector<const SchemaJson*> nodes_;
   std::unordered_map<const SchemaJson*, size_t> node_numbers_;

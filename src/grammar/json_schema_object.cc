@@ -21,6 +21,7 @@ struct SchemaCompiler::Names {
 bool SchemaCompiler::Within(const Case& all, size_t entry, size_t root) const {
   for (auto at = static_cast<int32_t>(entry); at >= 0; at = all[static_cast<size_t>(at)].parent) {
     if (static_cast<size_t>(at) == root) return true;
+    if (all[static_cast<size_t>(at)].blind) return false;
   }
   return false;
 }

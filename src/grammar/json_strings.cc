@@ -59,8 +59,9 @@ const std::map<std::string, std::string>& Formats() {
       {"uuid", "[0-9A-Fa-f]{8}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{12}"},
       {"uri", "(?:https?|ftp)://" + kHost + "(?::[0-9]{1,5})?(?:/(?:" + kPath + ")*)*(?:\\?(?:" + kPath + "|[/?])*)?" +
                   "(?:#(?:" + kPath + "|[/?])*)?|(?:mailto|urn|tel|data):(?:" + kPath + "|/)+"},
-      {"uri-reference", "(?:https?://" + kHost + ")?(?:/(?:" + kPath + ")*)+(?:\\?(?:" + kPath + "|[/?])*)?" +
+      {"uri-reference", "(?:https?://" + kHost + ")?(?:(?:/(?:" + kPath + ")+)+/?|/)(?:\\?(?:" + kPath + "|[/?])*)?" +
                             "(?:#(?:" + kPath + "|[/?])*)?"},
+      {"regex", "[A-Za-z0-9 _-]*"},
       {"json-pointer", "(?:/(?:[^~/\\u{0}-\\u{1f}]|~[01])*)*"},
       {"relative-json-pointer", "(?:0|[1-9][0-9]{0,8})(?:#|(?:/(?:[^~/\\u{0}-\\u{1f}]|~[01])*)*)"},
       {"byte", "(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?"},
@@ -178,7 +179,11 @@ CharDfa FormatOf(const SchemaJson& format, const SchemaDocument& document, Compi
   if (!format.is_string()) document.Wrong("\"format\" is " + format.dump().substr(0, 60) + ", expected a name");
   const auto& name = format.get_ref<const std::string&>();
   if (name == "password" || name == "binary") return CharDfa::Any();  // how it is shown
-  const auto found = Formats().find(name);
+  // What is written for a URI is an IRI and a template of one too.
+  static const std::map<std::string, std::string> kSame = {
+      {"iri", "uri"}, {"iri-reference", "uri-reference"}, {"uri-template", "uri-reference"}};
+  const auto same = kSame.find(name);
+  const auto found = Formats().find(same != kSame.end() ? same->second : name);
   if (found == Formats().end()) {
     document.Unsupported("format", "with the value \"" + name.substr(0, 60) + "\"");
   }

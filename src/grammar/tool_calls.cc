@@ -169,7 +169,8 @@ bool ToolCallParser::Advance(bool last) {
 
 // Decides what an answer begins with.
 bool ToolCallParser::Start(bool last) {
-  const size_t blank = static_cast<size_t>(std::ranges::find_if_not(held_, IsSpace) - held_.begin());
+  size_t blank = static_cast<size_t>(std::ranges::find_if_not(held_, IsSpace) - held_.begin());
+  if (thought_) held_.erase(0, std::exchange(blank, 0));  // behind reasoning it is no content
   const std::string_view rest = std::string_view(held_).substr(blank);
   if (rest.empty() && !last) return false;
   const auto could = [&](std::string_view mark) {
@@ -213,8 +214,8 @@ bool ToolCallParser::Think(bool last) {
   Show(Delta::kReasoning, std::string_view(held_).substr(0, close));
   held_.erase(0, close + kThinkClose.size());
   options_.think = false;
+  thought_ = true;
   place_ = Place::kStart;
-  held_.erase(0, static_cast<size_t>(std::ranges::find_if_not(held_, IsSpace) - held_.begin()));
   return true;
 }
 

@@ -81,7 +81,7 @@ class ToolCallParser {
   std::string opened_;  // of calls: what led in, to be given back where none comes
   std::vector<Delta> out_;
   int32_t calls_ = 0, in_group_ = 0;
-  bool in_arguments_ = false, left_out_ = false;
+  bool in_arguments_ = false, left_out_ = false, thought_ = false;
   Scan scan_;
 };
 
