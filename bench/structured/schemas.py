@@ -35,9 +35,10 @@ def schemas():
         for _ in range(depth):
             schema, value = record(inner=schema, kind=level), {"inner": value, "kind": "low"}
         add(schema, value)
-    tree = {"$defs": {"n": record(v=age, kids={"type": "array", "items": {"$ref": "#/$defs/n"}, "maxItems": 1})},
-            "$ref": "#/$defs/n"}
-    add(tree, {"v": 1, "kids": [{"v": 2, "kids": []}]})
+    # References, not recursive: how deep an answer goes without a bound is the model's choice, not the grammar's.
+    tree = {"$defs": {"leaf": record(v=age), "node": record(v=age, kids={"type": "array", "items": {"$ref": "#/$defs/leaf"},
+                                                                      "maxItems": 2})}, "$ref": "#/$defs/node"}
+    add(tree, {"v": 1, "kids": [{"v": 2}]})
     for optional in range(1, 6):
         names = {f"field_{i}": level for i in range(optional + 1)}
         add(record(required=["field_0"], **names), {"field_0": "low"})
