@@ -192,7 +192,9 @@ bool Disjoint(const SchemaJson& a, const SchemaJson& b, SchemaDocument& document
   budget.Step();
   if (a == false || b == false) return true;
   if (!a.is_object() || !b.is_object() || depth > 8) return false;
-  for (const auto& [x, y] : {std::pair(&a, &b), std::pair(&b, &a)}) {
+  for (const bool swapped : {false, true}) {
+    const SchemaJson* const x = swapped ? &b : &a;
+    const SchemaJson* const y = swapped ? &a : &b;
     if (const auto ref = x->find("$ref"); ref != x->end() && ref->is_string()) {
       if (Disjoint(document.Resolve(ref->get<std::string>()), *y, document, budget, depth + 1)) return true;
     }
