@@ -4,11 +4,13 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "cambium/constraint.h"
 #include "cambium/error.h"
 #include "cambium/model.h"
 
@@ -80,6 +82,9 @@ struct Request {
   bool embed = false;        // draw nothing; Generation::embedding
   bool trace = false;        // report what each pass verified (Event::Kind::kPass)
   std::string cache_salt;    // what is remembered is shared among requests of one salt
+  // What the answer's text must be. End tokens are drawn where it may end, and nothing else where it must; not with
+  // ignore_end or min_tokens. Bias and penalties act on what it leaves.
+  std::optional<Constraint> constraint;
   std::shared_ptr<LogitsFilter> filter;
 };
 

@@ -1,5 +1,6 @@
 #include <memory>
 
+#include "cli/constraint_flags.h"
 #include "cli/generate_records.h"
 #include "cli/options.h"
 #include "cli/verbs.h"
@@ -13,6 +14,7 @@ struct Flags {
   ModelFlags model;
   InputFlags input;
   GenerateFlags generate;
+  ConstraintFlags constraint;
   RecordFlags records;
   bool chat = false, show_draft = false;
   std::string tools;
@@ -55,9 +57,10 @@ void Generate(const Flags& flags) {
   if (!flags.records.input.empty()) {
     if (flags.chat || flags.show_draft || flags.input.text_option->count() + flags.input.ids_option->count() > 0 ||
         !flags.input.file.empty() || !flags.input.dash.empty()) {
-      Fail(ErrorCode::kUsage, "--jsonl takes its prompts from the file, not from -p, -f, -, --ids, --chat or --show-draft");
+      Fail(ErrorCode::kUsage,
+           "--jsonl takes its prompts from the file, not from -p, -f, -, --ids, --chat or --show-draft");
     }
-    GenerateRecords(flags.records, flags.generate, flags.model, flags.output);
+    GenerateRecords(flags.records, flags.generate, flags.constraint, flags.model, flags.output);
     return;
   }
   Request request = CheckedRequest(flags.generate);
@@ -72,6 +75,7 @@ void Generate(const Flags& flags) {
   ChatOptions chat;
   if (!flags.tools.empty()) chat.tools = ToolsOf(flags.tools);
   request.prompt = flags.chat ? model.TokenizeChat({&message, 1}, chat) : input.Ids(model);
+  request.constraint = ConstraintOf(flags.constraint, model);
   request.adapters = Adapters().Load(model, flags.generate.grafts);
   const Generation result = engine.Generate(std::move(request), [&](const Event& event) {
     if (!flags.output.json && !flags.show_draft) Write(event.text);
@@ -97,6 +101,7 @@ void AddGenerate(CLI::App& app) {
   verb->add_option("--tools", flags->tools, "With --chat: a file with a JSON list of tools for the template");
   verb->add_flag("--show-draft", flags->show_draft, "Colour each token by who proposed it");
   AddGenerateOptions(*verb, flags->generate);
+  AddConstraint(*verb, flags->constraint);
   AddRecords(*verb, flags->records);
   AddOutput(*verb, flags->output);
   verb->callback([flags] { Generate(*flags); });

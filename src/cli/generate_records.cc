@@ -64,12 +64,16 @@ class Run {
   static constexpr int64_t kParallel = 16;  // records under way at once
 
  public:
-  Run(const RecordFlags& records, const GenerateFlags& generate, const ModelFlags& model, const OutputFlags& output)
+  Run(const RecordFlags& records, const GenerateFlags& generate, const ConstraintFlags& constraint,
+      const ModelFlags& model, const OutputFlags& output)
       : flags_(generate),
+        constraint_(constraint),
         engine_(LoadModel(Many(model), output)),
         defaults_(CheckedRequest(generate)),
         file_(records, Settings(model)),
-        meter_(output, file_) {}
+        meter_(output, file_) {
+    defaults_.constraint = ConstraintOf(constraint, engine_.model());
+  }
 
   void All() {
     constexpr int64_t most = 2 * kParallel;
@@ -112,6 +116,10 @@ class Run {
     settings["stop"] = defaults_.stop;
     settings["ignore_eos"] = defaults_.ignore_end;
     settings["verify"] = flags_.verify;
+    const ConstraintFlags& c = constraint_;
+    for (const std::string* text : {&c.json_schema, &c.json_schema_file, &c.regex, &c.grammar, &c.grammar_file}) {
+      settings["constraint"].push_back(*text);
+    }
     return settings;
   }
 
@@ -160,6 +168,7 @@ class Run {
   }
 
   const GenerateFlags& flags_;
+  const ConstraintFlags& constraint_;
   Engine engine_;
   Request defaults_;
   Adapters adapters_;
@@ -177,11 +186,11 @@ void AddRecords(CLI::App& verb, RecordFlags& flags) {
       ->capture_default_str();
 }
 
-void GenerateRecords(const RecordFlags& records, const GenerateFlags& generate, const ModelFlags& model,
-                     const OutputFlags& output) {
+void GenerateRecords(const RecordFlags& records, const GenerateFlags& generate, const ConstraintFlags& constraint,
+                     const ModelFlags& model, const OutputFlags& output) {
   GenerateFlags flags = generate;
   flags.seed = std::max<int64_t>(generate.seed, 0);  // no seed given is one seed: a restart goes on as it began
-  Run run(records, flags, model, output);
+  Run run(records, flags, constraint, model, output);
   run.All();
   NoteEnd(output, records, run.file(), run.meter());
 }

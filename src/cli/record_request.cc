@@ -5,6 +5,7 @@
 #include <limits>
 #include <map>
 
+#include "engine/constraint_fields.h"
 #include "io/sha256.h"
 
 namespace cambium::cli {
@@ -168,6 +169,12 @@ const std::map<std::string, Setter, std::less<>>& Setters() {
       {"messages", nothing},
       {"tools", nothing},
       {"chat_template_kwargs", nothing},
+      {"response_format", nothing},
+      {"structured_outputs", nothing},
+      {"json_schema", nothing},
+      {"regex", nothing},
+      {"choice", nothing},
+      {"grammar", nothing},
       {"grafts", nothing},
   };
   return kSetters;
@@ -217,6 +224,7 @@ Request RequestOf(const Json& record, const Request& defaults, const std::vector
   }
   if (!record.contains("seed") || record["seed"].is_null())
     request.sampling.seed = SeedOf(record, defaults.sampling.seed);
+  if (auto constraint = cambium::ConstraintOf(model, record)) request.constraint = std::move(constraint);
   const auto own = record.find("grafts");
   request.adapters = adapters.Load(model, own != record.end() && !own->is_null() ? GraftNames(*own) : grafts);
   request.prompt = PromptOf(record, model);

@@ -15,6 +15,7 @@
 namespace cambium {
 
 class Graft;
+class TokenConstraint;
 
 // A proposed token tree; parents come before children. Its root is the last drawn token, which is not in it.
 struct Draft {
@@ -52,6 +53,7 @@ struct DraftText {
   std::span<Graft* const> grafts;      // that act on its rows
   const SamplingOptions& sampling;     // how the target draws
   bool proposals;                      // record what proposals are drawn from, for the rejection rule
+  TokenConstraint* constraint = nullptr;  // what the answer must be; null: anything
 };
 
 // What the target made of a pass: the rows that were committed.

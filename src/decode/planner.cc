@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "base/check.h"
+#include "decode/token_constraint.h"
 
 namespace cambium {
 namespace {
@@ -25,6 +26,26 @@ constexpr double kMostBalance = 4;    // passes that one may lose when it stops 
 
 double MillisSince(Clock::time_point start) {
   return std::chrono::duration<double, std::milli>(Clock::now() - start).count();
+}
+
+// Drops what a constraint forbids, with all below it.
+void Prune(const DraftText& text, Draft& draft) {
+  std::vector<int32_t> path = text.tokens, number(draft.nodes.size(), -1);
+  std::vector<Draft::Node> kept;
+  for (size_t i = 0; i < draft.nodes.size(); ++i) {
+    Draft::Node node = draft.nodes[i];
+    if (node.parent >= 0) node.parent = number[static_cast<size_t>(node.parent)];
+    if (draft.nodes[i].parent >= 0 && node.parent < 0) continue;
+    path.resize(text.tokens.size());
+    for (int32_t at = node.parent; at >= 0; at = kept[static_cast<size_t>(at)].parent) {
+      path.push_back(kept[static_cast<size_t>(at)].token);
+    }
+    std::reverse(path.begin() + std::ssize(text.tokens), path.end());
+    if (!text.constraint->Allows(path, node.token)) continue;
+    number[i] = static_cast<int32_t>(kept.size());
+    kept.push_back(node);
+  }
+  draft.nodes = std::move(kept);
 }
 
 }  // namespace
@@ -147,6 +168,7 @@ int64_t DrafterSet::Drafting::kept() const {
 
 DrafterSet::Drafting DrafterSet::Open(const DraftText& text) {
   Drafting drafting;
+  drafting.text = &text;
   for (const auto& member : members_) drafting.sessions.push_back(member->Open(text));
   for (Payoff& payoff : payoffs_) {
     payoff.first = true;
@@ -246,6 +268,9 @@ void Planner::Ask(DrafterSet& set, size_t member, std::span<Task> tasks) {
   for (size_t t = 0; t < asked.size(); ++t) {
     DrafterSet::Drafting& drafting = *askers[t]->drafting;
     Draft& draft = asked[t].draft;
+    // The rejection rule needs a drawn draft as it is, and refuses what is forbidden by itself.
+    const bool bound = drafting.text != nullptr && drafting.text->constraint != nullptr;
+    if (bound && draft.proposals.empty()) Prune(*drafting.text, draft);
     if (!draft.proposals.empty()) {
       for (Draft::Node& node : draft.nodes) node.drafter = static_cast<uint8_t>(member);
       drafting.drawn = draft;

@@ -53,10 +53,11 @@ class DrafterSet {
   // The members' sessions of one sequence, and what they proposed in the step under way.
   struct Drafting {
     std::vector<std::unique_ptr<DraftSession>> sessions;
-    Draft pool;              // everything proposed, with corrected probabilities
-    std::vector<float> raw;  // the drafters' own beliefs, per pool node
-    Draft drawn;             // a draft that was drawn: choosing among its nodes would bias the rejection rule
-    int64_t kept() const;    // the least of the sessions'
+    const DraftText* text = nullptr;  // that they look at
+    Draft pool;                       // everything proposed, with corrected probabilities
+    std::vector<float> raw;           // the drafters' own beliefs, per pool node
+    Draft drawn;                      // a draft that was drawn: choosing among its nodes would bias the rejection rule
+    int64_t kept() const;             // the least of the sessions'
   };
   Drafting Open(const DraftText& text);
   // Shows a pass to every session, after comparing what was proposed, verified or not, with what the target drew.

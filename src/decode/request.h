@@ -11,6 +11,7 @@
 
 #include "decode/drafter.h"
 #include "decode/sampler.h"
+#include "decode/token_constraint.h"
 #include "decode/verify.h"
 #include "model/graft.h"
 
@@ -79,7 +80,8 @@ struct DecodeRequest {
   std::shared_ptr<const GraftSet> grafts;  // null: the bare base
   SamplingOptions sampling;
   int64_t vocabulary = std::numeric_limits<int64_t>::max();  // tokens from here on are never drawn
-  std::shared_ptr<LogitsFilter> filter;                      // null: none
+  std::shared_ptr<TokenConstraint> constraint;               // null: none
+  std::shared_ptr<LogitsFilter> filter;                      // null: none; sees what the constraint leaves
   VerifyRule verify;
   std::shared_ptr<DrafterSet> drafters;  // null: none
   int64_t max_rows = 64;                 // of this request in a verifying pass

@@ -37,11 +37,12 @@ bool Sampler::may_end(std::span<const int32_t> history) const {
 }
 
 bool Sampler::adjusts(std::span<const int32_t> history) const {
-  return rules_.filter != nullptr || !options_.logit_bias.empty() || options_.repeat_penalty != 1.0f ||
+  return rules_.constraint != nullptr || rules_.filter != nullptr || !options_.logit_bias.empty() || options_.repeat_penalty != 1.0f ||
          options_.presence_penalty != 0 || options_.frequency_penalty != 0 || !may_end(history);
 }
 
 void Sampler::Adjust(std::span<const int32_t> history) {
+  if (rules_.constraint != nullptr) rules_.constraint->Apply(history, adjusted_);
   if (rules_.filter != nullptr) rules_.filter->Apply(history, adjusted_);
   const auto at = [&](int32_t token) {
     return token >= 0 && static_cast<size_t>(token) < adjusted_.size() ? &adjusted_[static_cast<size_t>(token)]

@@ -17,6 +17,7 @@ struct DrawRules {
   int64_t prompt = 0;                        // tokens of the history before the answer
   int64_t min_tokens = 0;                    // of the answer, before which no end token is drawn
   std::span<const int32_t> end_tokens = {};  // outlive the sampler
+  LogitsFilter* constraint = nullptr;        // before the filter; outlives the sampler
 };
 
 // Draws tokens. A draw is a pure function of (options, logits, history, position): the noise is counter-based, keyed by

@@ -164,7 +164,7 @@ bool Scheduler::Place(Sequence& s) {
   }
   if (s.request.drafters == nullptr) return true;
   s.text.reset(new DraftText{s.tokens, s.kv, s.slots_before, s.computed, s.grafts(), s.request.sampling,
-                             s.request.verify.kind == VerifyRule::kRejection});
+                             s.request.verify.kind == VerifyRule::kRejection, s.request.constraint.get()});
   s.drafting = s.request.drafters->Open(*s.text);
   return true;
 }

@@ -32,7 +32,7 @@ Sequence::Sequence(int64_t id, DecodeRequest asked)
     : id(id),
       request(std::move(asked)),
       sampler(request.sampling, {request.vocabulary, request.filter.get(), std::ssize(request.prompt),
-                                 request.min_tokens, request.end_tokens}),
+                                 request.min_tokens, request.end_tokens, request.constraint.get()}),
       tokens(request.prompt),
       prompt(std::ssize(tokens)),
       slots_before(request.grafts != nullptr ? request.grafts->slots_before() : 0),

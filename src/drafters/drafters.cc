@@ -8,6 +8,7 @@ namespace cambium {
 
 const std::vector<DrafterEntry>& DrafterList() {
   static const std::vector<DrafterEntry> kList = {
+      {"grammar", "max", "what the request's constraint forces", MakeGrammarDrafter},
       {"ngram", "max,min,shared", "looks the last tokens up in the request's own text", MakeNgramDrafter},
       {"recycle", "max,shared", "what the target itself thought likely after the same tokens", MakeRecycleDrafter},
       {"corpus", "index,max", "looks them up in an index that `cambium corpus build` made", MakeCorpusDrafter},

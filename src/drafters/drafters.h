@@ -53,6 +53,7 @@ std::vector<std::unique_ptr<Drafter>> MakeDrafters(const std::vector<std::string
 int64_t IntOption(const DrafterSpec& spec, const std::string& key, int64_t fallback, int64_t low, int64_t high);
 std::string TextOption(const DrafterSpec& spec, const std::string& key, const std::string& fallback);
 
+std::unique_ptr<Drafter> MakeGrammarDrafter(const DrafterSpec& spec, const DrafterTarget& target);
 std::unique_ptr<Drafter> MakeNgramDrafter(const DrafterSpec& spec, const DrafterTarget& target);
 std::unique_ptr<Drafter> MakeRecycleDrafter(const DrafterSpec& spec, const DrafterTarget& target);
 std::unique_ptr<Drafter> MakeCorpusDrafter(const DrafterSpec& spec, const DrafterTarget& target);

@@ -13,6 +13,7 @@
 #include "cambium/cambium.h"
 #include "decode/scheduler.h"
 #include "engine/text_stream.h"
+#include "grammar/vocabulary.h"
 #include "io/dialogue.h"
 #include "io/tokenizer.h"
 #include "io/unicode.h"
@@ -29,6 +30,9 @@ struct Model::Impl {
   Tokenizer tokenizer;
   DialogueEncoder dialogues{tokenizer};
   ModelInfo info;
+  const std::shared_ptr<const Vocabulary>& vocabulary();  // made where it is first asked for
+  std::once_flag vocabulary_made;
+  std::shared_ptr<const Vocabulary> vocabulary_tree;
   // Held by who runs the transformer or the pool: a step of an engine, or the loading of an adapter.
   std::mutex compute;
 };

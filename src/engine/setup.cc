@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "drafters/drafters.h"
+#include "engine/constraint_impl.h"
 #include "engine/impl.h"
 #include "grafts/grafts.h"
 #include "model/heads.h"
@@ -45,6 +46,18 @@ uint64_t SaltOf(const std::string& salt) {
   uint64_t hash = 0xCBF29CE484222325u;  // FNV-1a
   for (const unsigned char byte : salt) hash = (hash ^ byte) * 0x100000001B3u;
   return hash | 1;
+}
+
+// Where a constraint binds, what it forces is drafted first.
+std::vector<std::string> SpecsOf(const Request& request) {
+  std::vector<std::string> specs = request.drafting.drafters;
+  const auto grammar = [](const std::string& spec) { return spec == "grammar" || spec.starts_with("grammar:"); };
+  const bool asked = std::ranges::any_of(specs, grammar);
+  if (asked && !request.constraint) Fail(ErrorCode::kUsage, "--draft grammar: the request has no constraint to draft from");
+  if (asked || !request.constraint) return specs;
+  if (specs.empty()) specs = {"auto"};
+  if (std::ranges::find(specs, "auto") != specs.end()) specs.insert(specs.begin(), "grammar");
+  return specs;
 }
 
 }  // namespace
@@ -161,6 +174,15 @@ DecodeRequest Engine::Impl::ToDecode(const Request& request) {
   decode.sampling = request.sampling;
   decode.vocabulary = m.tokenizer.text_size();
   decode.filter = request.filter;
+  if (request.constraint) {
+    if (request.constraint->shared()->model.get() != &m) {
+      Fail(ErrorCode::kUsage, "the constraint was compiled for another model than this engine's");
+    }
+    for (const auto& [name, given] : {std::pair("ignore_end", request.ignore_end), std::pair("min_tokens", request.min_tokens > 0)}) {
+      if (given) Fail(ErrorCode::kUsage, name, ": under a constraint the answer ends where it must");
+    }
+    decode.constraint = MatcherOf(*request.constraint, request.prompt.size());
+  }
   decode.verify = RuleOf(request.drafting);
   if (request.drafting.max_rows < 1 || request.drafting.max_rows > kMostRows) {
     Fail(ErrorCode::kUsage, "draft_rows is ", request.drafting.max_rows, ", expected 1 to ", kMostRows);
@@ -182,7 +204,7 @@ DecodeRequest Engine::Impl::ToDecode(const Request& request) {
          " positions");
   }
   MakeRoom(prefix + decode.context);
-  if (decode.max_tokens != 0) decode.drafters = DraftersFor(request.drafting.drafters, carriers);
+  if (decode.max_tokens != 0) decode.drafters = DraftersFor(SpecsOf(request), carriers);
   if (!request.ignore_end) {
     decode.end_tokens = m.tokenizer.end_of_generation();
   }

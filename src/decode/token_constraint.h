@@ -1,0 +1,20 @@
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+#include "cambium/cambium.h"
+
+namespace cambium {
+
+// What an answer must be, token by token. `text` is the prompt and the answer so far; texts may come in any order, and
+// one that goes on where the last ended is the cheapest.
+class TokenConstraint : public LogitsFilter {
+ public:
+  virtual bool Allows(std::span<const int32_t> text, int32_t token) = 0;
+  // The longest token that may follow, where every other that may is a beginning of it: the likeliest way to write what
+  // is forced. -1: none is.
+  virtual int32_t Forced(std::span<const int32_t> text) = 0;
+};
+
+}  // namespace cambium
