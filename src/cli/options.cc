@@ -187,6 +187,31 @@ Request CheckedRequest(const GenerateFlags& flags) {
   return options;
 }
 
+void ApplyConfigFile(CLI::App& verb, const std::string& file) {
+  if (file.empty()) return;
+  std::vector<CLI::ConfigItem> items;
+  try {
+    items = CLI::ConfigTOML().from_file(file);
+  } catch (const CLI::Error& error) {
+    Fail(ErrorCode::kUsage, file, ": ", error.what());
+  }
+  for (const CLI::ConfigItem& item : items) {
+    if (item.name == "++" || item.name == "--") continue;  // CLI11's marks of sections
+    CLI::Option* option = verb.get_option_no_throw("--" + item.name);
+    if (option == nullptr) option = verb.get_option_no_throw(item.name);
+    if (option == nullptr) Fail(ErrorCode::kUsage, file, ": unknown key \"", item.name, "\"");
+    if (option->count() > 0) continue;
+    try {
+      for (const std::string& input : item.inputs) {
+        if (option->get_type_size() > 0 || input != "false") option->add_result(input);
+      }
+      if (option->count() > 0) option->run_callback();
+    } catch (const CLI::Error& error) {
+      Fail(ErrorCode::kUsage, file, ": ", item.name, ": ", error.what());
+    }
+  }
+}
+
 void CheckRange(std::string_view flag, double value, double low, double high) {
   if (!(value >= low && value <= high)) {
     Fail(ErrorCode::kUsage, flag, ": ", value, " is not between ", low, " and ", high);

@@ -82,6 +82,9 @@ void AddGenerateOptions(CLI::App& verb, GenerateFlags& flags);
 // The options, checked, without prompt and adapters; a seed of -1 is drawn from the system.
 Request CheckedRequest(const GenerateFlags& flags);
 
+// Sets the options of `verb` that nobody gave from a TOML file whose keys are their long names; empty: no file.
+void ApplyConfigFile(CLI::App& verb, const std::string& file);
+
 // kUsage with the value and the range unless low <= value <= high (false for NaN).
 void CheckRange(std::string_view flag, double value, double low, double high);
 

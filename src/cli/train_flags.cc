@@ -101,29 +101,7 @@ void AddTrainOptions(CLI::App& verb, TrainFlags& f) {
 }
 
 bool ApplyConfig(CLI::App& verb, TrainFlags& flags) {
-  if (!flags.config.empty()) {
-    std::vector<CLI::ConfigItem> items;
-    try {
-      items = CLI::ConfigTOML().from_file(flags.config);
-    } catch (const CLI::Error& error) {
-      Fail(ErrorCode::kUsage, flags.config, ": ", error.what());
-    }
-    for (const CLI::ConfigItem& item : items) {
-      if (item.name == "++" || item.name == "--") continue;  // CLI11's marks of sections
-      CLI::Option* option = verb.get_option_no_throw("--" + item.name);
-      if (option == nullptr) option = verb.get_option_no_throw(item.name);
-      if (option == nullptr) Fail(ErrorCode::kUsage, flags.config, ": unknown key \"", item.name, "\"");
-      if (option->count() > 0) continue;
-      try {
-        for (const std::string& input : item.inputs) {
-          if (option->get_type_size() > 0 || input != "false") option->add_result(input);
-        }
-        if (option->count() > 0) option->run_callback();
-      } catch (const CLI::Error& error) {
-        Fail(ErrorCode::kUsage, flags.config, ": ", item.name, ": ", error.what());
-      }
-    }
-  }
+  ApplyConfigFile(verb, flags.config);
   if (!flags.print_config) return false;
   flags.print_config = false;
   Write(verb.config_to_str(true, false));

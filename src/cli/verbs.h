@@ -24,6 +24,7 @@ void AddRm(CLI::App& app);
 void AddRun(CLI::App& app);
 void AddScore(CLI::App& app);
 void AddSearch(CLI::App& app);
+void AddServe(CLI::App& app);
 void AddTokenize(CLI::App& app);
 void AddTrain(CLI::App& app);
 void AddVersion(CLI::App& app);
@@ -34,6 +35,7 @@ inline constexpr void (*kVerbs[])(CLI::App&) = {
     // clang-format off
     AddGenerate,
     AddRun,
+    AddServe,
     AddTrain,
     AddPlan,
     AddMerge,

@@ -1,0 +1,20 @@
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "server/constraint.h"
+#include "server/exchange.h"
+
+namespace cambium::server {
+
+using MakeFormat = std::function<std::unique_ptr<AnswerFormat>(std::shared_ptr<const Ask> ask, const Model& model)>;
+
+// Begins the answer to a body as /v1/chat/completions takes it. Other APIs bring theirs into that form.
+void StartChat(Call& call, const Json& body, const std::string& id, const MakeFormat& make);
+
+// The prompt of such a body.
+std::vector<int32_t> ChatIds(const Json& body, const Service& service);
+
+}  // namespace cambium::server

@@ -1,0 +1,19 @@
+#pragma once
+
+#include "cambium/cambium.h"
+#include "server/fields.h"
+#include "server/tool_calls.h"
+
+namespace cambium::server {
+
+// What an answer's form is to be.
+struct AnswerForm {
+  Json tools;  // that it may call; null: none
+  ToolRule rule;
+};
+
+// Reads tools, tool_choice, parallel_tool_calls, response_format, grammar, json_schema and structured_outputs, and
+// binds `pattern` to them. Refuses by name what cannot be honoured.
+AnswerForm ReadForm(const Fields& fields, const Model& model, Request& pattern);
+
+}  // namespace cambium::server

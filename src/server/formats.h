@@ -1,0 +1,43 @@
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "server/exchange.h"
+
+namespace cambium::server {
+
+// The answers of /v1/chat/completions and /v1/completions...
+std::unique_ptr<AnswerFormat> MakeChatFormat(std::shared_ptr<const Ask> ask, const Model& model);
+std::unique_ptr<AnswerFormat> MakeCompletionFormat(std::shared_ptr<const Ask> ask, const Model& model);
+// Of /v1/messages, with its errors, and of /v1/responses, which repeats parts of the body. One answer each.
+std::unique_ptr<AnswerFormat> MakeMessagesFormat(std::shared_ptr<const Ask> ask, const Model& model);
+HttpResponse AnthropicError(const ApiError& error);
+std::unique_ptr<AnswerFormat> MakeResponsesFormat(std::shared_ptr<const Ask> ask, const Json& body);
+
+// What several write.
+Json UsageJson(const Usage& usage);
+std::string SseEvent(const Json& data);
+std::string_view OpenAiReason(FinishReason reason);
+// {"token", "logprob", "bytes"} of OpenAI's; a logprob is at least -9999.
+Json TokenJson(const Model& model, const TokenLogprob& token);
+double ShownLogprob(float logprob);
+// An answer whose whole text is there, with the calls taken out; and those as OpenAI writes them.
+ToolSplitter::Piece Split(ToolRule rule, std::string_view text);
+Json CallsJson(const std::vector<ToolCall>& calls);
+
+// Which drafter proposed each token, and what became of each draft, since an answer's last chunk:
+// {"cambium": {"trace": [{"id", "origin"} or {"drafted", "kept"}], "drafters"}}. Does nothing unless asked for.
+class TraceNotes {
+ public:
+  explicit TraceNotes(const Ask& ask) : wanted_(ask.trace), notes_(ask.answers(), Json::array()) {}
+  void Note(size_t answer, const Event& event);
+  void Attach(size_t answer, Json& chunk);
+
+ private:
+  bool wanted_;
+  std::vector<Json> notes_;
+  std::vector<std::string> drafters_;
+};
+
+}  // namespace cambium::server

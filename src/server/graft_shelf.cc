@@ -1,0 +1,40 @@
+#include "server/graft_shelf.h"
+
+#include <algorithm>
+#include <ctime>
+#include <mutex>
+
+namespace cambium::server {
+
+GraftShelf::Entry GraftShelf::Find(const std::string& name) const {
+  const std::shared_lock lock(mutex_);
+  const auto found = std::ranges::find_if(entries_, [&](const Entry& entry) { return entry->name == name; });
+  return found == entries_.end() ? nullptr : *found;
+}
+
+std::vector<GraftShelf::Entry> GraftShelf::List() const {
+  const std::shared_lock lock(mutex_);
+  return entries_;
+}
+
+bool GraftShelf::Load(const Model& model, const std::string& name, const std::string& path, float scale, bool replace) {
+  if (!replace && Find(name) != nullptr) return false;
+  Entry entry(new ServedGraft{name, path, scale, std::time(nullptr), Adapter::Load(model, path)});
+  const std::unique_lock lock(mutex_);
+  const auto found = std::ranges::find_if(entries_, [&](const Entry& other) { return other->name == name; });
+  if (found == entries_.end()) {
+    entries_.push_back(std::move(entry));
+  } else if (replace) {
+    *found = std::move(entry);
+  } else {
+    return false;
+  }
+  return true;
+}
+
+bool GraftShelf::Remove(const std::string& name) {
+  const std::unique_lock lock(mutex_);
+  return std::erase_if(entries_, [&](const Entry& entry) { return entry->name == name; }) > 0;
+}
+
+}  // namespace cambium::server

@@ -1,0 +1,27 @@
+#pragma once
+
+#include <optional>
+#include <string>
+#include <string_view>
+
+#include "server/service.h"
+
+namespace cambium::server {
+
+enum class Access { kFree, kKey, kAdmin };  // who may: anybody, who has a key, who has the key of --admin-key-file
+enum class Where { kHere, kHelper };        // on the I/O thread, or on the helper because it may take time
+struct Route {
+  std::string_view method, path;  // a path that ends with "*" stands for all that begin so
+  void (*answer)(Call&);
+  Where where = Where::kHelper;
+  Access access = Access::kKey;
+  bool queued = false;  // takes a place among the generations that wait
+};
+
+struct Match {
+  const Route* route = nullptr;
+  bool path_known = false;  // for another method
+};
+Match FindRoute(std::string_view method, std::string_view path);
+
+}  // namespace cambium::server
