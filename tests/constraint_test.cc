@@ -109,6 +109,22 @@ TEST_F(Constraints, DraftsChangeNoToken) {
   EXPECT_GT(accepted, 0);
 }
 
+// A text that repeats itself drafts on behind the end of what the constraint allows.
+TEST_F(Constraints, DraftsBehindTheEndAreDropped) {
+  const std::vector<std::string> texts = {"redred", "blue"};
+  const Constraint constraint = Constraint::Choice(engine.model(), texts);
+  Request request = Ask(constraint, 1, {"ngram"});
+  request.prompt.clear();
+  for (int i = 0; i < 6; ++i) {
+    for (const char c : std::string_view("redred")) request.prompt.push_back(c - 33);
+    request.prompt.push_back(95);  // the end token
+  }
+  request.sampling.logit_bias = {{'r' - 33, 100.0f}};
+  const Generation answer = engine.Generate(request);
+  EXPECT_EQ(answer.text, "redred");
+  EXPECT_GT(answer.draft.num_draft_tokens, 0);
+}
+
 TEST_F(Constraints, CompanyChangesNoToken) {
   std::vector<Generation> alone;
   std::vector<Request> requests;

@@ -258,6 +258,36 @@ TEST(Scheduler, AnswersAreThoseOfEachAloneOnEveryIsa) {
   });
 }
 
+class Broken : public Drafter {
+ public:
+  std::string name() const override { return "broken"; }
+  std::unique_ptr<DraftSession> Open(const DraftText&) override { return std::make_unique<DraftSession>(); }
+  void Propose(std::span<DraftTask>, const Pays&) override { throw std::runtime_error("no idea"); }
+};
+
+TEST(Scheduler, ADrafterThatThrowsEndsWhoeverAskedIt) {
+  ThreadPool pool(1);
+  Transformer model(TinyModel(pool, 5), pool);
+  KvCache kv(model.config(), DType::kF16, 512);
+  Scheduler scheduler(model, kv, {});
+  std::vector<DecodeResult> results(3);
+  for (size_t i = 0; i < 3; ++i) {
+    DecodeRequest request;
+    request.prompt = {1, 2, static_cast<int32_t>(i)};
+    request.context = 60;
+    request.max_tokens = 8;
+    if (i == 1) request.drafters = DraftersOf(std::make_unique<Broken>());
+    request.on_end = [&results, i](const DecodeResult& result) { results[i] = result; };
+    scheduler.Add(std::move(request));
+  }
+  while (scheduler.Step()) {
+  }
+  EXPECT_EQ(results[1].reason, StopReason::kFailed);
+  EXPECT_THROW(std::rethrow_exception(results[1].error), std::runtime_error);
+  for (const size_t i : {0, 2}) EXPECT_EQ(results[i].tokens.size(), 8u);
+  EXPECT_EQ(kv.stats().used, 0);
+}
+
 TEST(Scheduler, ASharedBeginningIsComputedAndHeldOnce) {
   ThreadPool pool(2);
   Transformer model(TinyModel(pool, 5), pool);

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <optional>
+#include <utility>
 
 #include "decode/scheduler_part.h"
 
@@ -272,9 +273,18 @@ std::vector<Scheduler::Part> Scheduler::PlanDecoding() {
     tasks.push_back({s->request.drafters.get(), &s->drafting, s->request.max_rows - 1, std::min(left - 1, room), {}});
   }
   const int64_t budget = options_.logit_floats / transformer_.config().vocab - std::ssize(tasks);
-  planner_.Propose(tasks, std::max<int64_t>(budget, 0));
+  try {
+    planner_.Propose(tasks, std::max<int64_t>(budget, 0));
+  } catch (...) {  // of a drafter: whoever drafts ends, the others go on
+    for (size_t i = 0; i < decoding.size(); ++i) {
+      tasks[i].draft = {};
+      if (tasks[i].set != nullptr)
+        Finish(*std::exchange(decoding[i], nullptr), StopReason::kFailed, std::current_exception());
+    }
+  }
   std::vector<Part> parts;
   for (size_t i = 0; i < decoding.size(); ++i) {
+    if (decoding[i] == nullptr) continue;
     Sequence& s = *decoding[i];
     if (s.kv < 0) continue;  // another's growth sent it away
     s.result.counters.draft_ms += planner_.draft_ms() / static_cast<double>(decoding.size());

@@ -11,6 +11,7 @@ namespace cambium {
 // one that goes on where the last ended is the cheapest.
 class TokenConstraint : public LogitsFilter {
  public:
+  // Nothing follows a text that is none of the constraint's, such as one behind its end.
   virtual bool Allows(std::span<const int32_t> text, int32_t token) = 0;
   // The longest token that may follow, where every other that may is a beginning of it: the likeliest way to write what
   // is forced. -1: none is.

@@ -43,12 +43,10 @@ class Matcher : public TokenConstraint {
     }
   }
   bool Allows(std::span<const int32_t> text, int32_t token) override {
-    Seek(text);
-    return matcher_.Allows(token);
+    return matcher_.Seek(text.subspan(prompt_)) && matcher_.Allows(token);
   }
   int32_t Forced(std::span<const int32_t> text) override {
-    Seek(text);
-    return matcher_.Forced();
+    return matcher_.Seek(text.subspan(prompt_)) ? matcher_.Forced() : -1;
   }
 
  private:

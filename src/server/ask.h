@@ -24,7 +24,7 @@ struct Ask {
   int top_logprobs = -1;     // alternatives at each token; -1: no log-probabilities
   bool echo = false;         // the prompt stands before each answer
   std::vector<std::string> stop;
-  ToolRule tools;
+  ToolCallParser::Options parser;  // of its answers
   std::vector<std::vector<int32_t>> prompts;
   std::chrono::steady_clock::time_point arrived;
 

@@ -77,22 +77,25 @@ Json ReadMessage(const Json& given, size_t index) {
   return message;
 }
 
-// For a template that does not read them: calls as text, and tools in the system's message.
-void WriteToolsOut(Json& messages, const Json& tools, const Model& model) {
+// For a template that does not read them: calls as text, and tools in the system's message. Whether the template is to
+// get the tools.
+bool WriteToolsOut(Json& messages, const Json& tools, const Model& model) {
   const DialogueEncoder& dialogues = model.shared()->dialogues;
-  if (dialogues.Reads("tools") || dialogues.Reads("tool_calls")) return;
+  const bool given = !tools.is_null() && !tools.empty();
+  const bool reads_calls = dialogues.Reads("tool_calls", given);
   for (Json& message : messages) {
-    if (!message.contains("tool_calls")) continue;
+    if (reads_calls || !message.contains("tool_calls")) continue;
     std::string text = message["content"].get<std::string>();
     for (const Json& call : message["tool_calls"]) text += (text.empty() ? "" : "\n") + CallText(call);
     message["content"] = text;
     message.erase("tool_calls");
   }
-  if (tools.is_null() || tools.empty()) return;
+  if (!given || dialogues.Reads("tools", given)) return given;
   const bool has_system = messages[0]["role"] == "system";
   if (!has_system) messages.insert(messages.begin(), Json{{"role", "system"}, {"content", ""}});
   std::string text = messages[0]["content"].get<std::string>();
   messages[0]["content"] = text + (text.empty() ? "" : "\n\n") + ToolsText(tools);
+  return false;
 }
 
 }  // namespace
@@ -122,9 +125,8 @@ ChatPrompt ReadChat(const Fields& fields, const Json& tools, const Model& model)
     chat.messages.erase(chat.messages.size() - 1);
     if (chat.messages.empty()) Refuse("messages", "there is no message before the assistant's");
   }
-  WriteToolsOut(chat.messages, tools, model);
+  if (WriteToolsOut(chat.messages, tools, model)) chat.options.tools = Dump(tools);
   chat.options.add_generation_prompt = generation.value_or(true);
-  if (!tools.is_null()) chat.options.tools = Dump(tools);
   Json variables = Json::object();
   if (const Json* const given = fields.Object("chat_template_kwargs")) variables = *given;
   if (const auto effort = fields.Text("reasoning_effort")) variables["reasoning_effort"] = *effort;

@@ -4,6 +4,9 @@
 
 #include <algorithm>
 
+#include "engine/constraint_fields.h"
+#include "server/ids.h"
+
 namespace cambium::server {
 namespace {
 
@@ -46,53 +49,13 @@ Json ReadChoice(const Fields& fields, AnswerForm& form) {
          fmt::format("tool_choice names the function \"{}\", which is not among the tools", name->substr(0, 64)));
 }
 
-enum class Kind { kSchema, kRegex, kChoice, kGrammar };
-
-void Bind(Request&, const Model&, const char* field, Kind, const Json&) {
-  Refuse(field, std::string(field) + " is not supported");
-}
-
-void ReadResponseFormat(const Fields& fields, const Model& model, Request& pattern) {
-  const Json* const format = fields.Object("response_format");
-  if (format == nullptr) return;
-  const Fields inner(*format, "response_format.");
-  const auto type = inner.Text("type");
-  if (type == "text") return;
-  if (type == "json_object") {
-    const Json* const schema = inner.Object("schema");  // llama.cpp's
-    Bind(pattern, model, "response_format", Kind::kSchema, schema == nullptr ? Json{{"type", "object"}} : *schema);
-    return;
-  }
-  if (type != "json_schema") {
-    Refuse("response_format.type", inner.Has("type") ? *inner.Find("type") : Json(),
-           "\"text\", \"json_object\" or \"json_schema\"");
-  }
-  const Json* const named = inner.Object("json_schema");
-  const Json* const schema = named == nullptr ? inner.Find("schema") : Fields(*named).Find("schema");
-  if (schema == nullptr)
-    Refuse("response_format.json_schema.schema", "response_format of type json_schema needs a schema");
-  if (!schema->is_object() && !schema->is_boolean()) Refuse("response_format.json_schema.schema", *schema, "a schema");
-  Bind(pattern, model, "response_format", Kind::kSchema, *schema);
-}
-
-// vLLM's structured_outputs, and its older guided_... of the same.
-void ReadStructured(const Fields& fields, const Model& model, Request& pattern) {
-  static constexpr std::pair<const char*, Kind> kKinds[] = {
-      {"json", Kind::kSchema}, {"regex", Kind::kRegex}, {"choice", Kind::kChoice}, {"grammar", Kind::kGrammar}};
-  const Json* const structured = fields.Object("structured_outputs");
-  for (const auto& [name, kind] : kKinds) {
-    const std::string older = std::string("guided_") + name;
-    if (structured != nullptr) {
-      const Fields inner(*structured, "structured_outputs.");
-      if (const Json* const value = inner.Find(name)) Bind(pattern, model, "structured_outputs", kind, *value);
-    }
-    if (const Json* const value = fields.Find(older.c_str())) Bind(pattern, model, older.c_str(), kind, *value);
-  }
-  if (structured == nullptr) return;
-  for (const char* other : {"json_object", "structural_tag"}) {
-    const Json* const value = Fields(*structured).Find(other);
-    if (value != nullptr && *value != false)
-      Refuse("structured_outputs", std::string("structured_outputs.") + other + " is not supported");
+// What `compile` gives; what it refuses is the field's fault.
+template <class Compile>
+auto Bound(const char* field, const Compile& compile) {
+  try {
+    return compile();
+  } catch (const Error& error) {
+    Refuse(field, std::string(field) + ": " + error.what());
   }
 }
 
@@ -105,14 +68,16 @@ AnswerForm ReadForm(const Fields& fields, const Model& model, Request& pattern) 
     form.tools = *tools;
   }
   const Json forced = ReadChoice(fields, form);
-  if (!form.tools.is_null()) form.rule.mode = forced.is_null() ? ToolRule::kAuto : ToolRule::kForced;
-  form.rule.one = !fields.Bool("parallel_tool_calls").value_or(true);
-  if (form.rule.mode == ToolRule::kForced) Bind(pattern, model, "tool_choice", Kind::kSchema, CallSchema(forced));
-  ReadResponseFormat(fields, model, pattern);
-  if (const Json* const schema = fields.Find("json_schema"))
-    Bind(pattern, model, "json_schema", Kind::kSchema, *schema);
-  if (const Json* const grammar = fields.Find("grammar")) Bind(pattern, model, "grammar", Kind::kGrammar, *grammar);
-  ReadStructured(fields, model, pattern);
+  const bool parallel = fields.Bool("parallel_tool_calls").value_or(true);
+  form.parser.family = ToolFamilyOf(model);
+  form.parser.calls = !form.tools.is_null();
+  form.parser.one = !parallel;
+  form.parser.new_id = [] { return "call_" + RandomHex(24); };
+  pattern.constraint = Bound("response_format", [&] { return ConstraintOf(model, fields.object()); });
+  if (forced.is_null()) return form;
+  if (pattern.constraint) Refuse("tool_choice", "tool_choice and another field both bind the answer; give one of them");
+  pattern.constraint =
+      Bound("tool_choice", [&] { return ToolConstraint(model, forced, parallel && forced.size() > 1); });
   return form;
 }
 

@@ -9,7 +9,7 @@ namespace cambium::server {
 // What an answer's form is to be.
 struct AnswerForm {
   Json tools;  // that it may call; null: none
-  ToolRule rule;
+  ToolCallParser::Options parser;
 };
 
 // Reads tools, tool_choice, parallel_tool_calls, response_format, grammar, json_schema and structured_outputs, and

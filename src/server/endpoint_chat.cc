@@ -42,7 +42,7 @@ void StartChat(Call& call, const Json& body, const std::string& id, const MakeFo
   const ChatPrompt chat = ReadChat(fields, form.tools, call.service.model());
   ask->id = id;
   ask->stop = pattern.stop;
-  ask->tools = form.rule;
+  ask->parser = form.parser;
   ask->prompts = {IdsOf(chat, call.service.model())};
   const auto exchange = std::make_shared<Exchange>(call.service, call.reply, ask, make(ask, call.service.model()));
   exchange->Start(RequestsOf(*ask, pattern, call.service));

@@ -29,6 +29,7 @@ class Fields {
   // `where`: what the names begin with, such as "messages[2]."
   explicit Fields(const Json& object, std::string where = "");
 
+  const Json& object() const { return object_; }
   bool Has(const char* name) const { return Find(name) != nullptr; }
   const Json* Find(const char* name) const;  // null where absent
   std::string Name(std::string_view name) const { return where_ + std::string(name); }

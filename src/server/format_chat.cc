@@ -1,3 +1,5 @@
+#include <utility>
+
 #include "server/formats.h"
 
 namespace cambium::server {
@@ -9,16 +11,17 @@ class ChatFormat : public AnswerFormat {
       : AnswerFormat(std::move(ask)),
         model_(model),
         trace_(*ask_),
-        splitters_(ask_->answers(), ToolSplitter(ask_->tools)) {}
+        parsers_(ask_->answers(), ToolCallParser(ask_->parser)) {}
 
   std::string Whole(const std::vector<Generation>& generations) override {
     Json choices = Json::array();
     for (size_t i = 0; i < generations.size(); ++i) {
       const Generation& generation = generations[i];
-      const ToolSplitter::Piece answer = Split(ask_->tools, generation.text);
-      Json message = {{"role", "assistant"}, {"content", answer.text}, {"refusal", nullptr}};
+      const ParsedAnswer answer = ParseAnswer(ask_->parser, generation.text);
+      Json message = {{"role", "assistant"}, {"content", answer.content}, {"refusal", nullptr}};
+      if (!answer.reasoning.empty()) message["reasoning_content"] = answer.reasoning;
       if (!answer.calls.empty()) {
-        message["content"] = answer.text.empty() ? Json() : Json(answer.text);
+        message["content"] = answer.content.empty() ? Json() : Json(answer.content);
         message["tool_calls"] = CallsJson(answer.calls);
       }
       choices.push_back({{"index", i},
@@ -44,10 +47,11 @@ class ChatFormat : public AnswerFormat {
     trace_.Note(answer, event);
     if (event.kind == Event::Kind::kPass) return "";
     if (event.kind == Event::Kind::kToken) ++tokens_;
-    std::string events = Pieces(answer, splitters_[answer].Push(event.text), Logprobs(event));
+    std::string events = Pieces(answer, parsers_[answer].Push(event.text), Logprobs(event));
     if (event.kind == Event::Kind::kToken) return events;
-    events += Pieces(answer, splitters_[answer].Finish(), nullptr);
-    events += Chunk(answer, Json::object(), nullptr, Reason(*event.generation, splitters_[answer].calls()));
+    events += Pieces(answer, parsers_[answer].Finish(), nullptr);
+    events += Chunk(answer, Json::object(), nullptr,
+                    Reason(*event.generation, static_cast<size_t>(parsers_[answer].calls())));
     return events;
   }
 
@@ -72,16 +76,25 @@ class ChatFormat : public AnswerFormat {
     return called ? "tool_calls" : OpenAiReason(generation.finish_reason);
   }
 
-  std::string Pieces(size_t answer, const ToolSplitter::Piece& piece, Json logprobs) {
+  std::string Pieces(size_t answer, const std::vector<ToolCallParser::Delta>& deltas, Json logprobs) {
     std::string events;
-    if (!piece.text.empty() || !logprobs.is_null()) {
-      events = Chunk(answer, {{"content", piece.text}}, std::move(logprobs), nullptr);
+    for (const ToolCallParser::Delta& delta : deltas) {
+      events += Chunk(answer, DeltaJson(delta), std::exchange(logprobs, nullptr), nullptr);
     }
-    if (piece.calls.empty()) return events;
-    Json calls = CallsJson(piece.calls);
-    size_t index = splitters_[answer].calls() - piece.calls.size();
-    for (Json& call : calls) call["index"] = index++;
-    return events + Chunk(answer, {{"tool_calls", std::move(calls)}}, nullptr, nullptr);
+    if (!logprobs.is_null()) events += Chunk(answer, {{"content", ""}}, std::move(logprobs), nullptr);
+    return events;
+  }
+
+  static Json DeltaJson(const ToolCallParser::Delta& delta) {
+    if (delta.kind == ToolCallParser::Delta::kContent) return {{"content", delta.text}};
+    if (delta.kind == ToolCallParser::Delta::kReasoning) return {{"reasoning_content", delta.text}};
+    Json call = {{"index", delta.index}};
+    if (delta.kind == ToolCallParser::Delta::kCallBegin) {
+      call.update({{"id", delta.id}, {"type", "function"}, {"function", {{"name", delta.name}, {"arguments", ""}}}});
+    } else {
+      call["function"]["arguments"] = delta.text;
+    }
+    return {{"tool_calls", Json::array({std::move(call)})}};
   }
 
   std::string Chunk(size_t answer, Json delta, Json logprobs, Json reason) {
@@ -122,7 +135,7 @@ class ChatFormat : public AnswerFormat {
   const Model& model_;
   int64_t tokens_ = 0;
   TraceNotes trace_;
-  std::vector<ToolSplitter> splitters_;
+  std::vector<ToolCallParser> parsers_;
 };
 
 }  // namespace

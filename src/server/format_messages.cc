@@ -14,14 +14,14 @@ std::string Named(const char* event, Json data) {
 
 class MessagesFormat : public AnswerFormat {
  public:
-  explicit MessagesFormat(std::shared_ptr<const Ask> ask) : AnswerFormat(std::move(ask)), splitter_(ask_->tools) {}
+  explicit MessagesFormat(std::shared_ptr<const Ask> ask) : AnswerFormat(std::move(ask)), parser_(ask_->parser) {}
 
   std::string Whole(const std::vector<Generation>& generations) override {
     const Generation& generation = generations.front();
-    const ToolSplitter::Piece answer = Split(ask_->tools, generation.text);
+    const ParsedAnswer answer = ParseAnswer(ask_->parser, generation.text);
     Json message = Head();
     message["content"] = Json::array();
-    if (!answer.text.empty() || answer.calls.empty()) message["content"].push_back(TextBlock(answer.text));
+    if (!answer.content.empty() || answer.calls.empty()) message["content"].push_back(TextBlock(answer.content));
     for (const ToolCall& call : answer.calls) message["content"].push_back(CallBlock(call, ParseBody(call.arguments)));
     message.update(Ending(generation, answer.calls.size()));
     message["usage"] = UsageJson(generation);
@@ -39,8 +39,8 @@ class MessagesFormat : public AnswerFormat {
 
   std::string OnEvent(size_t, const Event& event) override {
     if (event.kind == Event::Kind::kPass) return "";
-    std::string events = Pieces(splitter_.Push(event.text));
-    if (event.kind == Event::Kind::kFinished) events += Pieces(splitter_.Finish());
+    std::string events = Pieces(parser_.Push(event.text));
+    if (event.kind == Event::Kind::kFinished) events += Pieces(parser_.Finish());
     return events;
   }
 
@@ -49,8 +49,8 @@ class MessagesFormat : public AnswerFormat {
     std::string events = blocks_ == 0 ? OpenBlock(TextBlock("")) : "";
     events += CloseBlock();
     return events +
-           Named("message_delta",
-                 {{"delta", Ending(generation, splitter_.calls())}, {"usage", UsageJson(generation)}}) +
+           Named("message_delta", {{"delta", Ending(generation, static_cast<size_t>(parser_.calls()))},
+                                   {"usage", UsageJson(generation)}}) +
            Named("message_stop", Json::object());
   }
 
@@ -77,17 +77,21 @@ class MessagesFormat : public AnswerFormat {
   std::string Delta(Json delta) const {
     return Named("content_block_delta", {{"index", blocks_ - 1}, {"delta", std::move(delta)}});
   }
-  std::string Pieces(const ToolSplitter::Piece& piece) {
+  std::string Pieces(const std::vector<ToolCallParser::Delta>& deltas) {
     std::string events;
-    if (!piece.text.empty()) {
-      if (!open_) events += OpenBlock(TextBlock(""));
-      events += Delta({{"type", "text_delta"}, {"text", piece.text}});
-    }
-    for (const ToolCall& call : piece.calls) {
-      events += CloseBlock();
-      events += OpenBlock(CallBlock(call, Json::object()));
-      events += Delta({{"type", "input_json_delta"}, {"partial_json", call.arguments}});
-      events += CloseBlock();
+    for (const ToolCallParser::Delta& delta : deltas) {
+      if (delta.kind == ToolCallParser::Delta::kContent) {
+        if (in_call_) events += CloseBlock();
+        if (!open_) events += OpenBlock(TextBlock(""));
+        in_call_ = false;
+        events += Delta({{"type", "text_delta"}, {"text", delta.text}});
+      } else if (delta.kind == ToolCallParser::Delta::kCallBegin) {
+        events += CloseBlock();
+        events += OpenBlock(CallBlock({delta.id, delta.name, ""}, Json::object()));
+        in_call_ = true;
+      } else if (delta.kind == ToolCallParser::Delta::kArguments) {
+        events += Delta({{"type", "input_json_delta"}, {"partial_json", delta.text}});
+      }
     }
     return events;
   }
@@ -111,9 +115,9 @@ class MessagesFormat : public AnswerFormat {
             {"output_tokens", generation.ids.size()}};
   }
 
-  ToolSplitter splitter_;
-  int64_t blocks_ = 0;  // begun
-  bool open_ = false;   // the last one
+  ToolCallParser parser_;
+  int64_t blocks_ = 0;                   // begun
+  bool open_ = false, in_call_ = false;  // the last one, and whether it is a call
 };
 
 }  // namespace

@@ -9,7 +9,7 @@ namespace {
 class ResponsesFormat : public AnswerFormat {
  public:
   ResponsesFormat(std::shared_ptr<const Ask> ask, const Json& body)
-      : AnswerFormat(std::move(ask)), splitter_(ask_->tools), message_id_("msg_" + RandomHex(24)) {
+      : AnswerFormat(std::move(ask)), parser_(ask_->parser), message_id_("msg_" + RandomHex(24)) {
     for (const auto& [name, otherwise] : kEchoed) {
       const auto given = body.find(name);
       echoed_[name] = given == body.end() || given->is_null() ? otherwise : *given;
@@ -18,8 +18,9 @@ class ResponsesFormat : public AnswerFormat {
 
   std::string Whole(const std::vector<Generation>& generations) override {
     const Generation& generation = generations.front();
-    const ToolSplitter::Piece answer = Split(ask_->tools, generation.text);
-    if (!answer.text.empty() || answer.calls.empty()) items_.push_back(MessageItem(Status(generation), answer.text));
+    const ParsedAnswer answer = ParseAnswer(ask_->parser, generation.text);
+    if (!answer.content.empty() || answer.calls.empty())
+      items_.push_back(MessageItem(Status(generation), answer.content));
     for (const ToolCall& call : answer.calls) items_.push_back(CallItem("completed", call, call.arguments));
     return Dump(Ended(generation));
   }
@@ -33,14 +34,15 @@ class ResponsesFormat : public AnswerFormat {
 
   std::string OnEvent(size_t, const Event& event) override {
     if (event.kind == Event::Kind::kPass) return "";
-    std::string events = Pieces(splitter_.Push(event.text));
-    if (event.kind == Event::Kind::kFinished) events += Pieces(splitter_.Finish());
+    std::string events = Pieces(parser_.Push(event.text));
+    if (event.kind == Event::Kind::kFinished) events += Pieces(parser_.Finish());
     return events;
   }
 
   std::string Closing(const std::vector<Generation>& generations) override {
     const Generation& generation = generations.front();
-    std::string events = items_.empty() && !open_ ? OpenMessage() : "";
+    std::string events = CloseCall();
+    if (items_.empty() && !open_) events += OpenMessage();
     events += CloseMessage(Status(generation));
     const bool whole = generation.finish_reason == FinishReason::kStop;
     return events + Named(whole ? "response.completed" : "response.incomplete", {{"response", Ended(generation)}});
@@ -124,24 +126,36 @@ class ResponsesFormat : public AnswerFormat {
     items_.push_back(item);
     return Named("response.output_item.done", {{"output_index", index}, {"item", std::move(item)}});
   }
-  std::string Pieces(const ToolSplitter::Piece& piece) {
+  std::string CloseCall() {
+    if (!std::exchange(calling_, false)) return "";
+    const Json item = CallItem("completed", call_, call_.arguments);
+    std::string events =
+        Named("response.function_call_arguments.done",
+              {{"item_id", item["id"]}, {"output_index", items_.size()}, {"arguments", call_.arguments}});
+    events += ItemDone(item);
+    return events;
+  }
+  std::string Pieces(const std::vector<ToolCallParser::Delta>& deltas) {
     std::string events;
-    if (!piece.text.empty()) {
-      if (!open_) events += OpenMessage();
-      text_ += piece.text;
-      events += Named("response.output_text.delta", Place({{"delta", piece.text}, {"logprobs", Json::array()}}));
-    }
-    for (const ToolCall& call : piece.calls) {
-      events += CloseMessage("completed");
-      const Json item = CallItem("completed", call, call.arguments);
-      const Json place = {{"item_id", item["id"]}, {"output_index", items_.size()}};
-      Json delta = place, done = place;
-      delta["delta"] = done["arguments"] = call.arguments;
-      events += Named("response.output_item.added",
-                      {{"output_index", items_.size()}, {"item", CallItem("in_progress", call, "")}});
-      events += Named("response.function_call_arguments.delta", std::move(delta));
-      events += Named("response.function_call_arguments.done", std::move(done));
-      events += ItemDone(item);
+    for (const ToolCallParser::Delta& delta : deltas) {
+      if (delta.kind == ToolCallParser::Delta::kContent) {
+        events += CloseCall();
+        if (!open_) events += OpenMessage();
+        text_ += delta.text;
+        events += Named("response.output_text.delta", Place({{"delta", delta.text}, {"logprobs", Json::array()}}));
+      } else if (delta.kind == ToolCallParser::Delta::kCallBegin) {
+        events += CloseCall();
+        events += CloseMessage("completed");
+        call_ = {delta.id, delta.name, ""};
+        calling_ = true;
+        events += Named("response.output_item.added",
+                        {{"output_index", items_.size()}, {"item", CallItem("in_progress", call_, "")}});
+      } else if (delta.kind == ToolCallParser::Delta::kArguments) {
+        call_.arguments += delta.text;
+        const std::string id = "fc_" + call_.id.substr(5);
+        events += Named("response.function_call_arguments.delta",
+                        {{"item_id", id}, {"output_index", items_.size()}, {"delta", delta.text}});
+      }
     }
     return events;
   }
@@ -170,7 +184,9 @@ class ResponsesFormat : public AnswerFormat {
     return response;
   }
 
-  ToolSplitter splitter_;
+  ToolCallParser parser_;
+  ToolCall call_;  // under way
+  bool calling_ = false;
   Json echoed_ = Json::object();
   Json items_ = Json::array();     // that are whole
   std::string message_id_, text_;  // of the message under way

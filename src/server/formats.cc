@@ -27,15 +27,6 @@ Json TokenJson(const Model& model, const TokenLogprob& token) {
   return {{"token", piece}, {"logprob", ShownLogprob(token.logprob)}, {"bytes", std::move(bytes)}};
 }
 
-ToolSplitter::Piece Split(ToolRule rule, std::string_view text) {
-  ToolSplitter splitter(rule);
-  ToolSplitter::Piece whole = splitter.Push(text);
-  const ToolSplitter::Piece rest = splitter.Finish();
-  whole.text += rest.text;
-  whole.calls.insert(whole.calls.end(), rest.calls.begin(), rest.calls.end());
-  return whole;
-}
-
 Json CallsJson(const std::vector<ToolCall>& calls) {
   Json list = Json::array();
   for (const ToolCall& call : calls) {

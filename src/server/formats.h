@@ -22,8 +22,7 @@ std::string_view OpenAiReason(FinishReason reason);
 // {"token", "logprob", "bytes"} of OpenAI's; a logprob is at least -9999.
 Json TokenJson(const Model& model, const TokenLogprob& token);
 double ShownLogprob(float logprob);
-// An answer whose whole text is there, with the calls taken out; and those as OpenAI writes them.
-ToolSplitter::Piece Split(ToolRule rule, std::string_view text);
+// Calls as OpenAI writes them.
 Json CallsJson(const std::vector<ToolCall>& calls);
 
 // Which drafter proposed each token, and what became of each draft, since an answer's last chunk:

@@ -4,6 +4,7 @@
 #include <string_view>
 #include <vector>
 
+#include "grammar/tool_calls.h"
 #include "server/fields.h"
 
 namespace cambium::server {
@@ -13,41 +14,16 @@ struct ToolCall {
   std::string arguments;  // JSON
 };
 
-struct ToolRule {
-  enum Mode {
-    kNone,    // an answer is text
-    kAuto,    // calls may stand in it as <tool_call>{"name", "arguments"}</tool_call>
-    kForced,  // it is one such object and nothing else
-  };
-  Mode mode = kNone;
-  bool one = false;  // further calls are left out
+// An answer that was taken apart: what it says, what it thought, and whom it calls.
+struct ParsedAnswer {
+  std::string content, reasoning;
+  std::vector<ToolCall> calls;
+  void Add(const ToolCallParser::Delta& delta);
 };
-
-// Takes the calls out of an answer, whole or as it comes. What does not turn out to be a call stays text.
-class ToolSplitter {
- public:
-  explicit ToolSplitter(ToolRule rule) : rule_(rule) {}
-  struct Piece {
-    std::string text;
-    std::vector<ToolCall> calls;
-  };
-  Piece Push(std::string_view text);
-  Piece Finish();                          // what was held back
-  size_t calls() const { return calls_; }  // so far
-
- private:
-  bool Call(std::string_view text, Piece& piece);
-  ToolRule rule_;
-  std::string held_;
-  bool inside_ = false;
-  size_t calls_ = 0;
-};
+ParsedAnswer ParseAnswer(const ToolCallParser::Options& options, std::string_view text);
 
 // What a system message says to a model whose template does not know tools, and how calls stand in its answers.
 std::string ToolsText(const Json& tools);
 std::string CallText(const Json& call);
-
-// The JSON schema of a call of one of the tools.
-Json CallSchema(const Json& tools);
 
 }  // namespace cambium::server
