@@ -9,7 +9,7 @@ venv=build/clients
 packages="openai litellm langchain-openai instructor llm"
 if [ ! -e "$venv/.complete" ]; then
   python3 -m venv "$venv"
-  if ! "$venv/bin/pip" install --quiet --disable-pip-version-check $packages; then
+  if ! timeout 600 "$venv/bin/pip" install --quiet --disable-pip-version-check $packages; then
     echo "clients: skipped, the packages cannot be installed" >&2
     exit 0
   fi
