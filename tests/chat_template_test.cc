@@ -146,6 +146,13 @@ TEST(ChatTemplate, TakesVariablesAndPlainJson) {
   EXPECT_THROW(chat.Render(messages, true, Json::array()), Error);
 }
 
+// 0xA0 alone is no UTF-8, and so not U+00A0, which is white space. Split once went round at it until its fuel was out.
+TEST(ChatTemplate, TakesNoInvalidByteForWhiteSpace) {
+  const ChatTemplate chat(
+      "{{ ' a  b\xA0 '.split() | join('|') }} {{ ' a  b\xA0 '.rsplit() | join('|') }} {{ '\xA0'.isspace() }}");
+  EXPECT_EQ(chat.Render(Json::array(), false).text, "a|b\xA0 a|b\xA0 False");
+}
+
 TEST(ChatTemplate, PrintsTodaysDate) {
   const std::string text = ChatTemplate("{{ strftime_now('%Y-%m-%d') }}").Render(Json::array(), false).text;
   EXPECT_EQ(text.size(), 10u);

@@ -53,7 +53,7 @@ Value Splitted(Budget& budget, const MarkedText& text, const Arguments& argument
       } else {
         while (cut < rest.size()) {
           const CodePoint c = DecodeUtf8(rest.data() + cut, rest.data() + rest.size());
-          if (IsPythonSpace(c.value)) break;
+          if (c.valid && IsPythonSpace(c.value)) break;
           cut += c.length;
         }
       }
@@ -109,7 +109,7 @@ bool AllCharacters(std::string_view text, F f) {
   const char* end = text.data() + text.size();
   for (const char* at = text.data(); at < end;) {
     const CodePoint c = DecodeUtf8(at, end);
-    if (!f(c.value)) return false;
+    if (!c.valid || !f(c.value)) return false;
     at += c.length;
   }
   return !text.empty();
