@@ -43,6 +43,11 @@ TEST(Json, RefusesMalformedText) {
   EXPECT_EQ(Refusal("[1]"), "");
 }
 
+TEST(Json, AByteZeroIsNoEndOfTheText) {
+  EXPECT_EQ(Refusal(std::string_view("[1,\n2]\0 [3]", 12)), "a.json: line 2, offset 6: a byte 0, which no JSON holds");
+  EXPECT_NE(Refusal(std::string_view("[1]\0", 4)), "");
+}
+
 TEST(Json, RefusesDuplicateKeys) {
   EXPECT_NE(Refusal(R"({"a":1,"b":{"a":2,"a":3}})").find("duplicate key \"a\""), std::string::npos);
   EXPECT_EQ(Refusal(R"({"a":1,"b":{"a":2}})"), "");

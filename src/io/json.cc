@@ -156,6 +156,10 @@ Json Parse(std::string_view text, std::string_view what, const JsonLimits& limit
     Fail(ErrorCode::kData, what, ": ", text.size(), " bytes of JSON, the limit is ", limits.max_bytes);
   }
   if (text.empty()) Fail(ErrorCode::kData, what, ": line 1, offset 0: empty, JSON expected");
+  if (const size_t end = text.find('\0'); end != text.npos) {  // the library would take it for the end of the text
+    Fail(ErrorCode::kData, what, ": line ", 1 + std::count(text.begin(), text.begin() + end, '\n'), ", offset ", end,
+         ": a byte 0, which no JSON holds");
+  }
   return Builder<Json>(text, what, limits).Parse();
 }
 
