@@ -59,6 +59,7 @@ Metrics::Metrics(std::string model, int64_t context) : model_(std::move(model)) 
                            "spec_decode_num_draft_tokens", "spec_decode_num_accepted_tokens"}) {
     Count(name, "", 0);
   }
+  Count("http_requests_client_disconnected", "", 0);
   for (const char* reason : {"stop", "length", "abort", "error"}) {
     Count("request_success", std::string("finished_reason=\"") + reason + "\"", 0);
   }
