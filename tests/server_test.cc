@@ -212,6 +212,38 @@ TEST_F(Server, ItsStreamsJoinToThePlainAnswerAlsoInCompany) {
   for (const std::string& text : texts) EXPECT_EQ(text, plain);
 }
 
+TEST_F(Server, ACompletionIsBoundByAGrammar) {
+  const json body = Asked("Is it so?", 8, {{"grammar", "root ::= \"yes\" | \"no\""}});
+  const json choice = Shared().Post("/v1/completions", body).Json()["choices"][0];
+  EXPECT_TRUE(choice["text"] == "yes" || choice["text"] == "no") << choice;
+  EXPECT_EQ(choice["finish_reason"], "stop");
+  const json number =
+      Asked("How many?", 8, {{"response_format", {{"type", "json_schema"}, {"schema", {{"const", 7}}}}}});
+  EXPECT_EQ(Shared().Post("/v1/completions", number).Json()["choices"][0]["text"], "7");
+}
+
+TEST_F(Server, TheFinalMessageIsContinuedWhicheverWayItIsSaid) {
+  json body = {{"max_tokens", 8}, {"temperature", 0}};
+  body["messages"] =
+      json::array({{{"role", "user"}, {"content", "Count."}}, {{"role", "assistant"}, {"content", "One, two,"}}});
+  const json plain = Shared().Post("/v1/chat/completions", body).Json();
+  body["continue_final_message"] = true;
+  body["add_generation_prompt"] = false;
+  const json said = Shared().Post("/v1/chat/completions", body).Json();
+  EXPECT_EQ(said["choices"], plain["choices"]);
+  EXPECT_EQ(said["usage"]["prompt_tokens"], plain["usage"]["prompt_tokens"]);
+}
+
+TEST_F(Server, UsageIsInEveryChunkOnlyBesideThatOfTheEnd) {
+  for (const bool include : {true, false}) {
+    const json options = {{"include_usage", include}, {"continuous_usage_stats", true}};
+    const json body = Asked("The sea is", 4, {{"stream", true}, {"stream_options", options}});
+    const std::vector<json> events = Events(Shared().Post("/v1/completions", body).body);
+    ASSERT_FALSE(events.empty());
+    for (const json& event : events) EXPECT_EQ(event.contains("usage"), include) << event;
+  }
+}
+
 TEST_F(Server, RefusesByName) {
   struct Bad {
     json more;
@@ -233,6 +265,9 @@ TEST_F(Server, RefusesByName) {
                       {{{"draft", "corpus:index=/etc/passwd"}}, "draft"},
                       {{{"logit_bias", {{"-3", 1}}}}, "-3"},
                       {{{"stream_options", json::object()}}, "stream_options"},
+                      {{{"guided_regex", "a"}}, "guided_regex"},
+                      {{{"grammar", "root ::= missing"}}, "grammar: line 1"},
+                      {{{"structured_outputs", {{"regex", "["}}}}, "structured_outputs"},
                       {{{"draft", "nobody"}}, "nobody"}};
   for (const Bad& bad : bads) {
     const Child::Answer answer = Shared().Post("/v1/completions", Asked("a", 1, bad.more));
@@ -249,7 +284,14 @@ TEST_F(Server, RefusesWhatIsNoRequest) {
   for (const char* body : {"", "{", "[]", "null", "{\"a\":1,\"a\":2}", "{} x", "\xff"}) {
     EXPECT_EQ(Shared().Raw(Child::PostBytes("/v1/completions", body)).status, 400) << body;
   }
+  for (const std::string tail : {std::string(1, '\0'), std::string("\0 more", 6)}) {
+    EXPECT_EQ(Shared().Raw(Child::PostBytes("/v1/completions", Asked("a", 1).dump() + tail)).status, 400);
+  }
   EXPECT_EQ(Shared().Raw(Child::PostBytes("/v1/completions", std::string(100000, '['))).status, 400);
+  for (const char* path : {"/tokenize", "/apply-template"}) {
+    const json messages = json::array({{{"role", "user"}, {"content", "a"}}});
+    EXPECT_EQ(Shared().Post(path, {{"messages", messages}, {"model", "nobody"}}).status, 404) << path;
+  }
   EXPECT_EQ(Shared().Raw("GET / HTTP/1.1\nHost: x\n\n").status, 400);
   EXPECT_EQ(Shared().Raw("GET /health HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n").status, 403);
   EXPECT_EQ(Shared().Get("/v1/models", "Origin: http://evil.example\r\n").status, 403);

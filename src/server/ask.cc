@@ -34,6 +34,10 @@ const std::pair<const char*, Json> kUnsupported[] = {
     {"skip_special_tokens", true},
     {"return_hidden_states", false},
     {"no_stop_trim", false},
+    {"guided_json", nullptr},
+    {"guided_regex", nullptr},
+    {"guided_choice", nullptr},
+    {"guided_grammar", nullptr},
     {"functions", nullptr},
     {"function_call", "none"},
     {"audio", nullptr},
@@ -140,7 +144,7 @@ void ReadStream(const Fields& fields, Ask& ask) {
     if (!ask.stream) Refuse("stream_options", "stream_options is given without stream");
     const Fields inner(*options, "stream_options.");
     ask.include_usage = inner.Bool("include_usage").value_or(false);
-    ask.usage_everywhere = inner.Bool("continuous_usage_stats").value_or(false);
+    ask.usage_everywhere = ask.include_usage && inner.Bool("continuous_usage_stats").value_or(false);
   }
   if (const auto seconds = fields.Number("sse_ping_interval", -1, 86400)) ask.ping_seconds = *seconds;
   if (const Json* const own = fields.Object("cambium"))

@@ -117,7 +117,8 @@ ChatPrompt ReadChat(const Fields& fields, const Json& tools, const Model& model)
   const Json& last = chat.messages.back();
   const bool answers_last = last["role"] == "assistant" && !last.contains("tool_calls");
   if (proceed && !answers_last) Refuse("continue_final_message", "the last message is no assistant's to continue");
-  if (answers_last && !generation.has_value()) {
+  const bool prefilled = answers_last && (proceed || !generation.has_value());
+  if (prefilled) {
     if (chat.messages.size() > 1 && chat.messages[chat.messages.size() - 2]["role"] == "assistant") {
       Refuse("messages", "the last two messages are both the assistant's");
     }
@@ -126,7 +127,7 @@ ChatPrompt ReadChat(const Fields& fields, const Json& tools, const Model& model)
     if (chat.messages.empty()) Refuse("messages", "there is no message before the assistant's");
   }
   if (WriteToolsOut(chat.messages, tools, model)) chat.options.tools = Dump(tools);
-  chat.options.add_generation_prompt = generation.value_or(true);
+  chat.options.add_generation_prompt = prefilled || generation.value_or(true);
   Json variables = Json::object();
   if (const Json* const given = fields.Object("chat_template_kwargs")) variables = *given;
   if (const auto effort = fields.Text("reasoning_effort")) variables["reasoning_effort"] = *effort;

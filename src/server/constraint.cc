@@ -55,11 +55,20 @@ auto Bound(const char* field, const Compile& compile) {
   try {
     return compile();
   } catch (const Error& error) {
-    Refuse(field, std::string(field) + ": " + error.what());
+    const std::string why = error.what(), named = std::string(field) + ": ";
+    Refuse(field, why.starts_with(named) ? why : named + why);
   }
 }
 
 }  // namespace
+
+std::optional<Constraint> ReadConstraint(const Fields& fields, const Model& model) {
+  static constexpr const char* kBinding[] = {"response_format", "structured_outputs", "json_schema", "regex", "choice",
+                                             "grammar"};
+  const auto given = std::ranges::find_if(kBinding, [&](const char* name) { return fields.Has(name); });
+  if (given == std::end(kBinding)) return std::nullopt;
+  return Bound(*given, [&] { return ConstraintOf(model, fields.object()); });
+}
 
 AnswerForm ReadForm(const Fields& fields, const Model& model, Request& pattern) {
   AnswerForm form;
@@ -73,7 +82,7 @@ AnswerForm ReadForm(const Fields& fields, const Model& model, Request& pattern) 
   form.parser.calls = !form.tools.is_null();
   form.parser.one = !parallel;
   form.parser.new_id = [] { return "call_" + RandomHex(24); };
-  pattern.constraint = Bound("response_format", [&] { return ConstraintOf(model, fields.object()); });
+  pattern.constraint = ReadConstraint(fields, model);
   if (forced.is_null()) return form;
   if (pattern.constraint) Refuse("tool_choice", "tool_choice and another field both bind the answer; give one of them");
   pattern.constraint =

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <optional>
+
 #include "cambium/cambium.h"
 #include "server/fields.h"
 #include "server/tool_calls.h"
@@ -11,6 +13,10 @@ struct AnswerForm {
   Json tools;  // that it may call; null: none
   ToolCallParser::Options parser;
 };
+
+// What response_format, structured_outputs, json_schema, regex, choice or grammar bind an answer to; refuses by name
+// what cannot be honoured.
+std::optional<Constraint> ReadConstraint(const Fields& fields, const Model& model);
 
 // Reads tools, tool_choice, parallel_tool_calls, response_format, grammar, json_schema and structured_outputs, and
 // binds `pattern` to them. Refuses by name what cannot be honoured.

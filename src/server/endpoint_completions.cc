@@ -1,5 +1,6 @@
 #include <fmt/format.h>
 
+#include "server/constraint.h"
 #include "server/endpoints.h"
 #include "server/exchange.h"
 #include "server/formats.h"
@@ -29,6 +30,7 @@ void Completions(Call& call) {
   pattern.max_tokens = fields.Whole("max_tokens", 0, kMostTokens).value_or(kUsualTokens);
   ReadLogprobs(fields, *ask);
   pattern.top_logprobs = ask->top_logprobs;
+  pattern.constraint = ReadConstraint(fields, call.service.model());
   ask->echo = fields.Bool("echo").value_or(false);
   if (ask->echo) pattern.prompt_logprobs = ask->top_logprobs;
   if (ask->echo && ask->stream && ask->top_logprobs >= 0) Refuse("echo", "echo with logprobs is not streamed");

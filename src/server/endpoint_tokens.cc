@@ -1,9 +1,16 @@
+#include "server/ask.h"
 #include "server/chat_prompt.h"
 #include "server/endpoints.h"
 #include "server/prompts.h"
 
 namespace cambium::server {
 namespace {
+
+// The model that a body names must be here, though the grafts' tokens are the base's.
+void CheckModel(const Fields& fields, const Service& service) {
+  std::string name;
+  ReadModel(fields, service, name);
+}
 
 std::vector<int32_t> IdsToTokenize(const Fields& fields, const Model& model) {
   if (fields.Has("messages")) {
@@ -24,6 +31,7 @@ void Tokenize(Call& call) {
   const Model& model = call.service.model();
   const Json body = ParseBody(call.request.body);
   const Fields fields(body);
+  CheckModel(fields, call.service);
   const std::vector<int32_t> ids = IdsToTokenize(fields, model);
   Json answer = {{"tokens", ids}, {"count", ids.size()}, {"max_model_len", call.service.engine.context()}};
   if (fields.Bool("with_pieces").value_or(false)) {
@@ -39,6 +47,7 @@ void Tokenize(Call& call) {
 void Detokenize(Call& call) {
   const Json body = ParseBody(call.request.body);
   const Fields fields(body);
+  CheckModel(fields, call.service);
   const Json* const tokens = fields.Find("tokens");
   if (tokens == nullptr) Refuse("tokens", "tokens is missing");
   const bool none = tokens->is_array() && tokens->empty();
@@ -50,6 +59,7 @@ void Detokenize(Call& call) {
 void ApplyTemplate(Call& call) {
   const Json body = ParseBody(call.request.body);
   const Fields fields(body);
+  CheckModel(fields, call.service);
   const Model& model = call.service.model();
   const Json* const tools = fields.List("tools");
   const ChatPrompt chat = ReadChat(fields, tools == nullptr ? Json() : *tools, model);
