@@ -250,8 +250,11 @@ TEST(JsonSchema, HostileOnesEndSoon) {
     doubling += "\"" + std::to_string(i) + "\":{\"anyOf\":[" + next + "," + next + "]},";
   }
   doubling += R"("40":{}}})";
+  std::string many = R"({"enum":["value")";
+  for (int i = 0; i < 50000; ++i) many += ",\"value " + std::to_string(i) + "\"";
+  many += "]}";
   for (const std::string& schema :
-       {deep, wide, doubling, std::string(R"({"type":"string","pattern":"^((a+)+)+$"})"),
+       {deep, wide, doubling, many, std::string(R"({"type":"string","pattern":"^((a+)+)+$"})"),
         std::string(R"({"type":"string","pattern":"((a{1,100}){1,100}){1,100}"})"),
         std::string(R"({"type":"string","pattern":"(.*a.{20}){3}"})"), std::string(R"({"minItems":1000000})"),
         std::string(R"({"minLength":1000000000000,"type":"string"})"),

@@ -71,6 +71,7 @@ class Validator {
     const std::vector<std::string> types = TypesOf(s_, document_);
     if (std::ranges::none_of(types, [&](const std::string& type) { return HasType(v_, type); })) return false;
     const auto holds = [&](const SchemaJson& list) {
+      budget_.Step(std::ssize(list) / 64);  // so long a list is as many comparisons
       return std::ranges::any_of(list, [&](const SchemaJson& item) { return SameJson(v_, item); });
     };
     if (const auto* list = Find("enum"); list != nullptr && !holds(*list)) return false;
