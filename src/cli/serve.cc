@@ -7,6 +7,7 @@
 
 #include "cli/options.h"
 #include "cli/verbs.h"
+#include "drafters/drafters.h"
 #include "io/json.h"
 #include "server/server.h"
 
@@ -66,6 +67,7 @@ void Serve(const Flags& flags) {
   if (!options.service.load_from.empty() && options.gate.admin_keys.empty()) {
     Fail(ErrorCode::kUsage, "--allow-load: needs --admin-key-file, whose keys may load");
   }
+  CheckDrafters(options.service.drafters);
   options.gate.loopback = !options.http.unix_path.empty() || IsLoopback(options.http.host);
   options.service.name = flags.alias.empty() ? NameOf(flags.model.model) : flags.alias;
   options.service.parallel = flags.model.engine.parallel;

@@ -57,6 +57,35 @@ std::string TextOption(const DrafterSpec& spec, const std::string& key, const st
   return found == spec.options.end() ? fallback : found->second;
 }
 
+namespace {
+
+// The drafter that a spec names, which knows its options.
+const DrafterEntry& EntryOf(const std::string& text, const DrafterSpec& spec) {
+  const DrafterEntry* entry = nullptr;
+  std::string names = "auto, none";
+  for (const DrafterEntry& known : DrafterList()) {
+    names += std::string(", ") + known.name;
+    if (spec.name == known.name) entry = &known;
+  }
+  if (entry == nullptr) Fail(ErrorCode::kUsage, "--draft \"", text, "\": no such drafter; there are ", names);
+  for (const auto& [key, value] : spec.options) {
+    if ((std::string(",") + entry->options + ",").find("," + key + ",") == std::string::npos) {
+      Fail(ErrorCode::kUsage, "--draft ", spec.name, ": unknown option \"", key, "\"; there are ", entry->options);
+    }
+  }
+  return *entry;
+}
+
+}  // namespace
+
+void CheckDrafters(const std::vector<std::string>& specs) {
+  for (const std::string& text : specs) {
+    const DrafterSpec spec = ParseDrafterSpec(text);
+    if (spec.name == "none" && specs.size() > 1) Fail(ErrorCode::kUsage, "--draft none stands alone");
+    if (text != "auto" && spec.name != "none") EntryOf(text, spec);
+  }
+}
+
 std::vector<std::unique_ptr<Drafter>> MakeDrafters(const std::vector<std::string>& specs, const DrafterTarget& target) {
   std::vector<std::unique_ptr<Drafter>> members;
   std::vector<std::string> asked;
@@ -78,19 +107,7 @@ std::vector<std::unique_ptr<Drafter>> MakeDrafters(const std::vector<std::string
       if (specs.size() > 1) Fail(ErrorCode::kUsage, "--draft none stands alone");
       return {};
     }
-    const DrafterEntry* entry = nullptr;
-    std::string names = "auto, none";
-    for (const DrafterEntry& known : DrafterList()) {
-      names += std::string(", ") + known.name;
-      if (spec.name == known.name) entry = &known;
-    }
-    if (entry == nullptr) Fail(ErrorCode::kUsage, "--draft \"", text, "\": no such drafter; there are ", names);
-    for (const auto& [key, value] : spec.options) {
-      if ((std::string(",") + entry->options + ",").find("," + key + ",") == std::string::npos) {
-        Fail(ErrorCode::kUsage, "--draft ", spec.name, ": unknown option \"", key, "\"; there are ", entry->options);
-      }
-    }
-    members.push_back(entry->make(spec, target));
+    members.push_back(EntryOf(text, spec).make(spec, target));
   }
   return members;
 }

@@ -21,6 +21,9 @@ struct DrafterSpec {
 // kUsage naming the text where it is malformed.
 DrafterSpec ParseDrafterSpec(const std::string& text);
 
+// kUsage naming the spec that names no drafter or no option of it; reads no file.
+void CheckDrafters(const std::vector<std::string>& specs);
+
 // What drafters are made from: the target they run ahead of.
 struct DrafterTarget {
   Transformer& transformer;
