@@ -52,7 +52,7 @@ void Prune(const DraftText& text, Draft& draft) {
 
 VerifyCurve::VerifyCurve() {
   for (const int64_t rows : {1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64}) sizes_.push_back({rows});
-  Fit();
+  Learn();
 }
 
 void VerifyCurve::Measure(int64_t rows, double ms) {
@@ -62,12 +62,12 @@ void VerifyCurve::Measure(int64_t rows, double ms) {
   // A stray scheduling hiccup must not poison the curve.
   size->ms.Push(size->ms.full() ? std::min(ms, 3 * size->ms.mean()) : ms);
   ++size->seen;
-  Fit();
+  Learn();
 }
 
 void VerifyCurve::MeasureRow(double ms) {
   row_ = row_ > 0 ? 0.75 * row_ + 0.25 * ms : ms;
-  Fit();
+  Learn();
 }
 
 // Least squares of (weights^2 + n^2 row^2) / T(n)^2 against 1 over the sizes that were seen, and of row^2 against what
@@ -123,20 +123,25 @@ double VerifyCurve::Guess(size_t index) const {
   return kDoubt / 2 * (fitted + below->ms.mean() + share * (above->ms.mean() - below->ms.mean()));
 }
 
-double VerifyCurve::Ms(int64_t rows) const {
-  double below_rows = 0, below = 0;
+void VerifyCurve::Learn() {
+  Fit();
+  double below = 0;
   for (size_t i = 0; i < sizes_.size(); ++i) {
-    const Size& size = sizes_[i];
-    const double n = static_cast<double>(size.rows), seen = static_cast<double>(size.seen);
-    const double ms = std::max(below, (seen * size.ms.mean() + Guess(i)) / (seen + 1));
-    if (rows <= size.rows) {
-      if (below_rows == 0 || rows == size.rows) return ms;
-      return below + (static_cast<double>(rows) - below_rows) / (n - below_rows) * (ms - below);
-    }
-    below_rows = n;
-    below = ms;
+    Size& size = sizes_[i];
+    const double seen = static_cast<double>(size.seen);
+    size.curve = below = std::max(below, (seen * size.ms.mean() + Guess(i)) / (seen + 1));
   }
-  return below * static_cast<double>(rows) / below_rows;
+}
+
+double VerifyCurve::Ms(int64_t rows) const {
+  const auto above = std::ranges::lower_bound(sizes_, rows, {}, &Size::rows);
+  if (above == sizes_.end()) {
+    return sizes_.back().curve * static_cast<double>(rows) / static_cast<double>(sizes_.back().rows);
+  }
+  if (above == sizes_.begin() || rows == above->rows) return above->curve;
+  const Size& below = *(above - 1);
+  const double share = static_cast<double>(rows - below.rows) / static_cast<double>(above->rows - below.rows);
+  return below.curve + share * (above->curve - below.curve);
 }
 
 DrafterSet::DrafterSet(std::vector<std::unique_ptr<Drafter>> members, bool planned)

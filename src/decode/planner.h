@@ -28,8 +28,10 @@ class VerifyCurve {
     int64_t rows;
     int64_t seen = 0;
     SlidingMean ms{16};
+    double curve = 0;  // what Ms says of it
   };
   double Guess(size_t size) const;  // before it was seen
+  void Learn();                     // what was measured makes the curve: Ms is asked for every node of a draft
   void Fit();
   std::vector<Size> sizes_;
   double row_ = 0;                        // from prompts; 0: not known
