@@ -178,9 +178,7 @@ void Inspect(const Flags& flags) {
     }
     if (!about.is_null()) text += '\n';
     for (const auto& [key, value] : contents.metadata.items()) {
-      std::string shown = value.dump(-1, ' ', false, ordered_json::error_handler_t::replace);
-      if (shown.size() > 100) shown = shown.substr(0, 97) + "...";
-      text += fmt::format("{:<45} {}\n", key, shown);
+      text += fmt::format("{:<45} {}\n", key, ShownJson(value, 100));
     }
     text += '\n';
     for (const ordered_json& tensor : tensors) {

@@ -6,6 +6,7 @@
 #include <map>
 
 #include "engine/constraint_fields.h"
+#include "io/json.h"
 #include "io/sha256.h"
 
 namespace cambium::cli {
@@ -14,9 +15,7 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 [[noreturn]] void Wrong(const std::string& field, const Json& value, const char* expected) {
-  std::string shown = value.dump(-1, ' ', false, Json::error_handler_t::replace);
-  if (shown.size() > 60) shown = shown.substr(0, 57) + "...";
-  Fail(ErrorCode::kData, "field \"", field, "\" is ", shown, ", expected ", expected);
+  Fail(ErrorCode::kData, "field \"", field, "\" is ", ShownJson(value), ", expected ", expected);
 }
 
 double Number(const std::string& field, const Json& value, double low, double high, const char* expected) {

@@ -1,6 +1,7 @@
 #include "engine/constraint_fields.h"
 
 #include "engine/constraint_impl.h"
+#include "io/json.h"
 
 namespace cambium {
 namespace {
@@ -25,9 +26,7 @@ class FieldReader {
 
  private:
   [[noreturn]] static void Wrong(const std::string& field, const Json& value, const char* expected) {
-    std::string shown = value.dump(-1, ' ', false, Json::error_handler_t::replace);
-    if (shown.size() > 60) shown = shown.substr(0, 57) + "...";
-    Fail(ErrorCode::kUsage, "field \"", field, "\" is ", shown, ", expected ", expected);
+    Fail(ErrorCode::kUsage, "field \"", field, "\" is ", ShownJson(value), ", expected ", expected);
   }
   void Set(const std::string& field, Constraint constraint) {
     if (found_)

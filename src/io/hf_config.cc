@@ -71,9 +71,7 @@ class Fields {
   Fields Object(std::string_view name) const { return Fields(*Require(name, false), path_ + ": " + std::string(name)); }
 
   [[noreturn]] void Wrong(std::string_view name, const json& value, std::string_view wanted) const {
-    std::string shown = value.dump();
-    if (shown.size() > 60) shown = shown.substr(0, 57) + "...";
-    Fail(ErrorCode::kData, path_, ": ", name, ": ", shown, " is not ", wanted);
+    Fail(ErrorCode::kData, path_, ": ", name, ": ", ShownJson(value), " is not ", wanted);
   }
   const std::string& path() const { return path_; }
   const json& object() const { return object_; }

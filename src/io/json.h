@@ -25,6 +25,14 @@ nlohmann::ordered_json ParseOrderedJson(std::string_view text, std::string_view 
 // fraction and a number that int64 cannot hold are never narrowed.
 int64_t WholeNumber(const nlohmann::json& value, std::string_view what, int64_t least, int64_t most);
 
+// A value as messages show it: on one line, of `most` bytes at most.
+template <class Json>
+std::string ShownJson(const Json& value, size_t most = 60) {
+  std::string text = value.dump(-1, ' ', false, Json::error_handler_t::replace);
+  if (text.size() > most) text = text.substr(0, most - 3) + "...";
+  return text;
+}
+
 // Reads a whole file of at most `max_bytes`; kData when it is missing, larger, or cannot be read.
 std::string ReadTextFile(const std::string& path, size_t max_bytes = size_t{256} << 20);
 

@@ -11,7 +11,6 @@
 namespace cambium::server {
 namespace {
 
-constexpr int64_t kMostTokens = std::numeric_limits<int32_t>::max();
 constexpr int64_t kMostChoices = 128;
 constexpr size_t kMostStops = 64, kLongestStop = 1024;
 

@@ -2,6 +2,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <limits>
 #include <string>
 #include <vector>
 
@@ -11,6 +12,8 @@
 #include "server/tool_calls.h"
 
 namespace cambium::server {
+
+inline constexpr int64_t kMostTokens = std::numeric_limits<int32_t>::max();  // that a request may name
 
 // What all endpoints that generate ask for, and how the answer is to be written.
 struct Ask {

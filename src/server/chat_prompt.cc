@@ -102,12 +102,9 @@ bool WriteToolsOut(Json& messages, const Json& tools, const Model& model) {
 
 ChatPrompt ReadChat(const Fields& fields, const Json& tools, const Model& model) {
   ChatPrompt chat;
-  const Json* const messages = fields.Find("messages");
-  if (messages == nullptr || !messages->is_array() || messages->empty()) {
-    Refuse("messages", messages == nullptr ? Json() : *messages, "a list of messages, not empty");
-  }
+  const Json& messages = fields.Messages();
   chat.messages = Json::array();
-  for (size_t i = 0; i < messages->size(); ++i) chat.messages.push_back(ReadMessage((*messages)[i], i));
+  for (size_t i = 0; i < messages.size(); ++i) chat.messages.push_back(ReadMessage(messages[i], i));
 
   const auto generation = fields.Bool("add_generation_prompt");
   const bool proceed = fields.Bool("continue_final_message").value_or(false);

@@ -7,8 +7,6 @@
 namespace cambium::server {
 namespace {
 
-constexpr int64_t kMostTokens = std::numeric_limits<int32_t>::max();
-
 void ReadLength(const Fields& fields, Request& pattern) {
   const auto limit = fields.Whole("max_completion_tokens", 1, kMostTokens);
   const auto older = fields.Whole("max_tokens", 1, kMostTokens);

@@ -10,7 +10,6 @@
 namespace cambium::server {
 namespace {
 
-constexpr int64_t kMostTokens = std::numeric_limits<int32_t>::max();
 constexpr int64_t kUsualTokens = 16;  // OpenAI's, where a request does not say
 constexpr size_t kMostAnswers = 1024;
 

@@ -69,15 +69,12 @@ void AddMessage(const Json& given, size_t index, Json& messages) {
 }
 
 Json MessagesOf(const Fields& fields) {
-  const Json* const given = fields.Find("messages");
-  if (given == nullptr || !given->is_array() || given->empty()) {
-    Refuse("messages", given == nullptr ? Json() : *given, "a list of messages, not empty");
-  }
+  const Json& given = fields.Messages();
   Json messages = Json::array();
   if (const Json* const system = fields.Find("system")) {
     messages.push_back({{"role", "system"}, {"content", BlocksText(*system, "system")}});
   }
-  for (size_t i = 0; i < given->size(); ++i) AddMessage((*given)[i], i, messages);
+  for (size_t i = 0; i < given.size(); ++i) AddMessage(given[i], i, messages);
   return messages;
 }
 
@@ -143,7 +140,7 @@ void Answering(Call& call, const Work& work) {
 void Messages(Call& call) {
   Answering(call, [&] {
     const Json body = ParseBody(call.request.body);
-    if (!Fields(body).Whole("max_tokens", 1, std::numeric_limits<int32_t>::max())) {
+    if (!Fields(body).Whole("max_tokens", 1, kMostTokens)) {
       Refuse("max_tokens", "max_tokens is missing");
     }
     StartChat(call, ChatBody(body), "msg_" + RandomHex(24), MakeMessagesFormat);

@@ -106,7 +106,7 @@ Json ChatBody(const Json& body) {
     chat.erase(own);
   }
   chat["messages"] = MessagesOf(fields);
-  if (const auto most = fields.Whole("max_output_tokens", 1, std::numeric_limits<int32_t>::max())) {
+  if (const auto most = fields.Whole("max_output_tokens", 1, kMostTokens)) {
     chat["max_tokens"] = *most;
   }
   if (const Json* const reasoning = fields.Object("reasoning")) {

@@ -21,16 +21,17 @@ void EngineLoop::Cancel(Ticket ticket) {
   const std::lock_guard lock(mutex_);
   const auto found = asked_.find(ticket);
   if (found == asked_.end()) return;
-  found->second.cancelled = true;
-  for (const RequestId id : found->second.ids) engine_.Cancel(id);
+  Cancel(found->second);
+}
+
+void EngineLoop::Cancel(Asked& asked) {
+  asked.cancelled = true;
+  for (const RequestId id : asked.ids) engine_.Cancel(id);
 }
 
 void EngineLoop::CancelAll() {
   const std::lock_guard lock(mutex_);
-  for (auto& [ticket, asked] : asked_) {
-    asked.cancelled = true;
-    for (const RequestId id : asked.ids) engine_.Cancel(id);
-  }
+  for (auto& [ticket, asked] : asked_) Cancel(asked);
 }
 
 void EngineLoop::Stop() {
@@ -88,9 +89,7 @@ void EngineLoop::Take(Ticket ticket, std::vector<Request> requests, const std::s
     const std::lock_guard lock(mutex_);
     Asked& asked = asked_.at(ticket);
     asked.ids = ids;
-    for (const RequestId id : ids) {
-      if (asked.cancelled) engine_.Cancel(id);
-    }
+    if (asked.cancelled) Cancel(asked);
   }
   listener->OnTaken();
 }

@@ -56,6 +56,7 @@ class EngineLoop {
     std::shared_ptr<Listener> listener;
     size_t answer;
   };
+  void Cancel(Asked& asked);  // under the lock
   void Take();
   void Take(Ticket ticket, std::vector<Request> requests, const std::shared_ptr<Listener>& listener);
   void Tell(const Event& event);

@@ -31,8 +31,7 @@ Json ParseBody(std::string_view body) {
 std::string Dump(const Json& value) { return value.dump(-1, ' ', false, Json::error_handler_t::replace); }
 
 void Refuse(std::string_view field, const Json& value, std::string_view expected) {
-  std::string shown = value.is_structured() ? std::string(value.is_array() ? "a list" : "an object") : Dump(value);
-  if (shown.size() > 60) shown = shown.substr(0, 57) + "...";
+  const std::string shown = value.is_array() ? "a list" : value.is_object() ? "an object" : ShownJson(value);
   Refuse(field, fmt::format("{} is {}, expected {}", field, shown, expected));
 }
 
@@ -98,6 +97,14 @@ const Json* Fields::Object(const char* name) const {
   const Json* const value = Find(name);
   if (value != nullptr && !value->is_object()) Refuse(Name(name), *value, "an object");
   return value;
+}
+
+const Json& Fields::Messages() const {
+  const Json* const messages = Find("messages");
+  if (messages == nullptr || !messages->is_array() || messages->empty()) {
+    Refuse("messages", messages == nullptr ? Json() : *messages, "a list of messages, not empty");
+  }
+  return *messages;
 }
 
 const Json* Fields::List(const char* name) const {

@@ -42,6 +42,7 @@ class Fields {
   std::optional<std::vector<std::string>> Texts(const char* name) const;  // a list, or one text
   const Json* Object(const char* name) const;
   const Json* List(const char* name) const;
+  const Json& Messages() const;  // the list "messages", which is not empty
 
  private:
   const Json& object_;

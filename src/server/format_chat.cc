@@ -5,12 +5,10 @@
 namespace cambium::server {
 namespace {
 
-class ChatFormat : public AnswerFormat {
+class ChatFormat : public ChoicesFormat {
  public:
   ChatFormat(std::shared_ptr<const Ask> ask, const Model& model)
-      : AnswerFormat(std::move(ask)),
-        model_(model),
-        trace_(*ask_),
+      : ChoicesFormat(std::move(ask), model, {"chat.completion", "chat.completion.chunk"}),
         parsers_(ask_->answers(), ToolCallParser(ask_->parser)) {}
 
   std::string Whole(const std::vector<Generation>& generations) override {
@@ -29,10 +27,7 @@ class ChatFormat : public AnswerFormat {
                          {"logprobs", Logprobs(generation)},
                          {"finish_reason", Reason(generation, answer.calls.size())}});
     }
-    Json answer = Head("chat.completion");
-    answer["choices"] = std::move(choices);
-    answer["usage"] = UsageJson(UsageOf(*ask_, generations));
-    return Dump(answer);
+    return WholeOf(std::move(choices), generations);
   }
 
   std::string Opening() override {
@@ -44,9 +39,8 @@ class ChatFormat : public AnswerFormat {
   }
 
   std::string OnEvent(size_t answer, const Event& event) override {
-    trace_.Note(answer, event);
+    Note(answer, event);
     if (event.kind == Event::Kind::kPass) return "";
-    if (event.kind == Event::Kind::kToken) ++tokens_;
     std::string events = Pieces(answer, parsers_[answer].Push(event.text), Logprobs(event));
     if (event.kind == Event::Kind::kToken) return events;
     events += Pieces(answer, parsers_[answer].Finish(), nullptr);
@@ -55,22 +49,7 @@ class ChatFormat : public AnswerFormat {
     return events;
   }
 
-  std::string Closing(const std::vector<Generation>& generations) override {
-    std::string events;
-    if (ask_->include_usage) {
-      Json last = Head("chat.completion.chunk");
-      last["choices"] = Json::array();
-      last["usage"] = UsageJson(UsageOf(*ask_, generations));
-      events = SseEvent(last);
-    }
-    return events + "data: [DONE]\n\n";
-  }
-
  private:
-  Json Head(const char* object) const {
-    return {{"id", ask_->id}, {"object", object}, {"created", ask_->created}, {"model", ask_->model}};
-  }
-
   static Json Reason(const Generation& generation, size_t calls) {
     const bool called = calls > 0 && generation.finish_reason == FinishReason::kStop;
     return called ? "tool_calls" : OpenAiReason(generation.finish_reason);
@@ -98,19 +77,10 @@ class ChatFormat : public AnswerFormat {
   }
 
   std::string Chunk(size_t answer, Json delta, Json logprobs, Json reason) {
-    Json chunk = Head("chat.completion.chunk");
-    chunk["choices"] = Json::array({{{"index", answer},
-                                     {"delta", std::move(delta)},
-                                     {"logprobs", std::move(logprobs)},
-                                     {"finish_reason", std::move(reason)}}});
-    if (ask_->usage_everywhere) {
-      Usage usage;
-      for (const auto& prompt : ask_->prompts) usage.prompt_tokens += std::ssize(prompt);
-      usage.completion_tokens = tokens_;
-      chunk["usage"] = UsageJson(usage);
-    }
-    trace_.Attach(answer, chunk);
-    return SseEvent(chunk);
+    return ChunkOf(answer, {{"index", answer},
+                            {"delta", std::move(delta)},
+                            {"logprobs", std::move(logprobs)},
+                            {"finish_reason", std::move(reason)}});
   }
 
   Json Entry(const TokenLogprob& token, std::span<const TokenLogprob> top) const {
@@ -132,9 +102,6 @@ class ChatFormat : public AnswerFormat {
     return {{"content", std::move(entries)}, {"refusal", nullptr}};
   }
 
-  const Model& model_;
-  int64_t tokens_ = 0;
-  TraceNotes trace_;
   std::vector<ToolCallParser> parsers_;
 };
 

@@ -4,10 +4,10 @@
 namespace cambium::server {
 namespace {
 
-class CompletionFormat : public AnswerFormat {
+class CompletionFormat : public ChoicesFormat {
  public:
   CompletionFormat(std::shared_ptr<const Ask> ask, const Model& model)
-      : AnswerFormat(std::move(ask)), model_(model), trace_(*ask_), offsets_(ask_->answers(), 0) {
+      : ChoicesFormat(std::move(ask), model, {"text_completion", "text_completion"}), offsets_(ask_->answers(), 0) {
     for (size_t i = 0; i < ask_->answers() && ask_->echo; ++i) offsets_[i] = CountCodePoints(Prompt(i));
   }
 
@@ -20,10 +20,7 @@ class CompletionFormat : public AnswerFormat {
                          {"logprobs", Logprobs(i, generation)},
                          {"finish_reason", OpenAiReason(generation.finish_reason)}});
     }
-    Json answer = Head();
-    answer["choices"] = std::move(choices);
-    answer["usage"] = UsageJson(UsageOf(*ask_, generations));
-    return Dump(answer);
+    return WholeOf(std::move(choices), generations);
   }
 
   std::string Opening() override {
@@ -33,10 +30,9 @@ class CompletionFormat : public AnswerFormat {
   }
 
   std::string OnEvent(size_t answer, const Event& event) override {
-    trace_.Note(answer, event);
+    Note(answer, event);
     if (event.kind == Event::Kind::kPass) return "";
     if (event.kind == Event::Kind::kToken) {
-      ++tokens_;
       Json logprobs;
       if (event.logprob != nullptr) {
         logprobs = NoLogprobs();
@@ -47,35 +43,13 @@ class CompletionFormat : public AnswerFormat {
     return Chunk(answer, event.text, nullptr, OpenAiReason(event.generation->finish_reason));
   }
 
-  std::string Closing(const std::vector<Generation>& generations) override {
-    std::string events;
-    if (ask_->include_usage) {
-      Json last = Head();
-      last["choices"] = Json::array();
-      last["usage"] = UsageJson(UsageOf(*ask_, generations));
-      events = SseEvent(last);
-    }
-    return events + "data: [DONE]\n\n";
-  }
-
  private:
-  Json Head() const {
-    return {{"id", ask_->id}, {"object", "text_completion"}, {"created", ask_->created}, {"model", ask_->model}};
-  }
   std::string Prompt(size_t answer) const { return model_.Detokenize(ask_->prompts[ask_->PromptOf(answer)]); }
 
   std::string Chunk(size_t answer, std::string_view text, Json logprobs, Json reason) {
-    Json chunk = Head();
-    chunk["choices"] = Json::array(
-        {{{"index", answer}, {"text", text}, {"logprobs", std::move(logprobs)}, {"finish_reason", std::move(reason)}}});
-    if (ask_->usage_everywhere) {
-      Usage usage;
-      for (const auto& prompt : ask_->prompts) usage.prompt_tokens += std::ssize(prompt);
-      usage.completion_tokens = tokens_;
-      chunk["usage"] = UsageJson(usage);
-    }
-    trace_.Attach(answer, chunk);
-    return SseEvent(chunk);
+    return ChunkOf(
+        answer,
+        {{"index", answer}, {"text", text}, {"logprobs", std::move(logprobs)}, {"finish_reason", std::move(reason)}});
   }
 
   static Json NoLogprobs() {
@@ -121,10 +95,7 @@ class CompletionFormat : public AnswerFormat {
     return logprobs;
   }
 
-  const Model& model_;
-  TraceNotes trace_;
   std::vector<size_t> offsets_;  // of each answer's next token, in characters
-  int64_t tokens_ = 0;
 };
 
 }  // namespace

@@ -12,9 +12,9 @@ std::string Named(const char* event, Json data) {
   return std::string("event: ") + event + "\n" + SseEvent(all);
 }
 
-class MessagesFormat : public AnswerFormat {
+class MessagesFormat : public PiecesFormat {
  public:
-  explicit MessagesFormat(std::shared_ptr<const Ask> ask) : AnswerFormat(std::move(ask)), parser_(ask_->parser) {}
+  explicit MessagesFormat(std::shared_ptr<const Ask> ask) : PiecesFormat(std::move(ask)) {}
 
   std::string Whole(const std::vector<Generation>& generations) override {
     const Generation& generation = generations.front();
@@ -35,13 +35,6 @@ class MessagesFormat : public AnswerFormat {
     message["stop_sequence"] = nullptr;
     message["usage"] = {{"input_tokens", ask_->prompts.front().size()}, {"output_tokens", 0}};
     return Named("message_start", {{"message", std::move(message)}});
-  }
-
-  std::string OnEvent(size_t, const Event& event) override {
-    if (event.kind == Event::Kind::kPass) return "";
-    std::string events = Pieces(parser_.Push(event.text));
-    if (event.kind == Event::Kind::kFinished) events += Pieces(parser_.Finish());
-    return events;
   }
 
   std::string Closing(const std::vector<Generation>& generations) override {
@@ -77,7 +70,7 @@ class MessagesFormat : public AnswerFormat {
   std::string Delta(Json delta) const {
     return Named("content_block_delta", {{"index", blocks_ - 1}, {"delta", std::move(delta)}});
   }
-  std::string Pieces(const std::vector<ToolCallParser::Delta>& deltas) {
+  std::string Pieces(const std::vector<ToolCallParser::Delta>& deltas) override {
     std::string events;
     for (const ToolCallParser::Delta& delta : deltas) {
       if (delta.kind == ToolCallParser::Delta::kContent) {
@@ -115,7 +108,6 @@ class MessagesFormat : public AnswerFormat {
             {"output_tokens", generation.ids.size()}};
   }
 
-  ToolCallParser parser_;
   int64_t blocks_ = 0;                   // begun
   bool open_ = false, in_call_ = false;  // the last one, and whether it is a call
 };

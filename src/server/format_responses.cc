@@ -6,10 +6,10 @@
 namespace cambium::server {
 namespace {
 
-class ResponsesFormat : public AnswerFormat {
+class ResponsesFormat : public PiecesFormat {
  public:
   ResponsesFormat(std::shared_ptr<const Ask> ask, const Json& body)
-      : AnswerFormat(std::move(ask)), parser_(ask_->parser), message_id_("msg_" + RandomHex(24)) {
+      : PiecesFormat(std::move(ask)), message_id_("msg_" + RandomHex(24)) {
     for (const auto& [name, otherwise] : kEchoed) {
       const auto given = body.find(name);
       echoed_[name] = given == body.end() || given->is_null() ? otherwise : *given;
@@ -29,13 +29,6 @@ class ResponsesFormat : public AnswerFormat {
     const Json begun = Response("in_progress", Json::array());
     std::string events = Named("response.created", {{"response", begun}});
     events += Named("response.in_progress", {{"response", begun}});
-    return events;
-  }
-
-  std::string OnEvent(size_t, const Event& event) override {
-    if (event.kind == Event::Kind::kPass) return "";
-    std::string events = Pieces(parser_.Push(event.text));
-    if (event.kind == Event::Kind::kFinished) events += Pieces(parser_.Finish());
     return events;
   }
 
@@ -135,7 +128,7 @@ class ResponsesFormat : public AnswerFormat {
     events += ItemDone(item);
     return events;
   }
-  std::string Pieces(const std::vector<ToolCallParser::Delta>& deltas) {
+  std::string Pieces(const std::vector<ToolCallParser::Delta>& deltas) override {
     std::string events;
     for (const ToolCallParser::Delta& delta : deltas) {
       if (delta.kind == ToolCallParser::Delta::kContent) {
@@ -184,7 +177,6 @@ class ResponsesFormat : public AnswerFormat {
     return response;
   }
 
-  ToolCallParser parser_;
   ToolCall call_;  // under way
   bool calling_ = false;
   Json echoed_ = Json::object();

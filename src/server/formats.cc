@@ -53,4 +53,51 @@ void TraceNotes::Attach(size_t answer, Json& chunk) {
   if (!drafters_.empty()) chunk["cambium"]["drafters"] = std::exchange(drafters_, {});
 }
 
+Json ChoicesFormat::Head(const char* object) const {
+  return {{"id", ask_->id}, {"object", object}, {"created", ask_->created}, {"model", ask_->model}};
+}
+
+void ChoicesFormat::Note(size_t answer, const Event& event) {
+  trace_.Note(answer, event);
+  if (event.kind == Event::Kind::kToken) ++tokens_;
+}
+
+std::string ChoicesFormat::WholeOf(Json choices, const std::vector<Generation>& generations) const {
+  Json answer = Head(objects_.whole);
+  answer["choices"] = std::move(choices);
+  answer["usage"] = UsageJson(UsageOf(*ask_, generations));
+  return Dump(answer);
+}
+
+std::string ChoicesFormat::ChunkOf(size_t answer, Json choice) {
+  Json chunk = Head(objects_.chunk);
+  chunk["choices"] = Json::array({std::move(choice)});
+  if (ask_->usage_everywhere) {
+    Usage usage;
+    for (const auto& prompt : ask_->prompts) usage.prompt_tokens += std::ssize(prompt);
+    usage.completion_tokens = tokens_;
+    chunk["usage"] = UsageJson(usage);
+  }
+  trace_.Attach(answer, chunk);
+  return SseEvent(chunk);
+}
+
+std::string ChoicesFormat::Closing(const std::vector<Generation>& generations) {
+  std::string events;
+  if (ask_->include_usage) {
+    Json last = Head(objects_.chunk);
+    last["choices"] = Json::array();
+    last["usage"] = UsageJson(UsageOf(*ask_, generations));
+    events = SseEvent(last);
+  }
+  return events + "data: [DONE]\n\n";
+}
+
+std::string PiecesFormat::OnEvent(size_t, const Event& event) {
+  if (event.kind == Event::Kind::kPass) return "";
+  std::string events = Pieces(parser_.Push(event.text));
+  if (event.kind == Event::Kind::kFinished) events += Pieces(parser_.Finish());
+  return events;
+}
+
 }  // namespace cambium::server

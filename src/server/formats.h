@@ -39,4 +39,40 @@ class TraceNotes {
   std::vector<std::string> drafters_;
 };
 
+// Answers in choices, as OpenAI's two older APIs have them.
+class ChoicesFormat : public AnswerFormat {
+ public:
+  // The names of the answer as a whole and of a chunk of a stream.
+  struct Objects {
+    const char *whole, *chunk;
+  };
+  ChoicesFormat(std::shared_ptr<const Ask> ask, const Model& model, Objects objects)
+      : AnswerFormat(std::move(ask)), model_(model), trace_(*ask_), objects_(objects) {}
+  std::string Closing(const std::vector<Generation>& generations) override;
+
+ protected:
+  std::string WholeOf(Json choices, const std::vector<Generation>& generations) const;
+  std::string ChunkOf(size_t answer, Json choice);
+  void Note(size_t answer, const Event& event);  // before anything else is made of it
+
+  const Model& model_;
+
+ private:
+  Json Head(const char* object) const;
+  TraceNotes trace_;
+  Objects objects_;
+  int64_t tokens_ = 0;  // so far
+};
+
+// One answer, taken apart into content and calls as it comes.
+class PiecesFormat : public AnswerFormat {
+ public:
+  explicit PiecesFormat(std::shared_ptr<const Ask> ask) : AnswerFormat(std::move(ask)), parser_(ask_->parser) {}
+  std::string OnEvent(size_t answer, const Event& event) override;
+
+ protected:
+  virtual std::string Pieces(const std::vector<ToolCallParser::Delta>& deltas) = 0;
+  ToolCallParser parser_;
+};
+
 }  // namespace cambium::server
