@@ -9,13 +9,6 @@
 // Requests on a scheduler of a test's own.
 namespace cambium {
 
-inline std::shared_ptr<const GraftSet> GraftsOf(std::vector<Graft*> grafts, uint64_t key = 1) {
-  auto set = std::make_shared<GraftSet>();
-  set->grafts = std::move(grafts);
-  set->key = set->grafts.empty() ? 0 : key;
-  return set;
-}
-
 // planned: false takes every draft as it is proposed.
 inline std::shared_ptr<DrafterSet> DraftersOf(std::vector<std::unique_ptr<Drafter>> members, bool planned = true) {
   return members.empty() ? nullptr : std::make_shared<DrafterSet>(std::move(members), planned);

@@ -59,8 +59,7 @@ Dataset Distill(TrainSession& session, const TrainFlags& flags) {
                          static_cast<double>(tokens) / elapsed.count());
     };
     const size_t every = std::max<size_t>(1, answers.size() / 10);
-    const auto grafts = std::make_shared<GraftSet>();
-    grafts->grafts = flags.train.heads.trunk;
+    const auto grafts = GraftsOf(flags.train.heads.trunk);
     SchedulerOptions scheduling;
     scheduling.parallel = 32;
     KvCache kv(session.model->config(), DType::kF16, scheduling.parallel * (grafts->slots_before() + flags.sequence_length + 64));

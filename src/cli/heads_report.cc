@@ -28,13 +28,6 @@ std::vector<std::vector<int32_t>> Beginnings(const std::vector<Example>& example
   return prompts;
 }
 
-std::shared_ptr<const GraftSet> TrunkOf(const std::vector<Graft*>& grafts) {
-  auto set = std::make_shared<GraftSet>();
-  set->grafts = grafts;
-  set->key = 1;  // each cache here sees one set
-  return set;
-}
-
 DecodeRequest Greedy(TrainSession& session, std::vector<int32_t> prompt, std::shared_ptr<const GraftSet> grafts) {
   DecodeRequest request;
   request.prompt = std::move(prompt);
@@ -56,7 +49,7 @@ std::pair<HeadAccuracy, HeadAccuracy> OnAnswers(TrainSession& session, const Hea
   for (const std::vector<int32_t>& prompt : prompts) longest = std::max<int64_t>(longest, std::ssize(prompt));
   SchedulerOptions scheduling;
   scheduling.parallel = 32;
-  const auto grafts = TrunkOf(options.trunk);
+  const auto grafts = GraftsOf(options.trunk);
   KvCache kv(session.model->config(), DType::kF16, scheduling.parallel * (grafts->slots_before() + longest + kAnswer + 64));
   Scheduler scheduler(*session.model, kv, scheduling);
   for (size_t i = 0; i < prompts.size(); ++i) {
@@ -164,7 +157,7 @@ void ReportHeads(TrainSession& session, const TrainFlags& flags) {
   const std::vector<std::vector<int32_t>> answered = Beginnings(held_out, 0, kAnswers), prompts = Beginnings(held_out, 1, kPrompts);
   const auto [accuracy, along] = OnAnswers(session, options, PlanOf(flags.train.precision).compute, answered);
   session.train_grafts.push_back(&heads);
-  const std::shared_ptr<const GraftSet> grafts = TrunkOf(session.train_grafts);
+  const std::shared_ptr<const GraftSet> grafts = GraftsOf(session.train_grafts);
   KvCache kv(session.model->config(), DType::kF16, 2 * (prefix + kContext) + 128);
   Scheduler scheduler(*session.model, kv, {});
   const std::vector<double> pass_ms = PassTimes(session, scheduler, grafts);

@@ -29,6 +29,8 @@ struct GraftSet {
   std::shared_ptr<const void> owner;
   int64_t slots_before() const;  // that they fill before the text
 };
+// A set that shares its cache with none of another key.
+std::shared_ptr<const GraftSet> GraftsOf(std::vector<Graft*> grafts, uint64_t key = 1);
 
 // One token of a generation, as it is emitted.
 struct Emitted {

@@ -37,8 +37,9 @@ bool Sampler::may_end(std::span<const int32_t> history) const {
 }
 
 bool Sampler::adjusts(std::span<const int32_t> history) const {
-  return rules_.constraint != nullptr || rules_.filter != nullptr || !options_.logit_bias.empty() || options_.repeat_penalty != 1.0f ||
-         options_.presence_penalty != 0 || options_.frequency_penalty != 0 || !may_end(history);
+  return rules_.constraint != nullptr || rules_.filter != nullptr || !options_.logit_bias.empty() ||
+         options_.repeat_penalty != 1.0f || options_.presence_penalty != 0 || options_.frequency_penalty != 0 ||
+         !may_end(history);
 }
 
 void Sampler::Adjust(std::span<const int32_t> history) {
@@ -62,31 +63,31 @@ void Sampler::Adjust(std::span<const int32_t> history) {
   }
 }
 
+// f(logit, times) for each token that the text holds.
+template <class F>
+void Sampler::ForEachSeen(std::span<const int32_t> text, const F& f) {
+  std::vector<int32_t> seen(text.begin(), text.end());
+  std::sort(seen.begin(), seen.end());
+  for (auto begin = seen.begin(); begin != seen.end();) {
+    const auto end = std::upper_bound(begin, seen.end(), *begin);
+    if (static_cast<size_t>(*begin) < adjusted_.size()) f(adjusted_[static_cast<size_t>(*begin)], end - begin);
+    begin = end;
+  }
+}
+
 void Sampler::PenalizeRepeats(std::span<const int32_t> history) {
   if (options_.repeat_last_n >= 0 && history.size() > static_cast<size_t>(options_.repeat_last_n)) {
     history = history.last(static_cast<size_t>(options_.repeat_last_n));
   }
-  std::vector<int32_t> seen(history.begin(), history.end());
-  std::sort(seen.begin(), seen.end());
-  seen.erase(std::unique(seen.begin(), seen.end()), seen.end());
-  for (int32_t token : seen) {
-    if (static_cast<size_t>(token) >= adjusted_.size()) continue;
-    float& logit = adjusted_[static_cast<size_t>(token)];
+  ForEachSeen(history, [&](float& logit, int64_t) {
     logit = logit > 0 ? logit / options_.repeat_penalty : logit * options_.repeat_penalty;
-  }
+  });
 }
 
 void Sampler::PenalizeAnswer(std::span<const int32_t> answer) {
-  std::vector<int32_t> seen(answer.begin(), answer.end());
-  std::sort(seen.begin(), seen.end());
-  for (auto begin = seen.begin(); begin != seen.end();) {
-    const auto end = std::upper_bound(begin, seen.end(), *begin);
-    if (static_cast<size_t>(*begin) < adjusted_.size()) {
-      adjusted_[static_cast<size_t>(*begin)] -=
-          options_.presence_penalty + static_cast<float>(end - begin) * options_.frequency_penalty;
-    }
-    begin = end;
-  }
+  ForEachSeen(answer, [&](float& logit, int64_t times) {
+    logit -= options_.presence_penalty + static_cast<float>(times) * options_.frequency_penalty;
+  });
 }
 
 std::span<const Sampler::Candidate> Sampler::Warp(std::span<const float> logits, std::span<const int32_t> history) {

@@ -46,6 +46,8 @@ class Sampler {
   bool adjusts(std::span<const int32_t> history) const;
   bool may_end(std::span<const int32_t> history) const;
   void Adjust(std::span<const int32_t> history);
+  template <class F>
+  void ForEachSeen(std::span<const int32_t> text, const F& f);
   void PenalizeRepeats(std::span<const int32_t> history);
   void PenalizeAnswer(std::span<const int32_t> answer);
 

@@ -10,14 +10,10 @@
 namespace cambium {
 namespace {
 
-using Clock = std::chrono::steady_clock;
-
 constexpr int64_t kScoreRows = 64;     // of a prompt whose logits are all wanted, in a pass
 constexpr int64_t kLeastPrefill = 2;   // rows of a prompt beside decoding ones, whatever they cost
 constexpr int64_t kFirstPrefill = 32;  // the same before anything was measured
 constexpr int64_t kAgeRows = 16;       // rows of a prompt that a step of waiting is worth
-
-double Millis(Clock::duration d) { return std::chrono::duration<double, std::milli>(d).count(); }
 
 double HeadShare(const ModelWeights& weights) {
   double blocks = 0;

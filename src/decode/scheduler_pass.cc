@@ -9,13 +9,9 @@
 namespace cambium {
 namespace {
 
-using Clock = std::chrono::steady_clock;
-
-constexpr int64_t kColdPasses = 2;   // behind rows of a prompt: slower than the next ones
-constexpr int64_t kTimedPrompt = 2;  // rows of a prompt whose time is learned from, at least
+constexpr int64_t kColdPasses = 2;      // behind rows of a prompt: slower than the next ones
+constexpr int64_t kTimedPrompt = 2;     // rows of a prompt whose time is learned from, at least
 constexpr int64_t kTellingPrompt = 16;  // that tell what a row of a verifying pass costs
-
-double Millis(Clock::duration d) { return std::chrono::duration<double, std::milli>(d).count(); }
 
 }  // namespace
 
@@ -184,7 +180,8 @@ void Scheduler::Show(const Part& part, const Pass& pass) {
   };
   for (int64_t i = part.first_shown; i < std::min(part.rows, s.prompt - part.past); ++i) {
     const int64_t row = s.shown++;
-    if (s.request.on_logits) s.request.on_logits(row, values(pass.result.logits, part.first_logit + i - part.logit_row));
+    if (s.request.on_logits)
+      s.request.on_logits(row, values(pass.result.logits, part.first_logit + i - part.logit_row));
     if (s.request.on_hidden) s.request.on_hidden(row, values(pass.result.hidden, part.begin + i));
   }
 }

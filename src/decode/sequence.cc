@@ -28,6 +28,13 @@ int64_t GraftSet::slots_before() const {
   return slots;
 }
 
+std::shared_ptr<const GraftSet> GraftsOf(std::vector<Graft*> grafts, uint64_t key) {
+  auto set = std::make_shared<GraftSet>();
+  set->grafts = std::move(grafts);
+  set->key = set->grafts.empty() ? 0 : key;
+  return set;
+}
+
 Sequence::Sequence(int64_t id, DecodeRequest asked)
     : id(id),
       request(std::move(asked)),
