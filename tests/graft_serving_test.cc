@@ -7,6 +7,7 @@
 #include "cambium/cambium.h"
 #include "drafters/drafters.h"
 #include "grafts/grafts.h"
+#include "random_lora.h"
 #include "serving.h"
 #include "temp_folder.h"
 #include "test_graft.h"
@@ -23,24 +24,6 @@ std::vector<int32_t> Prompt(int64_t count, int32_t salt = 0) {
   return ids;
 }
 
-// A LoRA with a B that is not zero.
-std::unique_ptr<Graft> RandomLora(Transformer& model, uint64_t seed, int64_t rank = 4) {
-  GraftOptions options;
-  options.rank = rank;
-  options.seed = seed;
-  std::unique_ptr<Graft> graft = MakeGraft("lora", options, model.base());
-  uint64_t stream = 0;
-  graft->VisitParams([&](Parameter& p) {
-    const Philox noise(seed);
-    ++stream;
-    for (int64_t i = 0; i < p.value.size(); ++i) {
-      p.value.f32()[i] = 0.1f * static_cast<float>(noise.Normal(static_cast<uint64_t>(i), stream));
-    }
-  });
-  graft->AfterUpdate();
-  return graft;
-}
-
 using Rows = std::vector<std::vector<float>>;
 
 Rows LogitRows(const Pass& pass) {
@@ -52,7 +35,8 @@ Rows LogitRows(const Pass& pass) {
 }
 
 // The logits of every row by passes of `chunk` rows over a cache.
-Rows Serve(Transformer& model, Compute compute, std::span<const int32_t> ids, std::vector<Graft*> grafts, int64_t chunk) {
+Rows Serve(Transformer& model, Compute compute, std::span<const int32_t> ids, std::vector<Graft*> grafts,
+           int64_t chunk) {
   KvCache kv(model.config(), DType::kF32, 256);
   const KvCache::Id sequence = kv.Open();
   model.BeginSequence(kv, sequence, grafts);
@@ -103,7 +87,7 @@ TEST_P(GraftServing, APrefixInTheCacheIsTheTrainedOne) {
 }
 
 TEST_P(GraftServing, ChunksDoNotChangeALogit) {
-  const auto graft = RandomLora(model_, 1);
+  const auto graft = RandomLora(model_, 1, {.rank = 4});
   const std::vector<int32_t> ids = Prompt(70);
   for (const Compute compute : {Compute::kF32, Compute::kInt8}) {
     const Rows whole = Serve(model_, compute, ids, {graft.get()}, 128);
@@ -115,14 +99,15 @@ TEST_P(GraftServing, ChunksDoNotChangeALogit) {
 }
 
 TEST_P(GraftServing, RowsWithDifferentGraftsDoNotMeet) {
-  const auto a = RandomLora(model_, 1), b = RandomLora(model_, 2, 9);
+  const auto a = RandomLora(model_, 1, {.rank = 4}), b = RandomLora(model_, 2, {.rank = 9});
   TestGraft prefix(model_, 5, {.linears = false, .prefix = 6});
   const std::vector<std::vector<Graft*>> grafts = {{a.get()}, {}, {b.get()}, {a.get(), b.get()}, {&prefix}, {a.get()}};
   for (const Compute compute : {Compute::kF32, Compute::kInt8}) {
     Pass pass;
     KvCache kv(model_.config(), DType::kF32, 512);
     std::vector<std::vector<int32_t>> ids;
-    for (size_t i = 0; i < grafts.size(); ++i) ids.push_back(Prompt(3 + 11 * static_cast<int64_t>(i % 3), static_cast<int32_t>(i)));
+    for (size_t i = 0; i < grafts.size(); ++i)
+      ids.push_back(Prompt(3 + 11 * static_cast<int64_t>(i % 3), static_cast<int32_t>(i)));
     for (size_t i = 0; i < grafts.size(); ++i) {
       const KvCache::Id sequence = kv.Open();
       const int64_t past = model_.BeginSequence(kv, sequence, grafts[i]);
@@ -146,7 +131,7 @@ TEST_P(GraftServing, AScaleMultipliesAndZeroIsTheBase) {
   if (GetParam() == TinyFamily::kGpt2) GTEST_SKIP() << "no PEFT files for gpt2";
   const TempFolder folder;
   const std::string path = folder.path();
-  const auto graft = RandomLora(model_, 1);
+  const auto graft = RandomLora(model_, 1, {.rank = 4});
   graft->Save(path);
   const std::vector<int32_t> ids = Prompt(20);
   const auto logits = [&](float scale) {
@@ -164,7 +149,7 @@ TEST(GraftDecoding, DraftsNeverChangeAToken) {
   const Tokenizer tokenizer = TinyTokenizer();
   ThreadPool pool(2);
   Transformer model(TinyModel(pool, 5, {.layers = 3, .vocab = tokenizer.vocab_size(), .scale = 2.0f}), pool);
-  const auto lora = RandomLora(model, 1);
+  const auto lora = RandomLora(model, 1, {.rank = 4});
   TestGraft prefix(model, 5, {.linears = false, .branches = true, .prefix = 6});
   for (const std::vector<Graft*>& grafts : {std::vector<Graft*>{lora.get()}, {lora.get(), &prefix}}) {
     const auto run = [&](const std::vector<std::string>& specs, int64_t chunk, uint64_t seed) {
@@ -223,7 +208,7 @@ TEST(GraftFiles, WhatIsNoGraftIsNamed) {
   EXPECT_NE(says(path).find("adapter_config.json"), std::string::npos);
 
   Transformer wider(TinyModel(pool, 1, {.hidden = 48}), pool);
-  RandomLora(wider, 1)->Save(path);
+  RandomLora(wider, 1, {.rank = 4})->Save(path);
   const std::string both = says(path);
   EXPECT_NE(both.find("[4, 48]"), std::string::npos) << both;
   EXPECT_NE(both.find("[4, 32]"), std::string::npos) << both;
@@ -238,7 +223,7 @@ TEST(SmolLM2, ARequestChoosesItsGrafts) {
   {
     ThreadPool pool(2);
     Transformer model(LoadWeights(pool, file), pool);
-    RandomLora(model, 7)->Save(path);
+    RandomLora(model, 7, {.rank = 4})->Save(path);
   }
   Engine engine = Engine::Load(file, {.threads = 2, .context = 256});
   const Adapter adapter = Adapter::Load(engine.model(), path);

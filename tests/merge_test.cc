@@ -10,28 +10,13 @@
 #include "io/convert.h"
 #include "io/gguf.h"
 #include "io/quantize_model.h"
+#include "random_lora.h"
 #include "test_graft.h"
 
 namespace cambium {
 namespace {
 
 std::string Family(const std::string& name) { return std::string(CAMBIUM_TEST_DIR) + "/golden/families/" + name; }
-
-// A LoRA on every linear, strong enough to be seen.
-std::unique_ptr<Graft> Lora(Transformer& model, const GraftOptions& options = {}) {
-  auto graft = MakeGraft("lora", options, model.base());
-  uint64_t stream = 0;
-  graft->VisitParams([&](Parameter& p) {
-    const Philox noise(1);
-    ++stream;
-    if (p.name.ends_with("magnitude_vector")) return;
-    for (int64_t i = 0; i < p.value.size(); ++i) {
-      p.value.f32()[i] = 0.1f * static_cast<float>(noise.Normal(static_cast<uint64_t>(i), stream));
-    }
-  });
-  graft->AfterUpdate();
-  return graft;
-}
 
 const std::vector<int32_t> kIds = {5, 17, 60, 3, 8, 44, 91, 20, 33, 7};
 
@@ -45,7 +30,7 @@ TEST_P(Merge, IsTheBaseWithItsGrafts) {
   ConvertToGguf(hf, gguf);
   for (const std::string& base : {gguf, hf}) {
     Transformer model(LoadWeights(pool, base), pool);
-    const auto lora = Lora(model), dora = Lora(model, {.rank = 3, .dora = true, .targets = {"up_proj"}});
+    const auto lora = RandomLora(model, 1, {}), dora = RandomLora(model, 1, {.rank = 3, .dora = true, .targets = {"up_proj"}});
     const std::vector<Graft*> grafts = {lora.get(), dora.get()};
     const OwnedTensor want = ExactLogits(model, grafts, kIds);
     const LogitDifference effect = Compare(want.view, ExactLogits(model, {}, kIds).view);
@@ -75,7 +60,7 @@ TEST(MergeFiles, LeavesWhatNoGraftTouchesBitForBit) {
   ConvertToGguf(Family("llama"), folder / "base.gguf");
   QuantizeModel(pool, folder / "base.gguf", folder / "q8.gguf", DType::kQ8_0, false);
   Transformer model(LoadWeights(pool, folder / "q8.gguf"), pool);
-  const auto graft = Lora(model, {.targets = {"q_proj"}});
+  const auto graft = RandomLora(model, 1, {.targets = {"q_proj"}});
   Graft* const grafts[] = {graft.get()};
   WriteMerged(model.base(), grafts, folder / "q8.gguf", folder / "merged.gguf", {});
   const GgufFile before(folder / "q8.gguf"), after(folder / "merged.gguf");
@@ -93,7 +78,7 @@ TEST(MergeFiles, LeavesWhatTheUserMadeBesideIt) {
   const TempFolder folder;
   ThreadPool pool(2);
   Transformer model(LoadWeights(pool, Family("llama")), pool);
-  const auto graft = Lora(model);
+  const auto graft = RandomLora(model, 1, {});
   Graft* const grafts[] = {graft.get()};
   std::vector<std::string> own;
   for (const char* part : {".base.gguf", ".merged.gguf", ".typed.gguf", ".partial", ".trial", ".tmp"}) {
@@ -113,7 +98,7 @@ TEST(MergeFiles, RefusesWhatIsMoreThanMatrices) {
   Graft* const grafts[] = {&graft};
   testing::ExpectError(ErrorCode::kUsage, {"test", "--graft"},
                        [&] { WriteMerged(model.base(), grafts, Family("llama"), folder / "out.gguf", {}); });
-  const auto lora = Lora(model);
+  const auto lora = RandomLora(model, 1, {});
   Graft* const loras[] = {lora.get()};
   testing::ExpectError(ErrorCode::kUsage, {"Q4_0", "F16"},
                        [&] { WriteMerged(model.base(), loras, Family("llama"), folder / "out", DType::kQ4_0); });

@@ -11,6 +11,7 @@
 #include "grafts/grafts.h"
 #include "isa_testing.h"
 #include "model/heads.h"
+#include "random_lora.h"
 #include "serving.h"
 #include "tiny_model.h"
 #include "tiny_tokenizer.h"
@@ -144,22 +145,7 @@ class World {
     options.scale = 2.0f;
     return TinyModel(pool_, 5, options);
   }
-  std::unique_ptr<Graft> Lora(uint64_t seed) {
-    GraftOptions options;
-    options.rank = 2;
-    options.seed = seed;
-    auto lora = MakeGraft("lora", options, model_.base());
-    uint64_t stream = 0;
-    lora->VisitParams([&](Parameter& p) {
-      const Philox noise(seed);
-      ++stream;
-      for (int64_t i = 0; i < p.value.size(); ++i) {
-        p.value.f32()[i] = 0.2f * static_cast<float>(noise.Normal(static_cast<uint64_t>(i), stream));
-      }
-    });
-    lora->AfterUpdate();
-    return lora;
-  }
+  std::unique_ptr<Graft> Lora(uint64_t seed) { return RandomLora(model_, seed, {.rank = 2}, 0.2f); }
   void Add(std::initializer_list<std::unique_ptr<Graft>> parts) {
     std::vector<Graft*> grafts;
     for (const auto& part : parts) {
