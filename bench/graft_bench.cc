@@ -1,5 +1,5 @@
-// What grafts cost in decoding: one sequence with each kind against none, and eight sequences with eight grafts against eight
-// with one. The variants of a table alternate, pass by pass; ratios are medians over the rounds.
+// What grafts cost in decoding: one sequence with each kind against none, and eight sequences with eight grafts against
+// eight with one. The variants of a table alternate, pass by pass; ratios are medians over the rounds.
 //   graft_bench MODEL [threads] [rounds]
 
 #include <algorithm>

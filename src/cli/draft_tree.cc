@@ -35,8 +35,8 @@ struct Picture {
   }
   void Edge(double x, double y, double to_x, double to_y, const char* style) {
     const double middle = (x + kBoxWidth + to_x) / 2;
-    edges += fmt::format("<path class=\"{}\" d=\"M{:.0f} {:.0f} C{:.0f} {:.0f} {:.0f} {:.0f} {:.0f} {:.0f}\"/>\n", style,
-                         x + kBoxWidth, y, middle, y, middle, to_y, to_x, to_y);
+    edges += fmt::format("<path class=\"{}\" d=\"M{:.0f} {:.0f} C{:.0f} {:.0f} {:.0f} {:.0f} {:.0f} {:.0f}\"/>\n",
+                         style, x + kBoxWidth, y, middle, y, middle, to_y, to_x, to_y);
   }
 };
 

@@ -55,7 +55,8 @@ struct InputFlags {
   CLI::Option* text_option = nullptr;
   CLI::Option* ids_option = nullptr;
 };
-void AddInput(CLI::App& verb, InputFlags& flags, const std::string& names = "-p,--prompt");  // names: of the text's option
+void AddInput(CLI::App& verb, InputFlags& flags,
+              const std::string& names = "-p,--prompt");  // names: of the text's option
 
 // What they gave.
 struct Input {

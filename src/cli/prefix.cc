@@ -31,7 +31,8 @@ void Compile(const Flags& flags) {
 }  // namespace
 
 void AddPrefix(CLI::App& app) {
-  CLI::App* const verb = app.add_subcommand("prefix", "Compile a text into a prefix, which --graft puts before every text");
+  CLI::App* const verb =
+      app.add_subcommand("prefix", "Compile a text into a prefix, which --graft puts before every text");
   const auto flags = std::make_shared<Flags>();
   AddModel(*verb, flags->model);
   AddInput(*verb, flags->input, "-p,--text");

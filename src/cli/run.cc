@@ -24,8 +24,8 @@ struct Flags {
 std::atomic<bool> interrupted{false};
 static_assert(std::atomic<bool>::is_always_lock_free);
 
-// Ctrl-C stops the answer, not the program. With `flags` 0 it ends a read that waits; with SA_RESTART, for the time of an
-// answer, a write goes on behind it.
+// Ctrl-C stops the answer, not the program. With `flags` 0 it ends a read that waits; with SA_RESTART, for the time
+// of an answer, a write goes on behind it.
 void CatchInterrupt(int flags) {
   struct sigaction action = {};
   action.sa_handler = [](int) { interrupted = true; };

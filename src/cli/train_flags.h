@@ -39,8 +39,8 @@ void AddTrainOptions(CLI::App& verb, TrainFlags& flags);
 // printed, and nothing else is to be done.
 bool ApplyConfig(CLI::App& verb, TrainFlags& flags);
 
-// Sets and checks what beside() takes: DeepSeek-V3's auxiliary loss (the mean over depths), or Medusa-2's. kUsage naming the
-// flag that does not fit.
+// Sets and checks what beside() takes: DeepSeek-V3's auxiliary loss (the mean over depths), or Medusa-2's. kUsage
+// naming the flag that does not fit.
 void PrepareBeside(TrainFlags& flags);
 
 // A loaded model with its data, graft and trainer; its plan is printed on stderr.

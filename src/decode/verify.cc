@@ -108,7 +108,8 @@ Judge::Choice Judge::Reject(int32_t node, std::span<const int32_t> history) {
   double highest = -std::numeric_limits<double>::infinity();
   for (size_t i = 0; i < p.size(); ++i) {
     if (p[i] <= 0) continue;
-    const double value = std::log(p[i]) + noise.Gumbel(position, kResidual + static_cast<uint64_t>(candidates[i].token));
+    const double value =
+        std::log(p[i]) + noise.Gumbel(position, kResidual + static_cast<uint64_t>(candidates[i].token));
     if (value > highest) {
       highest = value;
       best = i;

@@ -65,8 +65,8 @@ class Judge {
 };
 
 // Walks the tree from the root while the token at a row is among its children. `history` is the sequence up to and
-// including the root and gets the tokens appended. Stops after `max_tokens` of them, and after one for which is_end says
-// true.
+// including the root and gets the tokens appended. Stops after `max_tokens` of them, and after one for which is_end
+// says true.
 template <class IsEnd>
 Verdict Verify(const VerifyRule& rule, const Draft& draft, Tensor logits, Sampler& sampler,
                std::vector<int32_t>& history, int64_t max_tokens, const IsEnd& is_end) {

@@ -21,7 +21,8 @@ class RecycleTable {
       old_ = std::move(young_);
       young_.clear();
     }
-    std::vector<TopToken> top = TopTokens({logits.row(row), static_cast<size_t>(std::min(tokens_, logits.columns()))}, kKept);
+    std::vector<TopToken> top =
+        TopTokens({logits.row(row), static_cast<size_t>(std::min(tokens_, logits.columns()))}, kKept);
     young_[Key(before, token)] = top;
     young_[Key(-1, token)] = std::move(top);
   }
