@@ -102,7 +102,7 @@ class EveryIsa : public testing::TestWithParam<Set> {
   static void Use(int64_t target, bool amx) {
     hwy::SetSupportedTargetsForTest(target);
     hwy::GetChosenTarget().DeInit();
-    AllowAmx(amx);
+    AllowExtensions(amx);
   }
 };
 std::vector<Set> Sets() {

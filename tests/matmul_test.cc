@@ -348,7 +348,7 @@ TEST(Isa, TakesTheNamesItKnows) {
   apply("");
   unsetenv("CAMBIUM_ISA");
   hwy::SetSupportedTargetsForTest(0);
-  AllowAmx(true);
+  AllowExtensions(true);
   hwy::GetChosenTarget().DeInit();
 }
 

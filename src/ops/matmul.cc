@@ -68,11 +68,15 @@ constexpr int64_t kPairRows = 64;
 // Activations of a chunk of rows stay in the second-level cache while panels pass by.
 constexpr int64_t kChunkBytes = int64_t{256} << 10;
 
-// A [rows, in] matrix of activations in groups of KernelTable::max_rows rows.
+// A [rows, in] matrix of activations in groups of as many rows as its kernel takes.
 struct Activations {
   const ActBlock* x8 = nullptr;     // group after group, each [in / 32][rows of the group]
   const float* x = nullptr;         // [rows][in]
   const uint32_t* pairs = nullptr;  // [rows][BF16Words(in)]
+
+  int64_t GroupRows(const KernelTable& kernels) const {
+    return x8 != nullptr ? kernels.max_int8_rows : pairs != nullptr ? kernels.max_pair_rows : kernels.max_f32_rows;
+  }
 };
 
 const float* RowsAsF32(ThreadPool& pool, Workspace& workspace, Tensor x) {
@@ -98,7 +102,7 @@ const uint32_t* RowsAsPairs(ThreadPool& pool, Workspace& workspace, const Kernel
 
 const ActBlock* QuantizeRows(ThreadPool& pool, Workspace& workspace, const KernelTable& kernels, const float* x,
                              int64_t rows, int64_t in) {
-  const int64_t blocks = in / kBlock, group = kernels.max_rows;
+  const int64_t blocks = in / kBlock, group = kernels.max_int8_rows;
   ActBlock* to = workspace.Array<ActBlock>(rows * blocks);
   ForRows(pool, (rows + group - 1) / group, group * in, [&](int64_t begin, int64_t end) {
     for (int64_t row = begin * group; row < std::min(rows, end * group); ++row) {
@@ -128,7 +132,7 @@ std::vector<PanelRange> CutPanels(int64_t panels, int threads) {
 // y rows [row_begin, row_end) of the given panels.
 void MultiplyPanels(const KernelTable& kernels, std::span<const Product> products, const Activations& activations,
                     int64_t in, int64_t rows, int64_t row_begin, int64_t row_end, PanelRange range) {
-  const int64_t group = activations.pairs != nullptr ? kernels.max_pair_rows : kernels.max_rows;
+  const int64_t group = activations.GroupRows(kernels);
   int64_t first = 0;  // of this product, in the count through all products
   for (const Product& product : products) {
     const PackedMatrix& w = *product.w;
@@ -174,7 +178,7 @@ void MultiplyAll(ThreadPool& pool, const KernelTable& kernels, std::span<const P
   int64_t panels = 0;
   for (const Product& product : products) panels += Panels(product.w->out());
   const std::vector<PanelRange> ranges = CutPanels(panels, pool.threads());
-  const int64_t group = activations.pairs != nullptr ? kernels.max_pair_rows : kernels.max_rows;
+  const int64_t group = activations.GroupRows(kernels);
   const int64_t count = static_cast<int64_t>(ranges.size());
   const int64_t row_bytes = activations.x8 != nullptr ? in / kBlock * static_cast<int64_t>(sizeof(ActBlock)) : in * 4;
   const int64_t chunk = std::max<int64_t>(1, kChunkBytes / std::max<int64_t>(1, group * row_bytes)) * group;
@@ -196,7 +200,22 @@ const KernelTable& Kernels() {
     return table;
   }();
   if (best == HWY_CHOSEN_TARGET_SHIFT(HWY_AVX3_DL)) return HasAmx() ? tiles : kAvx512Kernels;
-  if (best == HWY_CHOSEN_TARGET_SHIFT(HWY_AVX2)) return kAvx2Kernels;
+  static const auto with_int8 = [](auto int8) {
+    KernelTable table = kAvx2Kernels;
+    table.int8 = int8;
+    return table;
+  };
+  static const KernelTable avx_vnni = with_int8(Int8AvxVnni), avx512_vnni = with_int8(Int8Avx512Vnni256);
+  if (best == HWY_CHOSEN_TARGET_SHIFT(HWY_AVX2)) {
+    switch (GetVnni256()) {
+      case Vnni256::kVex:
+        return avx_vnni;
+      case Vnni256::kEvex:
+        return avx512_vnni;
+      case Vnni256::kNone:
+        return kAvx2Kernels;
+    }
+  }
 #endif
   return kPortableKernels;
 }

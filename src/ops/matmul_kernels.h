@@ -23,7 +23,7 @@ constexpr int64_t BF16Words(int64_t in) { return (in + 31) / 32 * 16; }
 // One panel times a group of rows: y[row][output] = sum over inputs in one fixed order, then + bias.
 struct PanelCall {
   DType dtype;
-  int rows;  // of this group, at most KernelTable::max_rows, for bf16 kernels max_pair_rows
+  int rows;  // of this group: at most what the table says for the kernel
   const uint8_t* panel;
   const PanelLayout* layout;
   int64_t in;
@@ -41,7 +41,7 @@ struct PanelCall {
 // of 32 inputs ascending, for f32 kernels one multiply-add chain over the inputs ascending, from zero, for bf16 kernels
 // one such chain over the pairs, the dense product's (gemm_isa.h).
 struct KernelTable {
-  int max_rows;
+  int max_int8_rows, max_f32_rows;
   void (*quantize)(const float* x, int64_t blocks, ActBlock* to, int64_t stride) noexcept;  // stride in ActBlocks
   void (*int8)(const PanelCall& call) noexcept;                                             // quantised types
   void (*f32)(const PanelCall& call) noexcept;                                              // every type
@@ -54,6 +54,8 @@ struct KernelTable {
 };
 void BF16Tiles(const PanelCall& call) noexcept;  // bf16 of up to kBF16TileRows rows on AMX, where HasAmx()
 inline constexpr int kBF16TileRows = 32;
+void Int8AvxVnni(const PanelCall& call) noexcept;  // in the place of AVX2's, where Vnni256() says so
+void Int8Avx512Vnni256(const PanelCall& call) noexcept;
 extern const KernelTable kAvx512Kernels, kAvx2Kernels, kPortableKernels;
 
 // The best that the machine has and CAMBIUM_ISA allows.
