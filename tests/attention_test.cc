@@ -1,9 +1,11 @@
 #include "ops/attention.h"
 
+#include <cmath>
 #include <cstring>
 
 #include "ops_testing.h"
 #include "reference.h"
+#include "tensor/half.h"
 
 namespace cambium {
 namespace {
@@ -83,6 +85,16 @@ struct Trial {
       Convert(pool, Tensor(values.data(), {size}), Tensor(half.data(), DType::kF16, {size}));
       Convert(pool, Tensor(half.data(), DType::kF16, {size}), Tensor(values.data(), {size}));
     }
+    if (cache.layer.dtype == DType::kQ8_0) {
+      const size_t dim = static_cast<size_t>(c.shape.head_dim);
+      for (size_t begin = 0; begin < values.size(); begin += begin % dim / 32 == dim / 32 ? dim % 32 : 32) {
+        const size_t end = std::min(begin + 32, (begin / dim + 1) * dim);
+        float most = 0;
+        for (size_t i = begin; i < end; ++i) most = std::max(most, std::fabs(values[i]));
+        const float unit = HalfToFloat(FloatToHalf(most / 127));
+        for (size_t i = begin; i < end; ++i) values[i] = std::nearbyint(values[i] * (1 / unit)) * unit;
+      }
+    }
     return ToDouble(values);
   }
 
@@ -118,7 +130,7 @@ std::vector<Case> Cases() {
 TEST(Attention, MatchesItsDefinition) {
   ForEachIsa([] {
     for (const Case& c : Cases()) {
-      for (const DType dtype : {DType::kF32, DType::kF16}) {
+      for (const DType dtype : {DType::kF32, DType::kF16, DType::kQ8_0}) {
         SCOPED_TRACE(::testing::Message() << "past " << c.past << " rows " << c.rows << " " << Info(dtype).name);
         Trial run(c, dtype, 2);
         const Result result = run.Attend();
@@ -135,9 +147,11 @@ TEST(Attention, MatchesItsDefinition) {
 TEST(Attention, DoesNotDependOnThreads) {
   ForEachIsa([] {
     for (const Case& c : Cases()) {
-      const Result one = Trial(c, DType::kF16, 1).Attend();
-      EXPECT_EQ(one, Trial(c, DType::kF16, 2).Attend());
-      EXPECT_EQ(one, Trial(c, DType::kF16, 3).Attend());
+      for (const DType dtype : {DType::kF16, DType::kQ8_0}) {
+        const Result one = Trial(c, dtype, 1).Attend();
+        EXPECT_EQ(one, Trial(c, dtype, 2).Attend());
+        EXPECT_EQ(one, Trial(c, dtype, 3).Attend());
+      }
     }
   });
 }
@@ -146,7 +160,7 @@ TEST(Attention, DoesNotDependOnThreads) {
 TEST(Attention, RowsDoNotKnowTheirCompany) {
   ForEachIsa([] {
     for (const Case& c : Cases()) {
-      for (const DType dtype : {DType::kF32, DType::kF16}) {
+      for (const DType dtype : {DType::kF32, DType::kF16, DType::kQ8_0}) {
         SCOPED_TRACE(::testing::Message() << "past " << c.past << " rows " << c.rows << " " << Info(dtype).name);
         Trial run(c, dtype, 2);
         const Result together = run.Attend();
@@ -196,7 +210,7 @@ TEST(Attention, SegmentsDoNotKnowEachOther) {
 
 TEST(Attention, MoveKvCommitsASlot) {
   const Case c{{4, 2, 24, 0.2f}, 40, 8, {}};
-  for (const DType dtype : {DType::kF32, DType::kF16}) {
+  for (const DType dtype : {DType::kF32, DType::kF16, DType::kQ8_0}) {
     Trial run(c, dtype, 1);
     MoveKv(run.cache.layer, run.cache.pages, 45, 33);
     const int64_t kv = 48;
@@ -208,6 +222,33 @@ TEST(Attention, MoveKvCommitsASlot) {
     MoveKv(run.cache.layer, run.cache.pages, 2, 33);
     EXPECT_NE(moved, run.Attend());
   }
+}
+
+TEST(Attention, WhatWasLoadedIsStoredAgainAsItWas) {
+  const Case c{{4, 2, 40, 0.2f}, 30, 3, {}};
+  for (const DType dtype : {DType::kF32, DType::kF16, DType::kQ8_0}) {
+    Trial run(c, dtype, 1);
+    const int64_t slots = c.past + c.rows, kv = 80;
+    std::vector<float> k(run.k.size()), v(run.v.size());
+    LoadKv(run.cache.layer, run.cache.pages, 0, Tensor(k.data(), {slots, kv}), Tensor(v.data(), {slots, kv}));
+    EXPECT_EQ(ToDouble(k), run.Stored(run.k)) << Info(dtype).name;
+    EXPECT_EQ(ToDouble(v), run.Stored(run.v)) << Info(dtype).name;
+    const Result before = run.Attend();
+    const AttentionSegment all{run.cache.pages, 0, 0, slots, {}};
+    StoreKv(run.pool, run.cache.layer, {&all, 1}, Tensor(k.data(), {slots, kv}), Tensor(v.data(), {slots, kv}));
+    EXPECT_EQ(before, run.Attend()) << Info(dtype).name;
+  }
+}
+
+TEST(Attention, BytesKeepWhatIsNotFinite) {
+  const Case c{{1, 1, 64, 0.125f}, 3, 1, {}};
+  Trial run(c, DType::kQ8_0, 1);
+  run.v[64 + 40] = NAN;
+  const AttentionSegment all{run.cache.pages, 0, 0, 4, {}};
+  StoreKv(run.pool, run.cache.layer, {&all, 1}, Tensor(run.k.data(), {4, 64}), Tensor(run.v.data(), {4, 64}));
+  const Result result = run.Attend();
+  EXPECT_TRUE(std::isnan(result.out[40]));
+  EXPECT_FALSE(std::isnan(result.out[31])) << "another block";
 }
 
 TEST(Attention, ComparisonSeesAFlaw) {

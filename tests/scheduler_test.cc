@@ -33,7 +33,8 @@ struct Answered {
 // A model with adapters that requests choose from.
 class World {
  public:
-  World(TinyFamily family, int threads) : tokenizer_(TinyTokenizer()), pool_(threads), model_(Weights(family), pool_) {
+  World(TinyFamily family, int threads, DType kv_type = DType::kF16)
+      : kv_type(kv_type), tokenizer_(TinyTokenizer()), pool_(threads), model_(Weights(family), pool_) {
     grafts_.push_back(nullptr);
     for (uint64_t seed = 1; seed <= 2; ++seed) Add({Lora(seed)});
     GraftOptions prefix;
@@ -54,6 +55,7 @@ class World {
     }
   }
 
+  const DType kv_type;
   Transformer& model() { return model_; }
   size_t grafts() const { return grafts_.size(); }
 
@@ -111,7 +113,7 @@ class World {
   const Answered& Alone(uint64_t seed) {
     const auto [found, fresh] = alone_.try_emplace(seed);
     if (fresh) {
-      KvCache kv(model_.config(), DType::kF16, 2 * kContext);
+      KvCache kv(model_.config(), kv_type, 2 * kContext);
       DecodeRequest request = Request(seed);
       Listen(request, found->second);
       SchedulerOptions options;
@@ -167,7 +169,7 @@ class World {
 
 // Adds and cancels at random steps; `slots` is the pressure on the cache.
 void Interleave(World& world, uint64_t seed, int64_t requests, int64_t slots, int64_t parallel) {
-  KvCache kv(world.model().config(), DType::kF16, slots);
+  KvCache kv(world.model().config(), world.kv_type, slots);
   SchedulerOptions options;
   options.parallel = parallel;
   options.prefill_rows = 20;
@@ -242,6 +244,15 @@ TEST(Scheduler, AnswersAreThoseOfEachAloneOnEveryIsa) {
     World world(TinyFamily::kLlama, 2);
     Interleave(world, 7, 30, 3 * kContext, 6);
   });
+}
+
+TEST(Scheduler, AnswersAreThoseOfEachAloneFromACacheOfBytes) {
+  World world(TinyFamily::kLlama, 2, DType::kQ8_0);
+  Interleave(world, 11, 40, 3 * kContext, 6);
+  World other(TinyFamily::kLlama, 2);
+  bool same = true;
+  for (uint64_t seed = 0; seed < 40; ++seed) same = same && world.Alone(seed).logprobs == other.Alone(seed).logprobs;
+  EXPECT_FALSE(same) << "bytes and f16 hold the same";
 }
 
 class Broken : public Drafter {

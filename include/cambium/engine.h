@@ -16,7 +16,7 @@
 
 namespace cambium {
 
-enum class KvType { kDefault, kF16, kF32 };  // kDefault: f16, and f32 where the engine is exact
+enum class KvType { kDefault, kF16, kF32, kQ8 };  // kDefault: f16, and f32 where the engine is exact
 
 struct EngineOptions {
   int threads = 0;      // for Engine::Load: 0 = every core this process may use

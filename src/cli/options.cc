@@ -36,7 +36,8 @@ void AddModel(CLI::App& verb, ModelFlags& flags) {
       ->envname("CAMBIUM_THREADS");
   verb.add_option("-c,--ctx-size", flags.engine.context, "Tokens of context (0: the model's own, at most 4096)");
   verb.add_flag("--exact", flags.engine.exact, "32-bit activations and KV cache instead of 8 and 16 bits");
-  verb.add_option("--kv-type", flags.kv_type, "Storage of the KV cache: f16 or f32");
+  verb.add_option("--kv-type", flags.kv_type,
+                  "Storage of the KV cache: f16, f32 or q8 (bytes with a scale for each 32)");
 }
 
 Engine LoadModel(const ModelFlags& flags, const OutputFlags& output) {
@@ -45,8 +46,9 @@ Engine LoadModel(const ModelFlags& flags, const OutputFlags& output) {
   EngineOptions options = flags.engine;
   if (flags.kv_type == "f16") options.kv_type = KvType::kF16;
   if (flags.kv_type == "f32") options.kv_type = KvType::kF32;
+  if (flags.kv_type == "q8" || flags.kv_type == "q8_0") options.kv_type = KvType::kQ8;  // llama.cpp's name too
   if (!flags.kv_type.empty() && options.kv_type == KvType::kDefault) {
-    Fail(ErrorCode::kUsage, "--kv-type: ", flags.kv_type, " is neither f16 nor f32");
+    Fail(ErrorCode::kUsage, "--kv-type: ", flags.kv_type, " is none of f16, f32, q8");
   }
   const bool progress = !output.quiet && IsTerminal(stderr);
   if (progress) std::cerr << "loading " << flags.model << " ..." << std::flush;

@@ -18,6 +18,7 @@ constexpr size_t kMostDrafters = 32;                     // sets that are kept
 
 DType KvDType(const EngineOptions& options) {
   if (options.kv_type == KvType::kDefault) return options.exact ? DType::kF32 : DType::kF16;
+  if (options.kv_type == KvType::kQ8) return DType::kQ8_0;
   return options.kv_type == KvType::kF16 ? DType::kF16 : DType::kF32;
 }
 

@@ -23,7 +23,7 @@ class KvCache {
   using Id = int32_t;
   static constexpr int kPageSlots = KvLayer::kPageSlots;
 
-  // dtype kF16 or kF32. max_slots bounds the total over all sequences and what the index remembers.
+  // dtype kF16, kF32 or kQ8_0. max_slots bounds the total over all sequences and what the index remembers.
   KvCache(const ModelConfig& config, DType dtype, int64_t max_slots);
 
   // Layers beside the model's own, on the same pages: a draft module's. Returns the index of the first, for layer(), which

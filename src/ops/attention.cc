@@ -1,6 +1,7 @@
 #include "ops/attention.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstring>
 #include <numeric>
@@ -164,18 +165,45 @@ class Worker {
     return Page<T>(slot) + (index * kGroup + slot % kGroup) * head_dim_;
   }
 
-  template <class T>
-  void WidenKeys(const T* keys, float* to) const {
-    const F32 d;
-    for (int64_t i = 0; i < head_dim_ * kGroup; i += kLanes) hn::StoreU(LoadF32(d, keys + i), d, to + i);
+  const Half* Scales(int64_t slot) const {
+    return reinterpret_cast<const Half*>(reinterpret_cast<const char*>(Page<char>(slot)) +
+                                         problem_.layer.ScalesBegin());
   }
+
+  // The keys of a page, [head_dim][16].
   template <class T>
-  void WidenValue(const T* value, float* to) const {
+  void WidenKeys(int64_t slot, float* to) const {
     const F32 d;
+    const T* keys = Keys<T>(slot);
+    if constexpr (std::is_same_v<T, int8_t>) {
+      const Half* scales = Scales(slot) + problem_.layer.KeyScales(item_.kv_head, 0);
+      for (int64_t i = 0; i < head_dim_ * kGroup; i += kLanes) {
+        const Half* scale = scales + i / (kGroup * KvLayer::kScaleBlock) * kGroup + i % kGroup;
+        hn::StoreU(hn::Mul(LoadF32(d, keys + i), LoadF32(d, scale)), d, to + i);
+      }
+    } else {
+      for (int64_t i = 0; i < head_dim_ * kGroup; i += kLanes) hn::StoreU(LoadF32(d, keys + i), d, to + i);
+    }
+  }
+  // The value of a slot, zeros behind it.
+  template <class T>
+  void WidenValue(int64_t slot, float* to) const {
+    const F32 d;
+    const T* value = Values<T>(slot);
     ForVectors(head_dim_, [&](int64_t i, int count) HWY_ATTR {
-      hn::StoreU(count == kLanes ? LoadF32(d, value + i) : LoadFirst(d, value + i, count), d, to + i);
+      VecF x = count == kLanes ? LoadF32(d, value + i) : LoadFirst(d, value + i, count);
+      if constexpr (std::is_same_v<T, int8_t>) {
+        const Half* scales = Scales(slot) + problem_.layer.ValueScales(item_.kv_head, slot);
+        x = hn::Mul(x, hn::Set(d, HalfToFloat(scales[i / KvLayer::kScaleBlock].bits)));
+      }
+      hn::StoreU(x, d, to + i);
     });
     for (int64_t i = (head_dim_ + kLanes - 1) / kLanes * kLanes; i < width_; ++i) to[i] = 0.0f;
+  }
+  // Whether the products read elements as they are stored.
+  template <class T>
+  bool Direct(bool few_rows) const {
+    return width_ == head_dim_ && (std::is_same_v<T, float> || few_rows);
   }
 
   // A tile whose 64 slots are its 64 logical positions for every row of the item.
@@ -185,29 +213,31 @@ class Worker {
     // The last row's own position bounds what any row sees; a tree's shared tiles are committed whole.
     const int64_t seen = segment_.parents.empty() ? segment_.past + item_.begin + item_.count - slot : kTile;
     const int64_t n = std::min<int64_t>(kTile, seen);
-    const T* keys[kTile / kGroup];
-    for (int g = 0; g < kTile / kGroup; ++g) keys[g] = Keys<T>(slot + g * kGroup);
-    if (width_ == head_dim_ && (std::is_same_v<T, float> || rows_ <= kDirectRows)) {
-      const T* values[kTile];
-      for (int g = 0; g < kTile / kGroup; ++g) {
-        const T* first = Values<T>(slot + g * kGroup);
-        for (int j = 0; j < kGroup; ++j) values[g * kGroup + j] = first + j * head_dim_;
+    if constexpr (!std::is_same_v<T, int8_t>) {
+      if (Direct<T>(rows_ <= kDirectRows)) {
+        const T* keys[kTile / kGroup];
+        const T* values[kTile];
+        for (int g = 0; g < kTile / kGroup; ++g) {
+          keys[g] = Keys<T>(slot + g * kGroup);
+          const T* first = Values<T>(slot + g * kGroup);
+          for (int j = 0; j < kGroup; ++j) values[g * kGroup + j] = first + j * head_dim_;
+        }
+        DotRows(q_, rows_, keys, head_dim_, scores_, kTile);
+        UpdateTile(0, rows_, tile);
+        AccumulateRows(scores_, rows_, values, n, width_, sum_);
+        return;
       }
-      DotRows(q_, rows_, keys, head_dim_, scores_, kTile);
-      UpdateTile(0, rows_, tile);
-      AccumulateRows(scores_, rows_, values, n, width_, sum_);
-      return;
     }
     const float* wide_keys[kTile / kGroup];
     const float* wide_values[kTile];
     for (int g = 0; g < kTile / kGroup; ++g) {
       float* to = wide_keys_ + g * kGroup * head_dim_;
-      if (g * kGroup < n) WidenKeys(keys[g], to);
+      if (g * kGroup < n) WidenKeys<T>(slot + g * kGroup, to);
       wide_keys[g] = to;
     }
     for (int64_t j = 0; j < kTile; ++j) {
       wide_values[j] = wide_values_ + j * width_;
-      if (j < n) WidenValue(Values<T>(slot + j), wide_values_ + j * width_);
+      if (j < n) WidenValue<T>(slot + j, wide_values_ + j * width_);
     }
     DotRows(q_, rows_, wide_keys, head_dim_, scores_, kTile);
     UpdateTile(0, rows_, tile);
@@ -221,8 +251,16 @@ class Worker {
     const int64_t base = tail_tile * kTile, stride = problem_.tail_slots();
     const int64_t end = segment_.past + item_.begin + item_.count;
     for (int64_t slot = base; slot < end; slot += kTile) {
-      const T* keys[kTile / kGroup];
-      for (int g = 0; g < kTile / kGroup; ++g) keys[g] = Keys<T>(slot + g * kGroup);
+      using Read = std::conditional_t<std::is_same_v<T, int8_t>, float, T>;
+      const Read* keys[kTile / kGroup];
+      for (int g = 0; g < kTile / kGroup; ++g) {
+        if constexpr (std::is_same_v<T, int8_t>) {
+          keys[g] = wide_keys_ + g * kGroup * head_dim_;
+          WidenKeys<T>(slot + g * kGroup, wide_keys_ + g * kGroup * head_dim_);
+        } else {
+          keys[g] = Keys<T>(slot + g * kGroup);
+        }
+      }
       DotRows(q_, rows_, keys, head_dim_, tail_ + (slot - base), stride);
     }
     for (int64_t i = 0; i < item_.count; ++i) {
@@ -253,18 +291,20 @@ class Worker {
     UpdateRows(i * group_, group_, position, tile);
     const float* scores = scores_ + i * group_ * kTile;
     float* sum = sum_ + i * group_ * width_;
-    if (width_ == head_dim_) {
-      const T* values[kTile];
-      for (int64_t j = 0; j < n; ++j) values[j] = Values<T>(slots[j]);
-      AccumulateRows(scores, group_, values, n, width_, sum);
-    } else {
-      const float* values[kTile];
-      for (int64_t j = 0; j < n; ++j) {
-        values[j] = wide_values_ + j * width_;
-        WidenValue(Values<T>(slots[j]), wide_values_ + j * width_);
+    if constexpr (!std::is_same_v<T, int8_t>) {
+      if (Direct<T>(true)) {
+        const T* values[kTile];
+        for (int64_t j = 0; j < n; ++j) values[j] = Values<T>(slots[j]);
+        AccumulateRows(scores, group_, values, n, width_, sum);
+        return;
       }
-      AccumulateRows(scores, group_, values, n, width_, sum);
     }
+    const float* values[kTile];
+    for (int64_t j = 0; j < n; ++j) {
+      values[j] = wide_values_ + j * width_;
+      WidenValue<T>(slots[j], wide_values_ + j * width_);
+    }
+    AccumulateRows(scores, group_, values, n, width_, sum);
   }
 
   void UpdateTile(int64_t first, int64_t count, int64_t tile) {
@@ -384,15 +424,56 @@ void StoreRow(const KvLayer& layer, const int32_t* pages, int64_t slot, const fl
   }
 }
 
+// Bytes of `count` values, `step` apart, of one scale, which goes to `scale`. Saturates; NaN if a value is.
+HWY_INLINE void QuantizeBlock(const float* from, int64_t count, int8_t* to, int64_t step, uint16_t* scale) {
+  int32_t greatest = 0;  // magnitudes compare as integers, and NaN is the greatest
+  for (int64_t i = 0; i < count; ++i) greatest = std::max(greatest, std::bit_cast<int32_t>(from[i]) & 0x7FFFFFFF);
+  const float most = std::bit_cast<float>(greatest);
+  *scale = FloatToHalf(most / 127.0f > 65504.0f ? 65504.0f : most / 127.0f);
+  const float unit = HalfToFloat(*scale), inverse = unit > 0 ? 1.0f / unit : 0.0f;
+  constexpr float kRound = 12582912.0f;  // adding 1.5 * 2^23 rounds to nearest even and leaves the integer below
+  for (int64_t i = 0; i < count; ++i) {
+    const float q = std::min(127.0f, std::max(-127.0f, from[i] * inverse));
+    to[i * step] = static_cast<int8_t>(std::bit_cast<int32_t>(q + kRound) - std::bit_cast<int32_t>(kRound));
+  }
+}
+
+template <>
+void StoreRow<int8_t>(const KvLayer& layer, const int32_t* pages, int64_t slot, const float* k, const float* v) {
+  constexpr int kSlots = KvLayer::kPageSlots, kBlock = KvLayer::kScaleBlock;
+  char* page = static_cast<char*>(layer.base) + pages[slot / kSlots] * layer.page_bytes;
+  int8_t* bytes = reinterpret_cast<int8_t*>(page);
+  uint16_t* scales = reinterpret_cast<uint16_t*>(page + layer.ScalesBegin());
+  const int64_t dim = layer.head_dim;
+  for (int64_t head = 0; head < layer.kv_heads; ++head) {
+    for (int64_t b = 0; b < layer.blocks(); ++b) {
+      const int64_t begin = b * kBlock, count = std::min<int64_t>(kBlock, dim - begin), at = head * dim + begin;
+      QuantizeBlock(k + at, count, bytes + at * kSlots + slot % kSlots, kSlots,
+                    scales + layer.KeyScales(head, slot) + b * kSlots);
+      const int64_t values = (layer.kv_heads + head) * dim * kSlots + slot % kSlots * dim;
+      QuantizeBlock(v + at, count, bytes + values + begin, 1, scales + layer.ValueScales(head, slot) + b);
+    }
+  }
+}
+
+// f.operator()<T>() for what elements of the layer are stored as.
+template <class F>
+HWY_INLINE void WithStored(const KvLayer& layer, const F& f) {
+  switch (layer.dtype) {
+    case DType::kF16:
+      return f.template operator()<Half>();
+    case DType::kQ8_0:
+      return f.template operator()<int8_t>();
+    default:
+      return f.template operator()<float>();
+  }
+}
+
 }  // namespace
 
 void RunItem(const Problem& problem, const Item& item, float* scratch) {
   Worker worker(problem, item, scratch);
-  if (problem.layer.dtype == DType::kF16) {
-    worker.Run<Half>();
-  } else {
-    worker.Run<float>();
-  }
+  WithStored(problem.layer, [&]<class T>() HWY_ATTR { worker.Run<T>(); });
 }
 
 // Merges `chunks` partials of one (row, head), `step` floats apart, in chunk order, into partial 0.
@@ -407,11 +488,7 @@ void MergePartials(float* partials, int64_t chunks, int64_t step, int64_t width)
 }
 
 void StoreKvRow(const KvLayer& layer, const int32_t* pages, int64_t slot, const float* k, const float* v) {
-  if (layer.dtype == DType::kF16) {
-    StoreRow<Half>(layer, pages, slot, k, v);
-  } else {
-    StoreRow<float>(layer, pages, slot, k, v);
-  }
+  WithStored(layer, [&]<class T>() HWY_ATTR { StoreRow<T>(layer, pages, slot, k, v); });
 }
 
 }  // namespace cambium::HWY_NAMESPACE
@@ -462,14 +539,17 @@ void LoadKv(const KvLayer& layer, std::span<const int32_t> pages, int64_t begin,
     const int64_t slot = begin + i, lane = slot % kSlots;
     const char* const page =
         static_cast<const char*>(layer.base) + pages[static_cast<size_t>(slot / kSlots)] * layer.page_bytes;
-    const auto get = [&](int64_t at) {
-      return layer.dtype == DType::kF16 ? HalfToFloat(reinterpret_cast<const uint16_t*>(page)[at])
-                                        : reinterpret_cast<const float*>(page)[at];
+    const uint16_t* scales = reinterpret_cast<const uint16_t*>(page + layer.ScalesBegin());
+    const auto get = [&](int64_t at, int64_t scale) {
+      if (layer.dtype == DType::kF16) return HalfToFloat(reinterpret_cast<const uint16_t*>(page)[at]);
+      if (layer.dtype == DType::kF32) return reinterpret_cast<const float*>(page)[at];
+      return static_cast<float>(reinterpret_cast<const int8_t*>(page)[at]) * HalfToFloat(scales[scale]);
     };
     for (int64_t j = 0; j < columns; ++j) {
-      const int64_t head = j / layer.head_dim, values = (columns + head * layer.head_dim) * kSlots;
-      k.f32()[i * columns + j] = get(j * kSlots + lane);
-      v.f32()[i * columns + j] = get(values + lane * layer.head_dim + j % layer.head_dim);
+      const int64_t head = j / layer.head_dim, element = j % layer.head_dim, block = element / KvLayer::kScaleBlock;
+      const int64_t values = (columns + head * layer.head_dim) * kSlots;
+      k.f32()[i * columns + j] = get(j * kSlots + lane, layer.KeyScales(head, slot) + block * kSlots);
+      v.f32()[i * columns + j] = get(values + lane * layer.head_dim + element, layer.ValueScales(head, slot) + block);
     }
   }
 }
@@ -477,21 +557,24 @@ void LoadKv(const KvLayer& layer, std::span<const int32_t> pages, int64_t begin,
 void MoveKv(const KvLayer& layer, std::span<const int32_t> pages, int64_t from, int64_t to) {
   if (from == to) return;
   constexpr int64_t kSlots = KvLayer::kPageSlots;
-  const int64_t size = Info(layer.dtype).bytes, columns = int64_t{layer.kv_heads} * layer.head_dim;
+  const bool scaled = layer.dtype == DType::kQ8_0;
+  const int64_t size = scaled ? 1 : Info(layer.dtype).bytes, columns = int64_t{layer.kv_heads} * layer.head_dim;
   const auto page = [&](int64_t slot) {
     return static_cast<char*>(layer.base) + pages[static_cast<size_t>(slot / kSlots)] * layer.page_bytes;
   };
-  const char* source = page(from);
-  char* target = page(to);
-  for (int64_t i = 0; i < columns; ++i) {
-    std::memcpy(target + (i * kSlots + to % kSlots) * size, source + (i * kSlots + from % kSlots) * size,
-                static_cast<size_t>(size));
-  }
-  for (int64_t head = 0; head < layer.kv_heads; ++head) {
-    const int64_t values = columns * kSlots + head * kSlots * layer.head_dim;
-    std::memcpy(target + (values + to % kSlots * layer.head_dim) * size,
-                source + (values + from % kSlots * layer.head_dim) * size, static_cast<size_t>(layer.head_dim * size));
-  }
+  // One slot's part of [count][16][bytes]: elements of a key, values of heads, and the scales of either.
+  const auto move = [&](int64_t begin, int64_t count, int64_t bytes) {
+    for (int64_t i = 0; i < count; ++i) {
+      std::memcpy(page(to) + begin + (i * kSlots + to % kSlots) * bytes,
+                  page(from) + begin + (i * kSlots + from % kSlots) * bytes, static_cast<size_t>(bytes));
+    }
+  };
+  move(0, columns, size);
+  move(columns * kSlots * size, layer.kv_heads, layer.head_dim * size);
+  if (!scaled) return;
+  const int64_t blocks = layer.kv_heads * layer.blocks();
+  move(layer.ScalesBegin(), blocks, 2);
+  move(layer.ScalesBegin() + blocks * kSlots * 2, layer.kv_heads, layer.blocks() * 2);
 }
 
 void Attention(ThreadPool& pool, Workspace& workspace, const AttentionShape& shape, const KvLayer& layer,
@@ -510,9 +593,10 @@ void Attention(ThreadPool& pool, Workspace& workspace, const AttentionShape& sha
     work += segment.count * (segment.past + segment.count) * shape.heads * shape.head_dim;
     longest = std::max(longest, segment.count);
   }
-  // Few tasks that the threads cannot share evenly (three kv heads, two threads) are cut further, between rows: a pass of
-  // eight rows takes 6 % less.
-  if (const int64_t parts = pool.threads() / std::gcd(tasks, int64_t{pool.threads()}); parts > 1 && tasks < kEnoughTasks) {
+  // Few tasks that the threads cannot share evenly (three kv heads, two threads) are cut further, between rows: a pass
+  // of eight rows takes 6 % less.
+  if (const int64_t parts = pool.threads() / std::gcd(tasks, int64_t{pool.threads()});
+      parts > 1 && tasks < kEnoughTasks) {
     item_rows = std::min(item_rows, (longest + parts - 1) / parts);
   }
   const bool split = tasks < kEnoughTasks;

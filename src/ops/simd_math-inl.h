@@ -50,6 +50,10 @@ HWY_INLINE VecF LoadF32(F32 d, const BFloat* from) {
   return hn::BitCast(d, hn::ShiftLeft<16>(bits));
 }
 
+HWY_INLINE VecF LoadF32(F32 d, const int8_t* from) {
+  return hn::ConvertTo(d, hn::PromoteTo(hn::RebindToSigned<F32>(), hn::LoadU(hn::Rebind<int8_t, F32>(), from)));
+}
+
 HWY_INLINE void StoreF32([[maybe_unused]] F32 d, VecF v, float* to) { hn::StoreU(v, d, to); }
 
 HWY_INLINE void StoreF32([[maybe_unused]] F32 d, VecF v, Half* to) {
