@@ -8,17 +8,21 @@
 namespace cambium {
 namespace {
 
-nlohmann::json Golden() { return ParseJson(ReadTextFile(std::string(CAMBIUM_TEST_DIR) + "/golden/bleu.json"), "bleu.json"); }
+nlohmann::json Golden() {
+  return ParseJson(ReadTextFile(std::string(CAMBIUM_TEST_DIR) + "/golden/bleu.json"), "bleu.json");
+}
 
 TEST(Bleu, CutsWordsAsSacrebleu) {
-  for (const nlohmann::json& entry : Golden()["words"]) {
+  const nlohmann::json golden = Golden();
+  for (const nlohmann::json& entry : golden["words"]) {
     EXPECT_EQ(TokenizeForBleu(entry["line"].get<std::string>()), entry["words"].get<std::vector<std::string>>())
         << entry["line"];
   }
 }
 
 TEST(Bleu, ScoresAsSacrebleu) {
-  for (const nlohmann::json& entry : Golden()["corpora"]) {
+  const nlohmann::json golden = Golden();
+  for (const nlohmann::json& entry : golden["corpora"]) {
     const Bleu bleu = CorpusBleu(entry["hypotheses"].get<std::vector<std::string>>(),
                                  entry["references"].get<std::vector<std::vector<std::string>>>());
     EXPECT_NEAR(bleu.score, entry["score"].get<double>(), 1e-9) << entry["hypotheses"];

@@ -54,7 +54,8 @@ std::string Shown(const Tokenizer& tokenizer, const std::vector<int32_t>& ids, c
 
 // Compares all cases with transformers' ids and masks; "unclear" ones only where the template has marks.
 void CompareWithTransformers(const char* form) {
-  for (const Json& c : Golden()["cases"]) {
+  const auto golden = Golden();
+  for (const Json& c : golden["cases"]) {
     const std::string family = c["family"], kind = c["tokenizer"], name = c["dialogue"];
     const Json& dialogue = Golden()["dialogues"][name];
     const Tokenizer tokenizer = FamilyTokenizer(kind, family, form);
@@ -75,7 +76,8 @@ TEST(Dialogue, WordsAloneGiveTheMasksOfTheMarks) { CompareWithTransformers("plai
 // whose prompt is another, or that have none for this dialogue, are left out.
 TEST(Dialogue, AnswersBeginWhereThePromptForThemEnds) {
   int compared = 0;
-  for (const Json& c : Golden()["cases"]) {
+  const auto golden = Golden();
+  for (const Json& c : golden["cases"]) {
     const std::string family = c["family"];
     const Json& dialogue = Golden()["dialogues"][c["dialogue"].get<std::string>()];
     const Tokenizer tokenizer = FamilyTokenizer(c["tokenizer"], family, "plain");
@@ -108,7 +110,8 @@ int CountControl(const Tokenizer& tokenizer, const std::vector<int32_t>& ids) {
 // and all bytes come back.
 RC_GTEST_PROP(Dialogue, ControlTokensInContentsStayText, ()) {
   std::vector<std::string> families;
-  for (const auto& [name, family] : Golden()["families"].items()) families.push_back(name);
+  const auto golden = Golden();
+  for (const auto& [name, family] : golden["families"].items()) families.push_back(name);
   const std::string name = *rc::gen::elementOf(families);
   const Tokenizer tokenizer = FamilyTokenizer("bytes", name, "plain");
   std::vector<std::string> parts = {"ok", "<|", "|>", "<", ">", "[", "/INST]", "im_", "end", "\n", "</", "s"};

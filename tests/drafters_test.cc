@@ -1,4 +1,5 @@
-// Law 7: drafting never changes a token. Every drafter of the list, and one that proposes nonsense, against plain decoding.
+// Law 7: drafting never changes a token. Every drafter of the list, and one that proposes nonsense, against plain
+// decoding.
 #include "drafters/drafters.h"
 
 #include <gtest/gtest.h>
@@ -10,10 +11,10 @@
 #include "base/random.h"
 #include "cambium/cambium.h"
 #include "decode/planner.h"
+#include "file_testing.h"
 #include "grafts/grafts.h"
 #include "io/json.h"
 #include "io/token_index.h"
-#include "file_testing.h"
 #include "model/load.h"
 #include "model/save.h"
 #include "serving.h"
@@ -167,10 +168,11 @@ TEST(Planner, StopsDraftingWhereNothingIsAccepted) {
   Planner planner;
   const std::vector<int32_t> tokens = {1, 2, 3, 7}, committed = {7};
   const SamplingOptions sampling;
-  DrafterSet::Drafting drafting = set->Open({tokens, 0, 0, 0, {}, sampling, false});
+  const DraftText text = {tokens, 0, 0, 0, {}, sampling, false};
+  DrafterSet::Drafting drafting = set->Open(text);
   int64_t drafted = 0;
   for (int64_t step = 0; step < 200; ++step) {
-    Planner::Task task = {set.get(), &drafting, 63, 63, {}};
+    Planner::Task task = {set, &drafting, 63, 63, {}};
     planner.Propose({&task, 1}, 63);
     drafted += step >= 100 && !task.draft.empty();
     set->Observe(drafting, {3 + step, committed, {}, {}, 7, &task.draft, {}});
@@ -280,13 +282,19 @@ TEST_F(Drafters, BadOptionsAreNamed) {
   const struct {
     const char* spec;
     const char* says;
-  } cases[] = {{"oracle", "no such drafter"},     {"ngram:depth=3", "unknown option \"depth\""},
-               {"ngram:max=0", "max is \"0\""},   {"ngram:shared=2", "shared is \"2\""},
-               {"auto:max=3", "no such drafter"},  {"exit:layer=0", "layer is \"0\""},
-                 {"ngram:max", "not key=value"},
-               {"exit:layer=3", "layer is \"3\""}, {"exit:layer=x", "layer is \"x\""},
-               {"corpus", "index=FILE"},          {"corpus:index=/nonexistent", "/nonexistent"},
-               {"model", "path=MODEL"},           {"", "name is missing"}};
+  } cases[] = {{"oracle", "no such drafter"},
+               {"ngram:depth=3", "unknown option \"depth\""},
+               {"ngram:max=0", "max is \"0\""},
+               {"ngram:shared=2", "shared is \"2\""},
+               {"auto:max=3", "no such drafter"},
+               {"exit:layer=0", "layer is \"0\""},
+               {"ngram:max", "not key=value"},
+               {"exit:layer=3", "layer is \"3\""},
+               {"exit:layer=x", "layer is \"x\""},
+               {"corpus", "index=FILE"},
+               {"corpus:index=/nonexistent", "/nonexistent"},
+               {"model", "path=MODEL"},
+               {"", "name is missing"}};
   for (const auto& bad : cases) {
     try {
       MakeDrafters({bad.spec}, target);
@@ -316,7 +324,8 @@ TEST_F(Drafters, CorruptAndForeignIndexesAreRefused) {
 
   const std::string beyond = folder / "beyond.index";
   WriteTokenIndex(beyond, tokenizer_, {{1, tokenizer_.vocab_size(), 2}});
-  testing::ExpectError(ErrorCode::kData, {"beyond.index", "token 1"}, [&] { TokenIndex(beyond).CheckVocabulary(tokenizer_); });
+  testing::ExpectError(ErrorCode::kData, {"beyond.index", "token 1"},
+                       [&] { TokenIndex(beyond).CheckVocabulary(tokenizer_); });
 
   FILE* file = std::fopen(whole.c_str(), "r+b");
   std::fseek(file, 40, SEEK_SET);

@@ -1,5 +1,5 @@
-// Prefixes and bottleneck adapters on tiny models of every family: what they start as, their gradients, mixed in one pass,
-// resumed, and what is refused.
+// Prefixes and bottleneck adapters on tiny models of every family: what they start as, their gradients, mixed in one
+// pass, resumed, and what is refused.
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -97,7 +97,8 @@ TEST_P(PrefixAdapter, ACompiledTextIsTheTextInContext) {
   const std::vector<int32_t> text = Ids(21, 9), ids = Ids(13);
   std::vector<int32_t> both = text;
   both.insert(both.end(), ids.begin(), ids.end());
-  for (const auto& [compute, kv_type] : {std::pair{Compute::kF32, DType::kF32}, std::pair{Compute::kInt8, DType::kF16}}) {
+  for (const auto& [compute, kv_type] :
+       {std::pair{Compute::kF32, DType::kF32}, std::pair{Compute::kInt8, DType::kF16}}) {
     const auto prefix = PrefixGraft::Compile(model_.base(), text, compute, kv_type);
     EXPECT_EQ(prefix->prefix_length(), 21);
     const std::vector<float> with = Serve(model_, compute, kv_type, {{ids, {prefix.get()}}}, 4)[0];
@@ -131,7 +132,8 @@ TEST_P(PrefixAdapter, ZeroIsZeroWithAnMlpToo) {
   options.prefix_init = "zero";
   for (const int64_t width : {0, 7}) {
     options.mlp_width = width;
-    const Graft::Kv kv = MakeGraft("prefix", options, model_.base())->PrefixKv(2);
+    const auto graft = MakeGraft("prefix", options, model_.base());
+    const Graft::Kv kv = graft->PrefixKv(2);
     for (int64_t i = 0; i < kv.k.size(); ++i) EXPECT_EQ(std::fabs(kv.k.f32()[i]) + std::fabs(kv.v.f32()[i]), 0);
   }
 }
@@ -156,7 +158,8 @@ TEST_P(PrefixAdapter, AFreshZeroUpAdapterDoesNothing) {
 // A LoRA with a prefix on one row, an adapter on the next, nothing on the third, in prefill and in steps of decoding.
 TEST_P(PrefixAdapter, AnyMixInOnePassIsEachAlone) {
   GraftOptions options = Options(19);
-  const std::unique_ptr<Graft> lora = MakeGraft("lora", options, model_.base()), prefix = MakeGraft("prefix", options, model_.base());
+  const std::unique_ptr<Graft> lora = MakeGraft("lora", options, model_.base()),
+                               prefix = MakeGraft("prefix", options, model_.base());
   options.variant = "houlsby";
   const std::unique_ptr<Graft> houlsby = MakeGraft("adapter", options, model_.base());
   options.variant = "scaled-parallel";
@@ -176,7 +179,8 @@ TEST_P(PrefixAdapter, AnyMixInOnePassIsEachAlone) {
                                            {Ids(8, 4), {prompt.get()}},
                                            {Ids(9, 5), {prompt.get(), factors.get(), prefix.get(), lora.get()}},
                                            {Ids(12, 7), {factors.get()}}};
-  for (const auto& [compute, kv_type] : {std::pair{Compute::kF32, DType::kF32}, std::pair{Compute::kInt8, DType::kF16}}) {
+  for (const auto& [compute, kv_type] :
+       {std::pair{Compute::kF32, DType::kF32}, std::pair{Compute::kInt8, DType::kF16}}) {
     const Rows together = Serve(model_, compute, kv_type, sequences, 4);
     for (size_t i = 0; i < sequences.size(); ++i) {
       EXPECT_EQ(together[i], Serve(model_, compute, kv_type, {sequences[i]}, 4)[0]) << "sequence " << i;
@@ -200,7 +204,8 @@ TEST_P(PrefixAdapter, GraftsSideBySideAreEachAlone) {
   options.variant = "parallel";
   sequences.push_back({Ids(6, 2), {make("adapter")}});
   if (GetParam() != TinyFamily::kGpt2) sequences.push_back({Ids(6, 1), {make("ia3")}});
-  for (const auto& [compute, kv_type] : {std::pair{Compute::kF32, DType::kF32}, std::pair{Compute::kInt8, DType::kF16}}) {
+  for (const auto& [compute, kv_type] :
+       {std::pair{Compute::kF32, DType::kF32}, std::pair{Compute::kInt8, DType::kF16}}) {
     for (const auto& graft : grafts) graft->AfterUpdate();
     const Rows together = Serve(model_, compute, kv_type, sequences, 4);
     for (size_t i = 0; i < sequences.size(); ++i) {
@@ -216,10 +221,10 @@ TEST_P(PrefixAdapter, GradientsAreThoseOfTheLoss) {
     int64_t mlp;
     const char* activation;
   };
-  for (const Case& c : {Case{"prefix", "pfeiffer", 0, ""}, Case{"prefix", "pfeiffer", 6, ""},
-                        Case{"adapter", "houlsby", 0, ""}, Case{"adapter", "pfeiffer", 0, "gelu"},
-                        Case{"adapter", "parallel", 0, "tanh"}, Case{"adapter", "scaled-parallel", 0, "gelu_new"},
-                        Case{"ia3", "pfeiffer", 0, ""}}) {
+  for (const Case& c :
+       {Case{"prefix", "pfeiffer", 0, ""}, Case{"prefix", "pfeiffer", 6, ""}, Case{"adapter", "houlsby", 0, ""},
+        Case{"adapter", "pfeiffer", 0, "gelu"}, Case{"adapter", "parallel", 0, "tanh"},
+        Case{"adapter", "scaled-parallel", 0, "gelu_new"}, Case{"ia3", "pfeiffer", 0, ""}}) {
     if (c.kind == std::string("ia3") && GetParam() == TinyFamily::kGpt2) continue;  // its linears have no names there
     GraftOptions options = Options(3);
     options.variant = c.variant;
@@ -422,7 +427,8 @@ TEST_F(Files, PrefixesThatDoNotFitAreNamed) {
   MakeGraft("prefix", Options(), model_.base())->Save(path_);
   EXPECT_EQ(Says(model_), "nothing");
   ExpectParts(Says(model_, 0.5f), {path_, "0.5"});
-  Transformer more_heads(TinyModel(pool_, 1, {.kv_heads = 4}), pool_), deeper(TinyModel(pool_, 1, {.layers = 3}), pool_);
+  Transformer more_heads(TinyModel(pool_, 1, {.kv_heads = 4}), pool_),
+      deeper(TinyModel(pool_, 1, {.layers = 3}), pool_);
   ExpectParts(Says(more_heads), {"adapter_config.json", "\"num_attention_heads\" is 2", "4 key-value heads"});
   ExpectParts(Says(deeper), {"adapter_config.json", "\"num_layers\" is 2", "3 layers"});
   Change([](nlohmann::json& c) { c["num_virtual_tokens"] = 7; });
@@ -436,23 +442,31 @@ TEST_F(Files, PrefixesThatDoNotFitAreNamed) {
   tensors.push_back({.name = "prompt_embeddings", .view = embedding.view});
   WriteSafetensors(path_ + "/adapter_model.safetensors", std::move(tensors));
   Change([](nlohmann::json& c) { c["num_virtual_tokens"] = 5, c["prefix_projection"] = true; });
-  ExpectParts(Says(model_), {"adapter_model.safetensors", "[5, 16]", "[5, 64]", "\"prefix_projection\" is true", "MLP"});
+  ExpectParts(Says(model_),
+              {"adapter_model.safetensors", "[5, 16]", "[5, 64]", "\"prefix_projection\" is true", "MLP"});
 }
 
 TEST_F(Files, AdaptersThatDoNotFitAreNamed) {
   MakeGraft("adapter", Options(), model_.base())->Save(path_);
   EXPECT_EQ(Says(model_), "nothing");
-  Transformer wider(TinyModel(pool_, 1, {.hidden = 48}), pool_), qwen(TinyModel(pool_, 1, {.family = TinyFamily::kQwen3}), pool_);
+  Transformer wider(TinyModel(pool_, 1, {.hidden = 48}), pool_),
+      qwen(TinyModel(pool_, 1, {.family = TinyFamily::kQwen3}), pool_);
   ExpectParts(Says(wider), {"adapter_config.json", "\"hidden_size\" is 32", "48"});
   ExpectParts(Says(qwen), {"adapter_config.json", "\"model_type\" is \"llama\"", "qwen3"});
   Transformer deeper(TinyModel(pool_, 1, {.layers = 3}), pool_);
   ExpectParts(Says(deeper), {"adapter.safetensors", "layers.2.output_adapters", "missing"});
   Transformer shallower(TinyModel(pool_, 1, {.layers = 1}), pool_);
   ExpectParts(Says(shallower), {"adapter.safetensors", "layers.1.output_adapters", "no sub-layer"});
-  const std::pair<const char*, nlohmann::json> bad[] = {
-      {"reduction_factor", 4},    {"reduction_factor", 0},     {"reduction_factor", {{"0", 8}}}, {"non_linearity", "mish"},
-      {"ln_before", true},        {"use_gating", true},        {"phm_layer", true},              {"scaling", "channel"},
-      {"original_ln_after", false}, {"residual_before_ln", "post_add"}};
+  const std::pair<const char*, nlohmann::json> bad[] = {{"reduction_factor", 4},
+                                                        {"reduction_factor", 0},
+                                                        {"reduction_factor", {{"0", 8}}},
+                                                        {"non_linearity", "mish"},
+                                                        {"ln_before", true},
+                                                        {"use_gating", true},
+                                                        {"phm_layer", true},
+                                                        {"scaling", "channel"},
+                                                        {"original_ln_after", false},
+                                                        {"residual_before_ln", "post_add"}};
   for (const auto& [field, value] : bad) {
     MakeGraft("adapter", Options(), model_.base())->Save(path_);
     Change([&](nlohmann::json& c) { c["config"][field] = value; });
@@ -466,7 +480,8 @@ TEST_F(Files, AdaptersThatDoNotFitAreNamed) {
 }
 
 TEST_F(Files, PromptsAndFactorsThatDoNotFitAreNamed) {
-  Transformer wider(TinyModel(pool_, 1, {.hidden = 48}), pool_), more_heads(TinyModel(pool_, 1, {.kv_heads = 4}), pool_);
+  Transformer wider(TinyModel(pool_, 1, {.hidden = 48}), pool_),
+      more_heads(TinyModel(pool_, 1, {.kv_heads = 4}), pool_);
   Transformer shallower(TinyModel(pool_, 1, {.layers = 1}), pool_);
   MakeGraft("prompt", Options(), model_.base())->Save(path_);
   EXPECT_EQ(Says(model_), "nothing");
@@ -490,7 +505,8 @@ TEST_F(Files, OtherDialectsAreNamed) {
   ExpectParts(Says(model_), {"adapter_config.json", "\"lora_parameters\" is {\"rank\":8}", "scale"});
   std::ofstream(path_ + "/adapter_config.json") << R"({"fine_tune_type": "full"})";
   ExpectParts(Says(model_), {"adapter_config.json", "\"fine_tune_type\" is \"full\"", "lora and dora"});
-  std::ofstream(path_ + "/adapter_config.json") << R"({"config": {"architecture": "prefix_tuning"}, "version": "adapters.1.0.0"})";
+  std::ofstream(path_ + "/adapter_config.json")
+      << R"({"config": {"architecture": "prefix_tuning"}, "version": "adapters.1.0.0"})";
   ExpectParts(Says(model_), {"adapter_config.json", "\"architecture\" is \"prefix_tuning\"", "AdapterHub"});
   std::ofstream(path_ + "/adapter_config.json") << R"({"peft_type": "VERA"})";
   ExpectParts(Says(model_), {"adapter_config.json", "\"peft_type\" is \"VERA\""});
@@ -525,8 +541,10 @@ TEST_F(Files, OptionsOutOfRangeAreRefused) {
 
 // Two prefixes, or two adapters at one sub-layer, would act one upon the other's result in an order nobody chose.
 TEST_F(Files, StacksThatActTwiceAreRefused) {
-  const std::unique_ptr<Graft> prefix = MakeGraft("prefix", Options(), model_.base()), other = MakeGraft("prefix", Options(), model_.base());
-  const std::unique_ptr<Graft> adapter = MakeGraft("adapter", Options(), model_.base()), twice = MakeGraft("adapter", Options(), model_.base());
+  const std::unique_ptr<Graft> prefix = MakeGraft("prefix", Options(), model_.base()),
+                               other = MakeGraft("prefix", Options(), model_.base());
+  const std::unique_ptr<Graft> adapter = MakeGraft("adapter", Options(), model_.base()),
+                               twice = MakeGraft("adapter", Options(), model_.base());
   const std::unique_ptr<Graft> lora = MakeGraft("lora", Options(), model_.base());
   const auto says = [&](const std::vector<Graft*>& grafts) -> std::string {
     try {
@@ -541,7 +559,8 @@ TEST_F(Files, StacksThatActTwiceAreRefused) {
   ExpectParts(says({prefix.get(), other.get()}), {"b:", "a", "5"});
   ExpectParts(says({adapter.get(), twice.get()}), {"b:", "a", "layer 0"});
   ExpectParts(says({lora.get(), lora.get()}), {"b:", "a", "twice"});
-  const std::unique_ptr<Graft> prompt = MakeGraft("prompt", Options(), model_.base()), second = MakeGraft("prompt", Options(), model_.base());
+  const std::unique_ptr<Graft> prompt = MakeGraft("prompt", Options(), model_.base()),
+                               second = MakeGraft("prompt", Options(), model_.base());
   EXPECT_EQ(says({prompt.get(), prefix.get()}), "nothing");
   ExpectParts(says({prompt.get(), second.get()}), {"b:", "a", "prompt of 5"});
 }

@@ -35,7 +35,8 @@ std::string TokenizerJson(const Json& variant) {
 }
 
 const Json& Variant(const std::string& name) {
-  for (const Json& variant : Golden()["variants"]) {
+  const auto golden = Golden();
+  for (const Json& variant : golden["variants"]) {
     if (variant["name"] == name) return variant;
   }
   ADD_FAILURE() << "no variant " << name;
@@ -61,7 +62,8 @@ int Differences(const Tokenizer& tokenizer, const Json& variant, bool decode) {
 
 TEST(TokenizerPipeline, AgreesWithHuggingFace) {
   ASSERT_GT(Golden()["variants"].size(), 50u);
-  for (const Json& variant : Golden()["variants"]) {
+  const auto golden = Golden();
+  for (const Json& variant : golden["variants"]) {
     const std::string name = variant["name"];
     EXPECT_EQ(Differences(Tokenizer::FromJson(TokenizerJson(variant), "", "", name), variant, true), 0) << name;
   }
@@ -76,7 +78,8 @@ TEST(TokenizerPipeline, ComparisonSeesAWrongRule) {
 // Through GGUF and back, and through tokenizer.json as we write it: the same ids, or a refusal that names the rule.
 TEST(TokenizerPipeline, KeepsItsRulesThroughConversion) {
   std::set<std::string> refused;
-  for (const Json& variant : Golden()["variants"]) {
+  const auto golden = Golden();
+  for (const Json& variant : golden["variants"]) {
     const std::string name = variant["name"];
     const TempFolder folder;
     testing::WriteFile(folder / "tokenizer.json", TokenizerJson(variant));

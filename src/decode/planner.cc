@@ -257,7 +257,7 @@ void Planner::Ask(DrafterSet& set, size_t member, std::span<Task> tasks) {
   std::vector<DraftTask> asked;
   std::vector<Task*> askers;
   for (Task& task : tasks) {
-    if (task.set != &set || task.max_depth <= 0 || task.budget <= 0) continue;
+    if (task.set.get() != &set || task.max_depth <= 0 || task.budget <= 0) continue;
     asked.push_back({task.drafting->sessions[member].get(), task.budget, task.max_depth, {}});
     askers.push_back(&task);
   }
@@ -359,7 +359,7 @@ void Planner::Propose(std::span<Task> tasks, int64_t budget) {
     task.drafting->drawn = {};
     if (std::ranges::find(sets_, task.set) == sets_.end()) sets_.push_back(task.set);
   }
-  for (DrafterSet* set : sets_) {
+  for (const auto& set : sets_) {
     for (size_t i = 0; i < set->members_.size(); ++i) {
       set->payoffs_[i].asked = false;
       if (set->members_[i]->cheap()) Ask(*set, i, tasks);
@@ -367,7 +367,7 @@ void Planner::Propose(std::span<Task> tasks, int64_t budget) {
   }
   Choice choice = Choose(tasks, budget);
   const double plain = static_cast<double>(tasks.size()) / curve_.Ms(std::ssize(tasks));
-  for (DrafterSet* set : sets_) {
+  for (const auto& set : sets_) {
     for (size_t i = 0; i < set->members_.size(); ++i) {
       if (set->members_[i]->cheap()) continue;
       DrafterSet::Payoff& payoff = set->payoffs_[i];
@@ -403,7 +403,7 @@ void Planner::Propose(std::span<Task> tasks, int64_t budget) {
 
 void Planner::Measure(int64_t rows, double pass_ms, int64_t tokens, bool warm) {
   if (warm) curve_.Measure(rows, pass_ms);
-  for (DrafterSet* set : sets_) {
+  for (const auto& set : sets_) {
     for (DrafterSet::Payoff& payoff : set->payoffs_) {
       if (payoff.balance < 0) payoff.balance = std::min(0.0, payoff.balance + kTrialShare * pass_ms);
       if (!payoff.asked) continue;
@@ -414,6 +414,7 @@ void Planner::Measure(int64_t rows, double pass_ms, int64_t tokens, bool warm) {
       payoff.balance = std::min(payoff.balance + brought / payoff.without - ms, kMostBalance * curve_.Ms(1));
     }
   }
+  sets_.clear();
 }
 
 }  // namespace cambium

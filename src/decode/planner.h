@@ -62,6 +62,7 @@ class DrafterSet {
     int64_t kept() const;             // the least of the sessions'
   };
   Drafting Open(const DraftText& text);
+  Drafting Open(const DraftText&& text) = delete;  // the drafting looks at it
   // Shows a pass to every session, after comparing what was proposed, verified or not, with what the target drew.
   void Observe(Drafting& drafting, const Observation& observation);
 
@@ -104,7 +105,7 @@ class Planner {
  public:
   // A sequence that decodes: one row for its root, and a draft behind it.
   struct Task {
-    DrafterSet* set;  // null: it does not draft
+    std::shared_ptr<DrafterSet> set;  // null: it does not draft
     DrafterSet::Drafting* drafting;
     int64_t budget, max_depth;  // nodes at most; depths stay below
     Draft draft;                // the result
@@ -129,7 +130,7 @@ class Planner {
   Choice Choose(std::span<Task> tasks, int64_t budget) const;
 
   VerifyCurve curve_;
-  std::vector<DrafterSet*> sets_;  // of the step under way
+  std::vector<std::shared_ptr<DrafterSet>> sets_;  // of the step under way, whose requests may have ended
   double draft_ms_ = 0;
 };
 

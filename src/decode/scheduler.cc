@@ -266,7 +266,7 @@ std::vector<Scheduler::Part> Scheduler::PlanDecoding() {
   for (Sequence* s : decoding) {
     const int64_t left = s->LeftToDraw(), room = s->request.context - std::ssize(s->tokens);
     // A path of d nodes draws d + 1 tokens, of which the last needs no row.
-    tasks.push_back({s->request.drafters.get(), &s->drafting, s->request.max_rows - 1, std::min(left - 1, room), {}});
+    tasks.push_back({s->request.drafters, &s->drafting, s->request.max_rows - 1, std::min(left - 1, room), {}});
   }
   const int64_t budget = options_.logit_floats / transformer_.config().vocab - std::ssize(tasks);
   try {
