@@ -80,7 +80,8 @@ def main():
         cases += [(one["schema"], one.get("value", DRAWN)) for one in map(json.loads, open(path))]
     out, skipped = [], 0
     for schema, value in cases:
-        options = {"whitespace_flexible": False, "item_separator": ",", "key_separator": ":"}
+        options = {"whitespace_flexible": False, "item_separator": ",", "key_separator": ":",
+                   "coerce_one_of": True}  # of alternatives that exclude each other, as those of these schemas do
         grammar = llguidance.LLMatcher.grammar_from_json_schema(json.dumps(closed(schema)), defaults=options)
         matcher = llguidance.LLMatcher(tokenizer, grammar, log_level=0)
         if matcher.is_error():

@@ -136,7 +136,8 @@ void SchemaCompiler::RequireKnown(const SchemaJson& schema) {
   for (const auto& [keyword, value] : schema.items()) {
     const auto known = Keywords().find(keyword);
     if (known == Keywords().end()) {
-      if (keyword.compare(0, 2, "x-") == 0) continue;
+      // Notes of one program's own have a prefix: x-kubernetes-..., jupyter.lab...., meta:enum.
+      if (keyword.starts_with("x-") || keyword.find_first_of(".:") != keyword.npos) continue;
       document_.Unsupported(keyword);
     }
     if (const char* const expected = Expected(known->second, value); expected != nullptr) {
