@@ -287,6 +287,18 @@ TEST_F(CliWithModel, ScoreAndEval) {
   std::ofstream(jsonl) << "{\"text\": \"The capital of France is Paris.\"}\n\n";
   const json eval = json::parse(Cambium("eval " + Model() + "--jsonl " + jsonl + " --json -q").out);
   EXPECT_NEAR(eval["loss"].get<double>(), score["loss"].get<double>(), 1e-9);
+  std::ofstream(jsonl) << R"({"text": "{ \"a\": 1 }", "json_schema": {"properties": {"a": {"type": "integer"}}}})" << "\n"
+                       << R"({"text": "[1]", "response_format": {"type": "json_object"}})" << "\n"
+                       << R"({"messages": [{"role": "user", "content": "?"}, {"role": "assistant", "content": "yes"}], )"
+                       << R"("regex": "yes|no"})" << "\n"
+                       << R"({"text": "free"})" << "\n";
+  const json bound = json::parse(Cambium("eval " + Model() + "--jsonl " + jsonl + " --json -q").out);
+  EXPECT_EQ(bound["records"], 4);
+  EXPECT_EQ(bound["bound"], 3);
+  EXPECT_EQ(bound["kept"], 2);
+  EXPECT_FALSE(eval.contains("bound"));
+  std::ofstream(jsonl) << R"({"text": "1", "json_schema": {"type": "hiccup"}})" << "\n";
+  ExpectError("eval " + Model() + "--jsonl " + jsonl + " -q", 2, "hiccup");
   std::ofstream(jsonl) << "{\"text\": \"good\"}\n{\"txt\": 1}\n";
   ExpectError("eval " + Model() + "--jsonl " + jsonl + " -q", 3, "line 2");
   ExpectError("eval " + Model() + "-p 'too short' -q", 2, "fewer than one chunk");

@@ -127,7 +127,7 @@ void CheckMasks(Rules& rules, Rules::Expr expr) {
       if (plain.complete(set)) expected.Add(vocabulary->ends()[0]);
       const TokenSet mask = matcher.Mask();
       ASSERT_EQ(mask.words(), expected.words()) << "step " << step;
-      ASSERT_GT(mask.Count(), 0);
+      ASSERT_FALSE(mask.First(1).empty());
       for (int32_t id = 0; id < vocabulary->tokens(); ++id) ASSERT_EQ(matcher.Allows(id), mask.has(id)) << id;
       const int32_t forced = matcher.Forced();
       if (forced >= 0) {
@@ -218,9 +218,13 @@ Parsed Parse(ToolCallParser::Options options, const std::string& text, size_t pi
 
 TEST(ToolCalls, AreWrittenAndReadByEveryFamily) {
   for (const auto& [family, text] : kCalls) {
-    const auto texts = Compile([&, f = family](Rules& rules) { return WriteToolCalls(Tools(), {f, true, {}}, rules); });
+    const auto texts = Compile([&, f = family](Rules& rules) {
+      return WriteToolCalls(Tools(), {f, Thought::kNone, true, {}}, rules);
+    });
     EXPECT_TRUE(texts->Accept(text)) << text;
-    const auto one = Compile([&, f = family](Rules& rules) { return WriteToolCalls(Tools(), {f, false, {}}, rules); });
+    const auto one = Compile([&, f = family](Rules& rules) {
+      return WriteToolCalls(Tools(), {f, Thought::kNone, false, {}}, rules);
+    });
     EXPECT_FALSE(one->Accept(text)) << text;
     for (const size_t piece : {size_t{1}, size_t{3}, size_t{7}, text.size()}) {
       const Parsed parsed = Parse({.family = family}, text, piece);
@@ -232,6 +236,39 @@ TEST(ToolCalls, AreWrittenAndReadByEveryFamily) {
       EXPECT_EQ(Parse({.family = family, .one = true}, text, piece).calls.size(), 1u);
     }
   }
+}
+
+TEST(ToolCalls, MayStandBehindAThought) {
+  const std::string call = kCalls.at(ToolFamily::kHermes);
+  const auto texts = [](Thought thought, bool control) {
+    return Compile([&](Rules& rules) {
+      const ToolGrammar grammar{ToolFamily::kHermes, thought, true, [control](std::string_view name) {
+                                  return control && (name == "<think>" || name == "</think>");
+                                }};
+      return WriteToolCalls(Tools(), grammar, rules);
+    });
+  };
+  const auto may = texts(Thought::kMay, false), open = texts(Thought::kOpen, false);
+  const auto none = texts(Thought::kNone, false), control = texts(Thought::kMay, true);
+  EXPECT_TRUE(may->Accept(call));
+  EXPECT_TRUE(none->Accept(call));
+  EXPECT_FALSE(open->Accept(call));
+  for (const std::string thought : {"\nhm </thin> é <</think>\n\n", "</think>", "a < b </th</think>\n"}) {
+    EXPECT_TRUE(may->Accept("<think>" + thought + call)) << thought;
+    EXPECT_TRUE(open->Accept(thought + call)) << thought;
+    EXPECT_FALSE(none->Accept("<think>" + thought + call)) << thought;
+  }
+  EXPECT_FALSE(may->Accept("<think>never closed" + call));
+  EXPECT_FALSE(may->Accept("<think>a</think>words" + call));
+  EXPECT_TRUE(control->Accept(ControlText("<think>") + "</think> as text" + ControlText("</think>") + "\n" + call));
+  EXPECT_FALSE(control->Accept("<think></think>" + call));
+}
+
+TEST(ToolCalls, ThoughtFollowsFromTemplateAndPrompt) {
+  EXPECT_EQ(ThoughtOf("{{ x }}", "assistant\n"), Thought::kNone);
+  EXPECT_EQ(ThoughtOf("a <think> b", "assistant\n"), Thought::kMay);
+  EXPECT_EQ(ThoughtOf("a <think> b", "assistant\n<think>\n\n</think>\n\n"), Thought::kNone);
+  EXPECT_EQ(ThoughtOf("a <think> b", "assistant\n<think>\n"), Thought::kOpen);
 }
 
 TEST(ToolCalls, WhatIsNoCallStaysContent) {

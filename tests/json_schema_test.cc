@@ -1,5 +1,5 @@
 // Which texts the grammar of a JSON schema accepts, keyword by keyword.
-#include <chrono>
+#include <ctime>
 
 #include "grammar_testing.h"
 
@@ -142,7 +142,54 @@ TEST(JsonSchema, Numbers) {
       {R"({"type":"number","exclusiveMaximum":-1.5})", {"-1.51", "-2", "-100"}, {"-1.5", "-1.50", "-1", "0", "3"}},
       {R"({"type":"integer","multipleOf":7})", {"0", "7", "-14", "700"}, {"1", "8", "07"}},
       {R"({"type":"number","multipleOf":0.01})", {"1", "1.5", "1.25"}, {"1.255"}},
+      {R"({"multipleOf":1.5})", {"0", "1.5", "3", "-4.5", "3.0"}, {"1", "2", "1.50", "4.4", "1.", "-0"}},
+      {R"({"multipleOf":0.25,"maximum":2})", {"0.25", "0.5", "0.50", "2"}, {"0.3", "0.125", "2.25", "1.1"}},
+      {R"({"minimum":3,"exclusiveMinimum":true,"type":"integer","maximum":6,"exclusiveMaximum":false})",
+       {"4", "6"},
+       {"3", "7"}},
       {R"({"type":"integer","minimum":100000000000000000000})", {"100000000000000000000"}, {"99999999999999999999"}},
+  });
+}
+
+TEST(JsonSchema, ListsWithoutRepetition) {
+  Check({
+      {R"({"uniqueItems":true,"items":{"enum":["a","b",3]}})",
+       {"[]", R"(["a"])", R"(["a","b",3])", R"(["b",3])"},
+       {R"(["a","a"])", R"(["a",4])", "[,3]"}},
+      {R"({"uniqueItems":true,"minItems":2,"maxItems":2,"items":{"enum":[1,2,3]}})",
+       {"[1,2]", "[1,3]", "[2,3]"},
+       {"[1]", "[1,1]", "[1,2,3]", "[3,"}},
+      {R"({"uniqueItems":true,"items":{"type":["boolean","null"]}})", {"[null,true,false]", "[true]"}, {"[true,true]"}},
+      {R"({"uniqueItems":true,"prefixItems":[{"type":"boolean"},{"type":"boolean"}]})",
+       {"[]", "[true]", "[true,false]", "[false,true]"},
+       {"[true,true]", "[true,false,true]"}},
+      {R"({"uniqueItems":true,"prefixItems":[{"type":"string"},{"type":"integer"}]})",
+       {R"(["a",1])"},
+       {R"(["a","a"])"}},
+      {R"({"uniqueItems":true,"maxItems":1,"items":{"type":"string"}})", {R"(["a"])"}, {R"(["a","b"])"}},
+      {R"({"uniqueItems":false,"items":{"const":1}})", {"[1,1]"}, {"[2]"}},
+  });
+}
+
+TEST(JsonSchema, EarlierDraftsAndOpenApi) {
+  Check({
+      {R"({"properties":{"a":{"type":"integer","nullable":true},"b":{"type":"null"}},"dependencies":{"a":["b"]}})",
+       {"{}", R"({"a":null,"b":null})", R"({"a":1,"b":null})", R"({"b":null})"},
+       {R"({"a":1})"}},
+      {R"({"properties":{"a":true,"b":{"type":"integer"}},"dependencies":{"a":{"required":["b"]}}})",
+       {R"({"a":"x","b":1})"},
+       {R"({"a":"x"})"}},
+      {R"({"properties":{"dependencies":{"type":"object","properties":{"type":{"type":"string"}}},"nullable":{"const":1}}})",
+       {R"({"dependencies":{"type":"x"},"nullable":1})"},
+       {R"({"dependencies":[]})"}},
+      {R"({"$id":"http://x.org/a/b.json","$ref":"../c/./d.json","$defs":{"d":{"$id":"/c/d.json","const":1}}})",
+       {"1"},
+       {"2"}},
+      {R"({"$id":"r","$ref":"list","$defs":{"foo":{"$dynamicAnchor":"items","type":"string"},
+           "list":{"$id":"list","type":"array","items":{"$dynamicRef":"#items"},
+                   "$defs":{"items":{"$dynamicAnchor":"items"}}}}})",
+       {R"(["a"])"},
+       {"[1]"}},
   });
 }
 
@@ -206,7 +253,12 @@ TEST(JsonSchema, RefusesByName) {
       {R"({"type":"string","pattern":"(?=a)b"})", "looking ahead"},
       {R"({"type":"string","format":"hiccup"})", "\"format\""},
       {R"({"uniqueItems":true})", "\"uniqueItems\""},
-      {R"({"$dynamicRef":"#a","$defs":{"x":{"$dynamicAnchor":"a"},"y":{"$dynamicAnchor":"a"}}})", "\"$dynamicRef\""},
+      {R"({"uniqueItems":true,"items":{"type":"string"}})", "\"uniqueItems\""},
+      {R"({"uniqueItems":true,"prefixItems":[{"type":"string"},{"minLength":1}]})", "\"uniqueItems\""},
+      {R"({"multipleOf":0.123456789})", "\"multipleOf\""},
+      {R"({"$ref":"y","$defs":{"x":{"$id":"x","$defs":{"a":{"$dynamicAnchor":"a"}},"$dynamicRef":"#a"},
+           "y":{"$id":"y","$ref":"x","$defs":{"a":{"$dynamicAnchor":"a","type":"null"}}}}})",
+       "\"$dynamicRef\""},
       {R"({"minimun":1})", "\"minimun\""},
       {R"({"properties":3})", "\"properties\""},
       {R"({"minLength":-1})", "minLength"},
@@ -217,7 +269,7 @@ TEST(JsonSchema, RefusesByName) {
       {R"({"type":"object","required":["a"],"properties":{"a":false}})", "no text"},
       {R"({"anyOf":[]})", "anyOf"},
       {R"({"not":{"multipleOf":3}})", "\"multipleOf\""},
-      {R"({"items":{"properties":{"a":{"dependencies":{}}}}})", "\"dependencies\""},
+      {R"({"items":{"properties":{"a":{"dependencies":3}}}})", "\"dependencies\""},
   };
   for (const auto& [schema, named] : cases) {
     const std::string refusal = Refused(schema);
@@ -260,11 +312,11 @@ TEST(JsonSchema, HostileOnesEndSoon) {
         std::string(R"({"minLength":1000000000000,"type":"string"})"),
         std::string(R"({"allOf":[{"$ref":"#"},{"$ref":"#"}]})"),
         std::string(R"({"anyOf":[{"$ref":"#"},{"type":"array","items":{"$ref":"#"}}]})")}) {
-    const auto start = std::chrono::steady_clock::now();
+    const std::clock_t start = std::clock();  // of this process: others may keep the machine busy
     const std::string refusal = Refused(schema);
-    const std::chrono::duration<double> spent = std::chrono::steady_clock::now() - start;
-    EXPECT_LT(spent.count(), 5) << schema.substr(0, 100);
-    std::printf("%6.3f s  %s\n            %s\n", spent.count(), schema.substr(0, 60).c_str(), refusal.c_str());
+    const double spent = static_cast<double>(std::clock() - start) / CLOCKS_PER_SEC;
+    EXPECT_LT(spent, 5) << schema.substr(0, 100);
+    std::printf("%6.3f s  %s\n            %s\n", spent, schema.substr(0, 60).c_str(), refusal.c_str());
   }
 }
 

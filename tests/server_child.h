@@ -156,4 +156,17 @@ inline json Asked(const std::string& prompt, int tokens, json more = json::objec
   return body;
 }
 
+// One server for all tests that change nothing of it.
+inline const Child& Shared() {
+  static const Child child;
+  return child;
+}
+
+class Server : public testing::Test {
+ protected:
+  void SetUp() override {
+    if (DefaultTestModel().empty()) GTEST_SKIP() << "no model";
+  }
+};
+
 }  // namespace cambium

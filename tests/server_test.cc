@@ -14,12 +14,6 @@
 namespace cambium {
 namespace {
 
-class Server : public testing::Test {
-  void SetUp() override {
-    if (DefaultTestModel().empty()) GTEST_SKIP() << "no model";
-  }
-};
-
 // The text that `generate` prints.
 std::string Generated(const std::string& options) {
   const TempFolder folder;
@@ -29,11 +23,6 @@ std::string Generated(const std::string& options) {
   EXPECT_EQ(std::system(command.c_str()), 0) << command;
   std::ifstream file(out);
   return json::parse(file)["text"];
-}
-
-const Child& Shared() {
-  static const Child child;
-  return child;
 }
 
 TEST_F(Server, AnswersAsTheCommandLine) {
@@ -70,74 +59,6 @@ TEST_F(Server, ItsStreamsJoinToThePlainAnswerAlsoInCompany) {
   for (const std::string& text : texts) EXPECT_EQ(text, plain);
 }
 
-TEST_F(Server, ACompletionIsBoundByAGrammar) {
-  const json body = Asked("Is it so?", 8, {{"grammar", "root ::= \"yes\" | \"no\""}});
-  const json choice = Shared().Post("/v1/completions", body).Json()["choices"][0];
-  EXPECT_TRUE(choice["text"] == "yes" || choice["text"] == "no") << choice;
-  EXPECT_EQ(choice["finish_reason"], "stop");
-  const json number =
-      Asked("How many?", 8, {{"response_format", {{"type", "json_schema"}, {"schema", {{"const", 7}}}}}});
-  EXPECT_EQ(Shared().Post("/v1/completions", number).Json()["choices"][0]["text"], "7");
-}
-
-TEST_F(Server, TheFinalMessageIsContinuedWhicheverWayItIsSaid) {
-  json body = {{"max_tokens", 8}, {"temperature", 0}};
-  body["messages"] =
-      json::array({{{"role", "user"}, {"content", "Count."}}, {{"role", "assistant"}, {"content", "One, two,"}}});
-  const json plain = Shared().Post("/v1/chat/completions", body).Json();
-  body["continue_final_message"] = true;
-  body["add_generation_prompt"] = false;
-  const json said = Shared().Post("/v1/chat/completions", body).Json();
-  EXPECT_EQ(said["choices"], plain["choices"]);
-  EXPECT_EQ(said["usage"]["prompt_tokens"], plain["usage"]["prompt_tokens"]);
-}
-
-TEST_F(Server, UsageIsInEveryChunkOnlyBesideThatOfTheEnd) {
-  for (const bool include : {true, false}) {
-    const json options = {{"include_usage", include}, {"continuous_usage_stats", true}};
-    const json body = Asked("The sea is", 4, {{"stream", true}, {"stream_options", options}});
-    const std::vector<json> events = Events(Shared().Post("/v1/completions", body).body);
-    ASSERT_FALSE(events.empty());
-    for (const json& event : events) EXPECT_EQ(event.contains("usage"), include) << event;
-  }
-}
-
-TEST_F(Server, RefusesByName) {
-  struct Bad {
-    json more;
-    const char* named;
-  };
-  const Bad bads[] = {{{{"temperature", -1}}, "temperature"},
-                      {{{"top_p", 1.5}}, "top_p"},
-                      {{{"n", 0}}, "n"},
-                      {{{"stop", 123}}, "stop"},
-                      {{{"stop", ""}}, "stop"},
-                      {{{"seed", 1e30}}, "seed"},
-                      {{{"prompt", json::array({-1})}}, "vocabulary"},
-                      {{{"prompt", json::array()}}, "prompt"},
-                      {{{"prompt", nullptr}}, "prompt"},
-                      {{{"logprobs", 21}}, "logprobs"},
-                      {{{"best_of", 7}}, "best_of"},
-                      {{{"suffix", "x"}}, "suffix"},
-                      {{{"cache_salt", ""}}, "cache_salt"},
-                      {{{"draft", "corpus:index=/etc/passwd"}}, "draft"},
-                      {{{"logit_bias", {{"-3", 1}}}}, "-3"},
-                      {{{"stream_options", json::object()}}, "stream_options"},
-                      {{{"guided_regex", "a"}}, "guided_regex"},
-                      {{{"grammar", "root ::= missing"}}, "grammar: line 1"},
-                      {{{"structured_outputs", {{"regex", "["}}}}, "structured_outputs"},
-                      {{{"draft", "nobody"}}, "nobody"}};
-  for (const Bad& bad : bads) {
-    const Child::Answer answer = Shared().Post("/v1/completions", Asked("a", 1, bad.more));
-    EXPECT_EQ(answer.status, 400) << bad.more;
-    const std::string message = answer.Json()["error"]["message"];
-    EXPECT_NE(message.find(bad.named), std::string::npos) << message;
-    EXPECT_LT(message.size(), 1100u);
-  }
-  EXPECT_EQ(Shared().Post("/v1/completions", Asked("a", 1, {{"model", "nobody"}})).status, 404);
-  EXPECT_EQ(Shared().Post("/v1/completions", Asked("a", 1, {{"zzz", 1}, {"seed", nullptr}})).status, 200);
-}
-
 TEST_F(Server, RefusesWhatIsNoRequest) {
   for (const char* body : {"", "{", "[]", "null", "{\"a\":1,\"a\":2}", "{} x", "\xff"}) {
     EXPECT_EQ(Shared().Raw(Child::PostBytes("/v1/completions", body)).status, 400) << body;
@@ -154,7 +75,12 @@ TEST_F(Server, RefusesWhatIsNoRequest) {
   EXPECT_EQ(Shared().Raw("GET /health HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n").status, 403);
   EXPECT_EQ(Shared().Get("/v1/models", "Origin: http://evil.example\r\n").status, 403);
   EXPECT_EQ(Shared().Get("/nothing").status, 404);
-  EXPECT_EQ(Shared().Get("/v1/completions").status, 405);
+  for (const auto& [line, allowed] : {std::pair("GET /v1/completions", "POST"), std::pair("PUT /health", "GET, HEAD"),
+                                      std::pair("DELETE /v1/models", "GET, HEAD")}) {
+    const Child::Answer answer = Shared().Raw(Child::Head(line) + "\r\n");
+    EXPECT_EQ(answer.status, 405) << line;
+    EXPECT_NE(answer.head.find(std::string("\r\nAllow: ") + allowed + "\r\n"), std::string::npos) << answer.head;
+  }
   EXPECT_EQ(
       Shared()
           .Raw(Child::Head("POST /v1/completions", "Content-Type: text/plain\r\nContent-Length: 2\r\n") + "\r\n{}")
@@ -244,6 +170,26 @@ TEST_F(Server, NoGraftIsLoadedFromAPipe) {
   const Child child({"--allow-load", folder / "", "--admin-key-file", folder / "key"});
   const json body = {{"lora_name", "a"}, {"lora_path", "pipe"}};
   EXPECT_EQ(child.Post("/v1/load_lora_adapter", body, "Authorization: Bearer boss\r\n").status, 404);
+}
+
+TEST_F(Server, SleepsWhereNobodyAsksAndAwakesForARequest) {
+  const Child child({"--sleep-idle", "0.3"});
+  const json body = Asked("The cambium of a tree is", 12);
+  for (int round = 0; round < 2; ++round) {
+    const Child::Answer answer = child.Post("/v1/completions", body);
+    ASSERT_EQ(answer.status, 200) << answer.body;
+    EXPECT_EQ(answer.Json()["choices"][0]["text"], Shared().Post("/v1/completions", body).Json()["choices"][0]["text"]);
+    bool asleep = false;
+    for (int i = 0; i < 400 && !asleep; ++i) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(10));
+      asleep = child.Get("/props").Json()["is_sleeping"];
+    }
+    EXPECT_TRUE(asleep);
+    EXPECT_EQ(child.Get("/health").status, 200);
+    EXPECT_EQ(child.Get("/v1/models").Json()["data"][0]["max_model_len"], 512);
+    EXPECT_EQ(Metric(child, "vllm:engine_sleep_state"), 1);
+  }
+  EXPECT_EQ(child.Post("/tokenize", {{"content", "a"}}).status, 200);
 }
 
 TEST_F(Server, SigtermEndsNoStream) {

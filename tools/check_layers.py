@@ -16,7 +16,7 @@ def allowed_rooms():
     for name, rest in re.findall(r"cambium_room\((\w+)\s*([^)]*)\)", text):
         deps = re.search(r"DEPS\s+([\w\s]*?)(?:LIBS|$)", rest)
         rooms[name] = {name, *(deps.group(1).split() if deps else [])}
-    rooms["server"] = {"server", "base", "io", "grammar", "grafts", "engine"}  # a library of its own, above the engine
+    rooms["server"] = {"server", "base", "io", "grammar", "grafts", "drafters", "engine"}  # a library of its own, above the engine
     return rooms
 
 

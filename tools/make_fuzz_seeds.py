@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes small valid inputs of the targets adapter, token_index, hf_config, dataset and tree to tests/fuzz/corpus/.
+"""Writes small valid inputs of the targets adapter, token_index, hf_config, dataset, tree and grammar to tests/fuzz/corpus/.
 
     python3 tools/make_fuzz_seeds.py tests/fuzz/corpus
 
@@ -244,11 +244,35 @@ def trees():
     yield "python", b"# Medusa's\nmc_sim_7b_63 = " + json.dumps(paths).encode() + b"\n"
 
 
+def grammars():
+    """A letter for the kind (s and j: a schema, spaced and compact; r: an expression; p: a pattern; g: GBNF), and a text."""
+    schemas = [
+        {"type": "object", "properties": {"name": {"type": "string", "maxLength": 8}, "n": {"type": "integer", "minimum": -5}},
+         "required": ["name"]},
+        {"type": "array", "items": {"enum": ["a", 1, None]}, "uniqueItems": True, "minItems": 1},
+        {"$ref": "#/$defs/t", "$defs": {"t": {"type": "object", "properties": {"l": {"$ref": "#/$defs/t"}}}}},
+        {"anyOf": [{"type": "string", "pattern": "^a+b?$"}, {"multipleOf": 0.25, "maximum": 9}]},
+        {"oneOf": [{"required": ["a"], "properties": {"a": True}}, {"required": ["b"], "properties": {"b": {"not": {"const": 1}}}}]},
+        {"if": {"properties": {"a": {"const": 1}}}, "then": {"required": ["b"]}, "else": {"maxProperties": 1},
+         "properties": {"a": {"type": "integer"}, "b": {"type": "null"}}},
+        {"patternProperties": {"^x": {"type": "boolean"}}, "additionalProperties": False, "propertyNames": {"maxLength": 3}},
+        {"prefixItems": [{"format": "date"}, {"format": "ipv4"}], "items": False, "contains": {"minLength": 2}},
+        {"allOf": [{"properties": {"a": {"type": "number"}}}], "unevaluatedProperties": False, "dependencies": {"a": ["b"]}},
+        {"$id": "http://x/a", "$dynamicRef": "#n", "$defs": {"n": {"$dynamicAnchor": "n", "type": ["null", "boolean"]}}}]
+    out = [(f"schema_{i}", "js"[i % 2] + json.dumps(schema)) for i, schema in enumerate(schemas)]
+    texts = {"r": ["a(b|c)*d?", "[^a-c\\d]{2,9}", "(?:x|(?<n>y)){2}\\u00e9", "\\p{L}+|\\w\\S."],
+             "p": ["^a|b$", "[0-9]{3}-?"],
+             "g": ['root ::= "[" (w (", " w)*)? "]"\nw ::= [a-z]+ | "\\"" [^"]* "\\""', 'root ::= "(" root? ")" | [^()]{2,3}',
+                   "root ::= a |\n  b # c\na ::= \"x\"+ .\nb ::= [\\x41-\\x5A]?"]}
+    out += [(f"{kind}_{i}", kind + text) for kind, list_ in texts.items() for i, text in enumerate(list_)]
+    return [(name, text.encode()) for name, text in out]
+
+
 def main(corpus):
     seeds = {"adapter": adapters(),
              "token_index": [("two", index([[104, 105, 104, 105], [97] * 40])), ("none", index([]))],
              "hf_config": ((name, json.dumps(config, indent=1).encode()) for name, config in configs()),
-             "dataset": data(), "tree": trees()}
+             "dataset": data(), "tree": trees(), "grammar": grammars()}
     for target, inputs in seeds.items():
         os.makedirs(os.path.join(corpus, target), exist_ok=True)
         for name, content in inputs:

@@ -81,6 +81,7 @@ struct Request {
   int prompt_logprobs = -1;  // the same of the prompt's own tokens (Generation::prompt_logprobs)
   bool embed = false;        // draw nothing; Generation::embedding
   bool trace = false;        // report what each pass verified (Event::Kind::kPass)
+  bool progress = false;     // report how far the prompt is read (Event::Kind::kPrompt)
   std::string cache_salt;    // what is remembered is shared among requests of one salt
   // What the answer's text must be. End tokens are drawn where it may end, and nothing else where it must; not with
   // ignore_end or min_tokens. Bias and penalties act on what it leaves.
@@ -155,9 +156,18 @@ struct DraftTrace {
   int32_t drawn;  // behind the last accepted one
 };
 
+// How far a prompt has been read.
+struct PromptProgress {
+  int64_t total, cached, done;  // tokens; those that were remembered are done
+  double ms;                    // since its first pass
+  // Of the ids but the first, as Generation has them; empty until the prompt is read, and where not asked for.
+  std::span<const TokenLogprob> logprobs;
+  std::span<const std::vector<TokenLogprob>> top;
+};
+
 // What happened to a request. Spans and pointers live as long as the call.
 struct Event {
-  enum class Kind { kToken, kPass, kFinished };
+  enum class Kind { kToken, kPass, kFinished, kPrompt };
   RequestId request = 0;
   Kind kind = Kind::kToken;
   int32_t id = -1;        // kToken
@@ -166,6 +176,7 @@ struct Event {
   const TokenLogprob* logprob = nullptr;
   std::span<const TokenLogprob> top;
   const DraftTrace* pass = nullptr;        // kPass
+  const PromptProgress* prompt = nullptr;  // kPrompt
   const Generation* generation = nullptr;  // kFinished: the whole answer
   std::exception_ptr error;                // kFinished with kFailed
 };

@@ -59,7 +59,11 @@ class Model {
   // The same as ids: control tokens are read from what the template wrote; those spelled in a message stay plain text.
   std::vector<int32_t> TokenizeChat(std::span<const Message> messages, const ChatOptions& options = {}) const;
   // `messages`: a JSON list of objects as templates take them, with tool calls and whatever else the template reads.
+  std::string ApplyTemplate(std::string_view messages, const ChatOptions& options = {}) const;
   std::vector<int32_t> TokenizeChat(std::string_view messages, const ChatOptions& options = {}) const;
+
+  // Whether the template, of dialogues with tools or without, looks at a variable or a field of this name at all.
+  bool TemplateReads(std::string_view name, bool tools = false) const;
 
   struct Impl;
   const std::shared_ptr<Impl>& shared() const { return impl_; }  // opaque outside the library

@@ -1,11 +1,13 @@
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
 #include <memory>
 #include <sstream>
 
 #include "cli/options.h"
 #include "cli/verbs.h"
+#include "engine/constraint_fields.h"
 #include "engine/impl.h"
 #include "io/json_lines.h"
 #include "train/bleu.h"
@@ -73,13 +75,27 @@ void EvalText(const Flags& flags) {
   }
 }
 
-std::vector<int32_t> RecordIds(const Model::Impl& model, const JsonLines& lines, const Flags& flags) {
-  const nlohmann::ordered_json& record = lines.record();
+// Fields that say what a record's answer must be.
+constexpr const char* kBinding[] = {"response_format", "structured_outputs", "json_schema", "regex", "choice", "grammar"};
+
+// The text that such a field is about: the record's own, or its last message's.
+std::string AnswerOf(const nlohmann::ordered_json& record, const std::string& field) {
+  if (const auto text = record.find(field); text != record.end()) return text->get<std::string>();
+  const auto messages = record.find("messages");
+  if (messages == record.end() || !messages->is_array() || messages->empty() || !messages->back().is_object() ||
+      !messages->back().contains("content") || !messages->back()["content"].is_string()) {
+    Fail(ErrorCode::kData, "a schema needs a field ", field, ", or messages whose last has a text");
+  }
+  return messages->back()["content"].get<std::string>();
+}
+
+std::vector<int32_t> RecordIds(const Model::Impl& model, nlohmann::ordered_json record, const Flags& flags) {
   if (!record.is_object()) Fail(ErrorCode::kData, "a record is ", record.type_name(), ", expected object");
   if (const auto text = record.find(flags.field); text != record.end()) {
     if (!text->is_string()) Fail(ErrorCode::kData, "field \"", flags.field, "\" is ", text->type_name(), ", expected string");
     return model.tokenizer.Encode(text->get_ref<const std::string&>(), true, flags.input.special);
   }
+  for (const char* own : kBinding) record.erase(own);
   const Record dialogue = RecordReader(model.dialogues, "auto", flags.ignored_fields).Read(record, true);
   if (dialogue.kind != Record::Kind::kDialogue) {
     Fail(ErrorCode::kData, "no field ", flags.field, ", messages or conversations");
@@ -96,11 +112,19 @@ void EvalJsonl(const Flags& flags) {
   Engine engine = LoadModel(flags.model, flags.output);
   const std::vector<AdapterUse> adapters = Adapters().Load(engine.model(), flags.grafts);
   double sum = 0;
-  int64_t tokens = 0, records = 0;
+  int64_t tokens = 0, records = 0, bound = 0, kept = 0;
   for (JsonLines lines(flags.jsonl); lines.Next();) {
     std::vector<int32_t> ids;
     try {
-      ids = RecordIds(*engine.model().shared(), lines, flags);
+      const nlohmann::ordered_json& record = lines.record();
+      ids = RecordIds(*engine.model().shared(), record, flags);
+      const auto binds = [&](const char* field) { return record.contains(field); };
+      if (std::ranges::any_of(kBinding, binds)) {
+        const auto keeps = Keeps(engine.model(), record, AnswerOf(record, flags.field));
+        bound += keeps.has_value();
+        kept += keeps.value_or(false);
+        if (keeps == false) Note(flags.output, lines.where() + ": the answer does not keep to what is asked of it");
+      }
     } catch (const Error& error) {
       throw Error(error.code(), lines.where() + ": " + error.what());
     }
@@ -116,10 +140,14 @@ void EvalJsonl(const Flags& flags) {
   if (tokens == 0) Fail(ErrorCode::kData, flags.jsonl, ": no tokens to score in ", records, " records");
   const double loss = sum / static_cast<double>(tokens);
   if (flags.output.json) {
-    WriteJson({{"loss", loss}, {"perplexity", std::exp(loss)}, {"tokens", tokens}, {"records", records}});
+    nlohmann::ordered_json answer = {
+        {"loss", loss}, {"perplexity", std::exp(loss)}, {"tokens", tokens}, {"records", records}};
+    if (bound > 0) answer.update({{"bound", bound}, {"kept", kept}});
+    WriteJson(answer);
   } else {
-    Write(
-        fmt::format("loss {:.6f}  perplexity {:.4f}  tokens {}  records {}\n", loss, std::exp(loss), tokens, records));
+    const std::string more = bound > 0 ? fmt::format("  kept to their schemas {} of {}", kept, bound) : "";
+    Write(fmt::format("loss {:.6f}  perplexity {:.4f}  tokens {}  records {}{}\n", loss, std::exp(loss), tokens, records,
+                      more));
   }
 }
 

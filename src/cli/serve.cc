@@ -54,6 +54,7 @@ void Serve(const Flags& flags) {
   CheckRange("--parallel", static_cast<double>(flags.model.engine.parallel), 1, 4096);
   CheckRange("--queue", static_cast<double>(options.queue), 0, 1e6);
   CheckRange("--timeout", flags.timeout, 1, 86400);
+  CheckRange("--sleep-idle", options.sleep_idle, 0, 1e9);
   CheckRange("--drain-delay", options.drain_delay, 0, 86400);
   CheckRange("--drain-timeout", options.drain_timeout, 0, 86400);
   options.http.body_seconds = options.http.write_seconds = flags.timeout;
@@ -137,6 +138,9 @@ void AddServe(CLI::App& app) {
   verb->add_option("--drain-timeout", f.server.drain_timeout, "Seconds that requests under way may take then")
       ->capture_default_str()
       ->envname("CAMBIUM_DRAIN_TIMEOUT");
+  verb->add_option("--sleep-idle", f.server.sleep_idle,
+                   "Seconds without a request until the model leaves memory; the next request loads it (0: never)")
+      ->envname("CAMBIUM_SLEEP_IDLE");
   verb->add_option("--config", f.config, "A TOML file with these options; flags and CAMBIUM_... win")
       ->envname("CAMBIUM_CONFIG");
   AddOutput(*verb, f.output);

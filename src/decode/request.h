@@ -99,6 +99,8 @@ struct DecodeRequest {
   // Of every token of the prompt, in order, each once: its logits, and the final norm's output there.
   std::function<void(int64_t row, std::span<const float> logits)> on_logits;
   std::function<void(int64_t row, std::span<const float> hidden)> on_hidden;
+  // After each pass over rows of the prompt: how many of its tokens are done, how many of those were known, since when.
+  std::function<void(int64_t done, int64_t known, double ms)> on_prompt;
   std::function<void(int32_t root, const Draft& draft, const Verdict& verdict)> on_verified;
   std::function<void(const DecodeResult&)> on_end;
 

@@ -190,6 +190,9 @@ void Scheduler::Show(const Part& part, const Pass& pass) {
 bool Scheduler::Tell(Part& part, const Pass& pass) {
   Sequence& s = *part.sequence;
   if (part.shows) Show(part, pass);
+  if (s.request.on_prompt && s.emitted == 0 && part.past < s.prompt) {
+    s.request.on_prompt(std::min(s.computed, s.prompt), s.result.cached_tokens, Millis(Clock::now() - s.started));
+  }
   if (!part.draws) {
     if (s.todo() > 0) return true;
     Finish(s, StopReason::kLength);

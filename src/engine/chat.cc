@@ -36,6 +36,12 @@ std::string Model::ApplyTemplate(std::span<const Message> messages, const ChatOp
   return Dialogues(*impl_).Render(ListOf(messages), OptionsOf(options));
 }
 
+std::string Model::ApplyTemplate(std::string_view messages, const ChatOptions& options) const {
+  return Dialogues(*impl_).Render(Parsed(messages, "messages"), OptionsOf(options));
+}
+
+bool Model::TemplateReads(std::string_view name, bool tools) const { return impl_->dialogues.Reads(name, tools); }
+
 std::vector<int32_t> Model::TokenizeChat(std::span<const Message> messages, const ChatOptions& options) const {
   return Dialogues(*impl_).Ids(ListOf(messages), OptionsOf(options));
 }

@@ -1,5 +1,7 @@
 #include "cambium/constraint.h"
 
+#include <algorithm>
+#include <bit>
 #include <limits>
 
 #include "engine/constraint_impl.h"
@@ -11,6 +13,7 @@
 namespace cambium {
 namespace {
 
+constexpr float kForbidden = -std::numeric_limits<float>::infinity();
 constexpr size_t kMostBytes = size_t{4} << 20;  // of a schema, a grammar, an expression
 
 std::shared_ptr<const Vocabulary> MakeVocabulary(const Tokenizer& tokenizer) {
@@ -36,9 +39,14 @@ class Matcher : public TokenConstraint {
     const std::vector<uint64_t>& words = mask.words();
     for (size_t i = 0; i < logits.size(); i += 64) {
       const uint64_t word = i / 64 < words.size() ? words[i / 64] : 0;
-      if (word == ~uint64_t{0}) continue;
-      for (size_t bit = 0; bit < std::min<size_t>(64, logits.size() - i); ++bit) {
-        if ((word >> bit & 1) == 0) logits[i + bit] = -std::numeric_limits<float>::infinity();
+      const auto few = logits.subspan(i, std::min<size_t>(64, logits.size() - i));
+      if (word == 0) {
+        std::ranges::fill(few, kForbidden);
+        continue;
+      }
+      for (uint64_t rest = ~word; rest != 0; rest &= rest - 1) {
+        const auto bit = static_cast<size_t>(std::countr_zero(rest));
+        if (bit < few.size()) few[bit] = kForbidden;
       }
     }
   }

@@ -1,6 +1,9 @@
 #include "engine/constraint_fields.h"
 
+#include <algorithm>
+
 #include "engine/constraint_impl.h"
+#include "grammar/json_schema_document.h"
 #include "io/json.h"
 
 namespace cambium {
@@ -8,11 +11,15 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
+// What binds: a field, one of json_schema, regex, choice and grammar, and what it says.
+struct Binding {
+  std::string field, kind;
+  Json value;
+};
+
 // Reads the fields in turn; at most one may bind.
 class FieldReader {
  public:
-  explicit FieldReader(const Model& model) : model_(model) {}
-
   void All(const Json& fields) {
     for (const auto& [field, value] : fields.items()) {
       if (value.is_null()) continue;
@@ -22,38 +29,27 @@ class FieldReader {
         One(field, field, value);
     }
   }
-  std::optional<Constraint> found() const { return found_; }
+  const std::optional<Binding>& found() const { return found_; }
 
  private:
   [[noreturn]] static void Wrong(const std::string& field, const Json& value, const char* expected) {
     Fail(ErrorCode::kUsage, "field \"", field, "\" is ", ShownJson(value), ", expected ", expected);
   }
-  void Set(const std::string& field, Constraint constraint) {
-    if (found_)
-      Fail(ErrorCode::kUsage, "field \"", field, "\" and \"", by_, "\" both bind the answer; give one of them");
-    found_ = std::move(constraint);
-    by_ = field;
-  }
 
-  // kind: json_schema, regex, choice or grammar.
   void One(const std::string& field, const std::string& kind, const Json& value) {
+    if (found_) {
+      Fail(ErrorCode::kUsage, "field \"", field, "\" and \"", found_->field,
+           "\" both bind the answer; give one of them");
+    }
+    const auto is_text = [](const Json& text) { return text.is_string(); };
     if (kind == "json_schema") {
-      if (value.is_string()) return Set(field, Constraint::JsonSchema(model_, value.get<std::string>()));
-      if (!value.is_object() && !value.is_boolean()) Wrong(field, value, "a schema");
-      return Set(field, Constraint::JsonSchema(model_, value.dump()));
+      if (!value.is_string() && !value.is_object() && !value.is_boolean()) Wrong(field, value, "a schema");
+    } else if (kind == "choice") {
+      if (!value.is_array() || !std::ranges::all_of(value, is_text)) Wrong(field, value, "a list of texts");
+    } else if (!value.is_string()) {
+      Wrong(field, value, "a text");
     }
-    if (kind == "choice") {
-      std::vector<std::string> texts;
-      if (!value.is_array()) Wrong(field, value, "a list of texts");
-      for (const Json& text : value) {
-        if (!text.is_string()) Wrong(field, value, "a list of texts");
-        texts.push_back(text.get<std::string>());
-      }
-      return Set(field, Constraint::Choice(model_, texts));
-    }
-    if (!value.is_string()) Wrong(field, value, "a text");
-    const auto& text = value.get_ref<const std::string&>();
-    Set(field, kind == "regex" ? Constraint::Regex(model_, text) : Constraint::Grammar(model_, text));
+    found_ = {field, kind, value};
   }
 
   void ResponseFormat(const Json& value) {
@@ -91,24 +87,59 @@ class FieldReader {
     }
   }
 
-  const Model& model_;
-  std::optional<Constraint> found_;
-  std::string by_;
+  std::optional<Binding> found_;
 };
 
-}  // namespace
-
-std::optional<Constraint> ConstraintOf(const Model& model, const Json& fields) {
-  FieldReader reader(model);
+std::optional<Binding> BindingOf(const Json& fields) {
+  FieldReader reader;
   reader.All(fields);
   return reader.found();
 }
 
+Constraint ConstraintOf(const Model& model, const Binding& binding) {
+  const Json& value = binding.value;
+  if (binding.kind == "choice") return Constraint::Choice(model, value.get<std::vector<std::string>>());
+  if (binding.kind == "regex") return Constraint::Regex(model, value.get_ref<const std::string&>());
+  if (binding.kind == "grammar") return Constraint::Grammar(model, value.get_ref<const std::string&>());
+  return Constraint::JsonSchema(model, value.is_string() ? value.get<std::string>() : value.dump());
+}
+
+}  // namespace
+
+std::optional<Constraint> ConstraintOf(const Model& model, const Json& fields) {
+  const std::optional<Binding> binding = BindingOf(fields);
+  if (!binding) return std::nullopt;
+  return ConstraintOf(model, *binding);
+}
+
+std::optional<bool> Keeps(const Model& model, const Json& fields, std::string_view text) {
+  const std::optional<Binding> binding = BindingOf(fields);
+  if (!binding) return std::nullopt;
+  if (binding->kind != "json_schema") return ConstraintOf(model, *binding).Accepts(text);
+  Json schema = binding->value;
+  if (schema.is_string()) schema = ParseOrderedJson(schema.get<std::string>(), binding->field);
+  SchemaDocument document(std::move(schema), binding->field);
+  Json value;
+  try {
+    value = ParseOrderedJson(text, "the text");
+  } catch (const Error&) {
+    return false;
+  }
+  CompileBudget budget;
+  return IsValid(value, document.root(), document, budget);
+}
+
 ToolFamily ToolFamilyOf(const Model& model) { return ToolFamilyOf(model.shared()->tokenizer.chat_template()); }
 
-Constraint ToolConstraint(const Model& model, const Json& tools, bool parallel) {
+Thought ThoughtOf(const Model& model, std::span<const int32_t> prompt) {
+  constexpr size_t kEnd = 16;  // tokens that hold the mark and blanks
+  const std::string end = model.Detokenize(prompt.last(std::min(prompt.size(), kEnd)));
+  return ThoughtOf(model.shared()->tokenizer.chat_template(), end);
+}
+
+Constraint ToolConstraint(const Model& model, const Json& tools, bool parallel, Thought thought) {
   const Tokenizer& tokenizer = model.shared()->tokenizer;
-  ToolGrammar grammar{ToolFamilyOf(model), parallel, [&](std::string_view name) {
+  ToolGrammar grammar{ToolFamilyOf(model), thought, parallel, [&](std::string_view name) {
                         const int32_t id = tokenizer.Find(name);
                         return id >= 0 && tokenizer.Type(id) == TokenType::kControl;
                       }};

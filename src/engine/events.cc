@@ -54,14 +54,27 @@ void Engine::Impl::Tell(const Event& event) {
     std::vector<TokenLogprob> top;
     DraftTrace pass;
     Generation generation;
+    PromptProgress prompt;
+    std::vector<TokenLogprob> prompt_logprobs;
+    std::vector<std::vector<TokenLogprob>> prompt_top;
   };
-  auto kept =
-      std::make_shared<Kept>(Kept{event, std::string(event.text), {}, {event.top.begin(), event.top.end()}, {}, {}});
+  const auto kept = std::make_shared<Kept>();
+  kept->event = event;
+  kept->text = event.text;
+  kept->top.assign(event.top.begin(), event.top.end());
   kept->event.text = kept->text;
   kept->event.top = kept->top;
   if (event.logprob != nullptr) kept->event.logprob = &(kept->logprob = *event.logprob);
   if (event.pass != nullptr) kept->event.pass = &(kept->pass = *event.pass);
   if (event.generation != nullptr) kept->event.generation = &(kept->generation = *event.generation);
+  if (event.prompt != nullptr) {
+    kept->prompt_logprobs.assign(event.prompt->logprobs.begin(), event.prompt->logprobs.end());
+    kept->prompt_top.assign(event.prompt->top.begin(), event.prompt->top.end());
+    kept->prompt = *event.prompt;
+    kept->prompt.logprobs = kept->prompt_logprobs;
+    kept->prompt.top = kept->prompt_top;
+    kept->event.prompt = &kept->prompt;
+  }
   later.push_back([kept](const Sink& to) { to(kept->event); });
 }
 
@@ -93,6 +106,18 @@ void Engine::Impl::Connect(const std::shared_ptr<Active>& active, const Request&
     decode.on_hidden = [active](int64_t, std::span<const float> hidden) {
       active->hidden_sum.resize(hidden.size());
       for (size_t i = 0; i < hidden.size(); ++i) active->hidden_sum[i] += static_cast<double>(hidden[i]);
+    };
+  }
+  if (request.progress) {
+    decode.on_prompt = [this, active, total = std::ssize(request.prompt)](int64_t done, int64_t known, double ms) {
+      PromptProgress progress{total, known, done, ms, {}, {}};
+      if (done == total) {
+        progress.logprobs = active->generation.prompt_logprobs;
+        progress.top = active->generation.prompt_top;
+      }
+      Event event{active->id, Event::Kind::kPrompt};
+      event.prompt = &progress;
+      Tell(event);
     };
   }
   if (!request.trace) return;

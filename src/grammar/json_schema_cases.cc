@@ -71,6 +71,20 @@ const std::map<std::string, Shape>& Keywords() {
       {"contentEncoding", Shape::kAny},
       {"contentSchema", Shape::kAny},
       {"discriminator", Shape::kAny},
+      {"externalDocs", Shape::kAny},
+      {"xml", Shape::kAny},
+      {"markdownDescription", Shape::kAny},
+      {"enumDescriptions", Shape::kAny},
+      {"markdownEnumDescriptions", Shape::kAny},
+      {"enumNames", Shape::kAny},
+      {"deprecationMessage", Shape::kAny},
+      {"errorMessage", Shape::kAny},
+      {"patternErrorMessage", Shape::kAny},
+      {"defaultSnippets", Shape::kAny},
+      {"doNotSuggest", Shape::kAny},
+      {"suggestSortText", Shape::kAny},
+      {"tsType", Shape::kAny},
+      {"$vocabulary", Shape::kAny},
       {"$schema", Shape::kAny},
       {"$id", Shape::kAny},
       {"id", Shape::kAny},
@@ -122,7 +136,8 @@ void SchemaCompiler::RequireKnown(const SchemaJson& schema) {
   for (const auto& [keyword, value] : schema.items()) {
     const auto known = Keywords().find(keyword);
     if (known == Keywords().end()) {
-      if (keyword.compare(0, 2, "x-") == 0) continue;
+      // Notes of one program's own have a prefix: x-kubernetes-..., jupyter.lab...., meta:enum.
+      if (keyword.starts_with("x-") || keyword.find_first_of(".:") != keyword.npos) continue;
       document_.Unsupported(keyword);
     }
     if (const char* const expected = Expected(known->second, value); expected != nullptr) {

@@ -71,6 +71,11 @@ class SchemaCompiler {
 
   // json_schema_array.cc, json_schema_object.cc
   Rules::Expr WriteArray(const Case& all);
+  struct Extent;  // of an array
+  std::optional<Rules::Expr> WriteUnique(const Case& all, const Extent& extent);
+  Rules::Expr WriteSubsets(const std::vector<SchemaJson>& values, const Extent& extent);
+  Rules::Expr WriteTuples(const std::vector<std::vector<SchemaJson>>& values, const Extent& extent);
+  std::optional<std::vector<SchemaJson>> FiniteValues(const Schemas& schemas);
   std::optional<Schemas> ItemAt(const Case& all, size_t index);
   Rules::Expr WriteObject(const Case& all);
   struct Names;  // json_schema_object.cc

@@ -13,6 +13,12 @@ bool HoldsData(const std::string& key) {
   return key == "enum" || key == "const" || key == "default" || key == "examples" || key == "example";
 }
 
+// Keywords whose values are schemas by names that are no keywords.
+bool HoldsSchemas(const std::string& key) {
+  return key == "properties" || key == "patternProperties" || key == "$defs" || key == "definitions" ||
+         key == "dependentSchemas" || key == "dependencies";
+}
+
 size_t SchemeEnd(const std::string& uri) {
   size_t i = 0;
   while (i < uri.size() &&
@@ -22,7 +28,24 @@ size_t SchemeEnd(const std::string& uri) {
   return i > 0 && i < uri.size() && uri[i] == ':' && std::isalpha(static_cast<unsigned char>(uri[0])) ? i + 1 : 0;
 }
 
-// RFC 3986, 5.2, without dot segments.
+// A path without "." and "..".
+std::string WithoutDots(const std::string& path) {
+  std::vector<std::string> parts;
+  for (size_t begin = 0; begin <= path.size();) {
+    const size_t end = std::min(path.find('/', begin), path.size());
+    const std::string part = path.substr(begin, end - begin);
+    const bool last = end == path.size();
+    if (part == ".." && parts.size() > 1) parts.pop_back();
+    if (part != "." && part != "..") parts.push_back(part);
+    if (last && (part == "." || part == "..")) parts.emplace_back();
+    begin = end + 1;
+  }
+  std::string out;
+  for (size_t i = 0; i < parts.size(); ++i) out += (i > 0 ? "/" : "") + parts[i];
+  return out;
+}
+
+// RFC 3986, 5.2.
 std::string Resolved(const std::string& base, const std::string& reference) {
   if (reference.empty()) return base.substr(0, base.find('#'));
   if (SchemeEnd(reference) > 0) return reference;
@@ -31,12 +54,42 @@ std::string Resolved(const std::string& base, const std::string& reference) {
   const size_t scheme = SchemeEnd(document);
   size_t path = scheme;
   if (document.compare(scheme, 2, "//") == 0) path = std::min(document.find('/', scheme + 2), document.size());
-  if (reference[0] == '/') return document.substr(0, path) + reference;
-  const size_t slash = document.rfind('/');
-  return (slash == std::string::npos || slash < path
-              ? document.substr(0, path) + (scheme > 0 && path > scheme ? "/" : "")
-              : document.substr(0, slash + 1)) +
-         reference;
+  const size_t hash = std::min(reference.find('#'), reference.size());
+  std::string merged = reference.substr(0, hash);
+  if (reference[0] != '/') {
+    const size_t slash = document.rfind('/');
+    const bool bare = slash == std::string::npos || slash < path;  // no path to lie in
+    merged = (bare ? (path > scheme ? "/" : "") : document.substr(path, slash + 1 - path)) + merged;
+  }
+  return document.substr(0, path) + WithoutDots(merged) + reference.substr(hash);
+}
+
+// Keywords of earlier drafts and of OpenAPI, in the words of 2020-12.
+void Modernize(SchemaJson& node) {
+  for (const auto& [exclusive, bound] :
+       {std::pair("exclusiveMinimum", "minimum"), std::pair("exclusiveMaximum", "maximum")}) {
+    const auto found = node.find(exclusive);
+    if (found == node.end() || !found->is_boolean()) continue;
+    const bool holds = found->get<bool>() && node.contains(bound);
+    node.erase(exclusive);
+    if (!holds) continue;
+    const SchemaJson limit = node[bound];
+    node.erase(bound);
+    node[exclusive] = limit;
+  }
+  if (const auto found = node.find("nullable"); found != node.end() && found->is_boolean()) {
+    const bool null = found->get<bool>();
+    node.erase("nullable");
+    const auto type = node.find("type");
+    if (null && type != node.end() && type->is_string()) *type = SchemaJson::array({*type, "null"});
+  }
+  const auto dependencies = node.find("dependencies");
+  if (dependencies == node.end() || !dependencies->is_object()) return;
+  const SchemaJson all = *dependencies;
+  node.erase("dependencies");
+  for (const auto& [name, needed] : all.items()) {
+    node[needed.is_array() ? "dependentRequired" : "dependentSchemas"][name] = needed;
+  }
 }
 
 std::string PercentDecoded(const std::string& text) {
@@ -84,53 +137,71 @@ const SchemaJson* Follow(const SchemaJson* node, const std::string& pointer) {
 SchemaDocument::SchemaDocument(SchemaJson schema, std::string what) : root_(std::move(schema)), what_(std::move(what)) {
   root_uri_ = "cambium:/schema";
   resources_[root_uri_] = &root_;
-  CountAnchors(root_);
-  Index(root_, root_uri_, 0);
+  CountAnchors(root_, root_uri_);
+  Index(root_, root_uri_, true);
 }
 
-void SchemaDocument::CountAnchors(const SchemaJson& node) {
+std::string SchemaDocument::UriOf(const SchemaJson& node, const std::string& base) {
+  const auto id = node.find("$id");
+  if (id == node.end() || !id->is_string()) return base;
+  std::string own = Resolved(base, id->get<std::string>());
+  if (!own.empty() && own.back() == '#') own.pop_back();
+  return own;
+}
+
+void SchemaDocument::CountAnchors(const SchemaJson& node, const std::string& base) {
   if (!node.is_structured()) return;
+  std::string own = base;
   if (node.is_object()) {
+    own = UriOf(node, base);
     const auto anchor = node.find("$dynamicAnchor");
-    if (anchor != node.end() && anchor->is_string()) ++dynamic_anchors_[anchor->get<std::string>()];
+    if (anchor != node.end() && anchor->is_string()) {
+      ++dynamic_anchors_[anchor->get<std::string>()];
+      dynamic_places_.insert(own + "#" + anchor->get<std::string>());
+    }
   }
-  for (const SchemaJson& part : node) CountAnchors(part);
+  for (const SchemaJson& part : node) CountAnchors(part, own);
 }
 
-// Notes the schemas that have names, and makes every reference absolute.
-void SchemaDocument::Index(SchemaJson& node, const std::string& base, int depth) {
+// What a dynamic reference leads to, where that is the same wherever it is come from: to an anchor of the outermost
+// schema, which every way begins in; to the only one of its name; or, as a plain reference does, to what is no dynamic
+// anchor. Empty: it depends.
+std::string SchemaDocument::DynamicTarget(const std::string& own, const std::string& reference) const {
+  const std::string start = Resolved(own, reference);
+  if (!dynamic_places_.contains(start)) return start;
+  const std::string name = start.substr(start.find('#') + 1);
+  const std::string outermost = UriOf(root_, root_uri_) + "#" + name;
+  if (dynamic_places_.contains(outermost)) return outermost;
+  return dynamic_anchors_.at(name) == 1 ? start : "";
+}
+
+// Notes the schemas that have names, and makes every reference absolute. `schema`: the node is one, not a map of them.
+void SchemaDocument::Index(SchemaJson& node, const std::string& base, bool schema) {
   if (node.is_array()) {
-    for (SchemaJson& item : node) Index(item, base, depth + 1);
+    for (SchemaJson& item : node) Index(item, base, true);
     return;
   }
   if (!node.is_object()) return;
-  std::string own = base;
-  const auto id = node.find("$id");
-  if (id != node.end() && id->is_string()) {
-    own = Resolved(base, id->get<std::string>());
-    if (!own.empty() && own.back() == '#') own.pop_back();
-    resources_[own] = &node;
-  }
+  if (schema) Modernize(node);
+  const std::string own = UriOf(node, base);
+  if (own != base) resources_[own] = &node;
   for (const char* keyword : {"$anchor", "$dynamicAnchor"}) {
     const auto anchor = node.find(keyword);
     if (anchor != node.end() && anchor->is_string()) anchors_[own + "#" + anchor->get<std::string>()] = &node;
   }
-  // Where only one anchor has the name, a dynamic reference is a reference.
   const auto dynamic = node.find("$dynamicRef");
   if (dynamic != node.end() && dynamic->is_string() && !node.contains("$ref")) {
-    const auto text = dynamic->get<std::string>();
-    const size_t hash = text.find('#');
-    const auto count = dynamic_anchors_.find(hash == std::string::npos ? "" : text.substr(hash + 1));
-    if (count == dynamic_anchors_.end() || count->second == 1) {
+    const std::string target = DynamicTarget(own, dynamic->get<std::string>());
+    if (!target.empty()) {
       node.erase("$dynamicRef");
-      node["$ref"] = text;
+      node["$ref"] = target;
     }
   }
   const auto reference = node.find("$ref");
   if (reference != node.end() && reference->is_string()) *reference = Resolved(own, reference->get<std::string>());
   for (auto& [key, value] : node.items()) {
     if (key[0] == '\x01') Wrong("a key begins with a control character");
-    if (!HoldsData(key)) Index(value, own, depth + 1);
+    if (!HoldsData(key)) Index(value, own, !(schema && HoldsSchemas(key)));
   }
 }
 

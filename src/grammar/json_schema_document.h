@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 #include <string>
 #include <unordered_map>
+#include <unordered_set>
 
 #include "grammar/char_dfa.h"
 
@@ -35,14 +36,17 @@ class SchemaDocument {
 
  private:
   static constexpr const char* kNodeScheme = "cambium-node:";
-  void CountAnchors(const SchemaJson& node);
-  void Index(SchemaJson& node, const std::string& base, int depth);
+  static std::string UriOf(const SchemaJson& node, const std::string& base);
+  void CountAnchors(const SchemaJson& node, const std::string& base);
+  std::string DynamicTarget(const std::string& own, const std::string& reference) const;
+  void Index(SchemaJson& node, const std::string& base, bool schema);
 
   SchemaJson root_;
   std::string what_;
   std::string root_uri_;
   std::unordered_map<std::string, const SchemaJson*> resources_, anchors_;
   std::unordered_map<std::string, int> dynamic_anchors_;  // how many there are of a name
+  std::unordered_set<std::string> dynamic_places_;        // their absolute references
   std::deque<SchemaJson> derived_;
   std::vector<const SchemaJson*> nodes_;
   std::unordered_map<const SchemaJson*, size_t> node_numbers_;

@@ -155,21 +155,49 @@ std::string Within(const NumberBounds::Bound& bound, bool low) {
   return low ? all : all + (all.empty() ? "" : "|") + "-" + kUnsigned;
 }
 
-// Whole numbers whose remainder by `divisor` is 0.
-CharDfa Multiples(int64_t divisor) {
-  // States: 0 begins, 1 behind the sign, 2 behind a single zero, then one a remainder of numbers that do not begin so.
-  std::vector<CharDfa::State> states(3 + static_cast<size_t>(divisor));
-  const auto at = [](int64_t remainder) { return static_cast<int32_t>(3 + remainder); };
-  const auto digits = [&](size_t from, int64_t remainder, uint32_t first) {
+constexpr int64_t kMostRemainders = 20'000;
+
+// Numbers of at most `places` digits behind the point that are multiples of `divisor` in units of the last of them.
+CharDfa Multiples(int64_t divisor, int64_t places) {
+  // States: 0 begins, 1 behind the sign, 2 behind a single zero; then, for each count of digits behind the point, one a
+  // remainder. The first of these rows is of numbers that do not begin with a zero.
+  std::vector<CharDfa::State> states(static_cast<size_t>(3 + divisor * (places + 1)));
+  const auto at = [&](int64_t behind, int64_t remainder) {
+    return static_cast<int32_t>(3 + behind * divisor + remainder);
+  };
+  const auto digits = [&](int32_t from, int64_t behind, int64_t remainder, uint32_t first) {
     for (uint32_t digit = first; digit < 10; ++digit) {
-      states[from].edges.push_back({'0' + digit, '0' + digit, at((remainder * 10 + digit) % divisor)});
+      const int64_t next = (remainder * 10 + digit) % divisor;
+      states[static_cast<size_t>(from)].edges.push_back({'0' + digit, '0' + digit, at(behind, next)});
     }
   };
+  std::vector<int64_t> scale(static_cast<size_t>(places) + 1, 1 % divisor);  // of what is not written
+  for (int64_t k = places - 1; k >= 0; --k)
+    scale[static_cast<size_t>(k)] = scale[static_cast<size_t>(k) + 1] * 10 % divisor;
   states[0].edges = {{'-', '-', 1}, {'0', '0', 2}};
-  states[2].accepts = states[3].accepts = true;
-  digits(0, 0, 1);
-  digits(1, 0, 1);
-  for (int64_t r = 0; r < divisor; ++r) digits(static_cast<size_t>(at(r)), r, 0);
+  states[2].accepts = true;
+  digits(0, 0, 0, 1);
+  digits(1, 0, 0, 1);
+  // The point comes before the digits: edges are sorted. It leads to a state of its own, which does not accept.
+  std::vector<CharDfa::State> points;
+  const auto point = [&](int32_t from, int64_t remainder) {
+    if (places == 0) return;
+    const auto behind = static_cast<int32_t>(states.size() + points.size());
+    states[static_cast<size_t>(from)].edges.push_back({'.', '.', behind});
+    CharDfa::State& state = points.emplace_back();
+    for (uint32_t digit = 0; digit < 10; ++digit) {
+      state.edges.push_back({'0' + digit, '0' + digit, at(1, (remainder * 10 + digit) % divisor)});
+    }
+  };
+  point(2, 0);
+  for (int64_t k = 0; k <= places; ++k) {
+    for (int64_t r = 0; r < divisor; ++r) {
+      states[static_cast<size_t>(at(k, r))].accepts = r * scale[static_cast<size_t>(k)] % divisor == 0;
+      if (k == 0) point(at(k, r), r);
+      if (k == 0 || k < places) digits(at(k, r), k == 0 ? 0 : k + 1, r, 0);
+    }
+  }
+  states.insert(states.end(), std::make_move_iterator(points.begin()), std::make_move_iterator(points.end()));
   return CharDfa(std::move(states));
 }
 
@@ -236,14 +264,11 @@ CharDfa NumbersWithin(const NumberBounds& bounds, const SchemaDocument& document
     if (!multiple.is_number() || !(multiple.get<double>() > 0)) document.Wrong("\"multipleOf\" is no number above 0");
     const std::string text = Decimal(multiple, "multipleOf", document);
     const Digits d = Split(text);
-    if (d.fraction.empty() && d.whole.size() <= 4) {
-      all = all.And(Multiples(std::stoll(d.whole)),
-                    budget);  // of whole numbers: those of others have a fraction of zeros
-    } else if (d.whole == "0" && d.fraction == std::string(d.fraction.size() - 1, '0') + "1") {
-      all = all.And(compile("-?[0-9]+(?:\\.[0-9]{1," + std::to_string(d.fraction.size()) + "})?"), budget);
-    } else {
-      document.Unsupported("multipleOf", "with the value " + text);
-    }
+    const std::string units = d.whole + d.fraction;
+    const auto places = std::ssize(d.fraction);
+    const int64_t divisor = units.size() <= 15 ? std::stoll(units) : kMostRemainders;
+    if (divisor * (places + 1) >= kMostRemainders) document.Unsupported("multipleOf", "with the value " + text);
+    all = all.And(Multiples(divisor, places), budget);
   }
   if (!bounds.excluded.empty()) {
     // Other spellings of an excluded number would be that number too.

@@ -7,28 +7,10 @@
 #include <vector>
 
 #include "grammar/acceptor.h"
+#include "grammar/token_set.h"
 #include "grammar/vocabulary.h"
 
 namespace cambium {
-
-// One bit a token.
-class TokenSet {
- public:
-  explicit TokenSet(int32_t tokens) : words_((static_cast<size_t>(tokens) + 63) / 64) {}
-  bool has(int32_t id) const { return words_[static_cast<size_t>(id) / 64] >> (id % 64) & 1; }
-  void Add(int32_t id) { words_[static_cast<size_t>(id) / 64] |= uint64_t{1} << (id % 64); }
-  void Add(const TokenSet& other) {
-    for (size_t i = 0; i < words_.size(); ++i) words_[i] |= other.words_[i];
-  }
-  void Clear() { words_.assign(words_.size(), 0); }
-  int64_t Count() const;
-  // Of those in the set, in order; all where there are fewer than `most`.
-  std::vector<int32_t> First(size_t most) const;
-  const std::vector<uint64_t>& words() const { return words_; }
-
- private:
-  std::vector<uint64_t> words_;
-};
 
 // Which tokens may follow, for one program and one vocabulary. What a token may do inside the rule that is under way
 // does not depend on the stack: it is computed once for each state and kept, also for other requests. Tokens that leave
@@ -58,13 +40,15 @@ class TokenMasks {
   using Key = std::vector<int64_t>;
 
   std::shared_ptr<const Inner> InnerOf(const Acceptor& run, Acceptor::Configuration at, int32_t& below);
-  Inner Explore(int32_t state, const std::vector<Acceptor::Frame>& frames) const;
+  Inner Explore(int32_t state, const std::vector<Acceptor::Frame>& frames);  // under the lock
+  int64_t PlainBytes(Acceptor::Set set);
   int64_t Canonical(int64_t count, const Program::Loop& loop) const;
 
   std::shared_ptr<const Vocabulary> vocabulary_;
   const Program& program_;
   std::mutex mutex_;
   std::map<Key, std::shared_ptr<const Inner>> inner_;
+  std::unique_ptr<Acceptor> explorer_;  // what it has computed serves the next state, too
   size_t kept_bytes_ = 0;
 };
 

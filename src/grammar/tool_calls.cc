@@ -68,7 +68,31 @@ class Reader {
   size_t at_ = 0;
 };
 
+// Whatever does not hold `mark`, which begins with "<" and has no other, then `mark`.
+Rules::Expr Until(std::string_view mark, Rules& rules) {
+  std::vector<Rules::Edge> edges;
+  const auto end = static_cast<int32_t>(mark.size());
+  for (int32_t i = 0; i < end; ++i) {  // so much of the mark was read
+    const auto next = static_cast<uint32_t>(mark[static_cast<size_t>(i)]);
+    CodeSet known = {{next, next}};
+    edges.push_back({i, i + 1, rules.CodePoints(known)});
+    if (i > 0) {
+      edges.push_back({i, 1, rules.CodePoints({{'<', '<'}})});
+      known.push_back({'<', '<'});
+    }
+    edges.push_back({i, 0, rules.CodePoints(Complement(Normalized(known)))});
+  }
+  return rules.Graph(end + 1, std::move(edges), {end});
+}
+
 }  // namespace
+
+Thought ThoughtOf(std::string_view chat_template, std::string_view prompt_end) {
+  while (!prompt_end.empty() && IsSpace(prompt_end.back())) prompt_end.remove_suffix(1);
+  if (prompt_end.ends_with(kThinkOpen)) return Thought::kOpen;
+  const bool knows = chat_template.find(kThinkOpen) != chat_template.npos;
+  return knows && !prompt_end.ends_with(kThinkClose) ? Thought::kMay : Thought::kNone;
+}
 
 ToolFamily ToolFamilyOf(std::string_view chat_template) {
   const auto mentions = [&](std::string_view text) { return chat_template.find(text) != std::string_view::npos; };
@@ -117,7 +141,13 @@ Rules::Expr WriteToolCalls(const Json& tools, const ToolGrammar& grammar, Rules&
   if (grammar.family == ToolFamily::kMistral) {
     all = rules.Sequence({mark(syntax.open), rules.Text("["), all, rules.Text("]")});
   }
-  return all;
+  if (grammar.thought == Thought::kNone) return all;
+  const bool control = grammar.is_control && grammar.is_control(kThinkClose);
+  const Rules::Expr any = rules.Repeat(rules.CodePoints(Complement({})), 0, Rules::kNoLimit);
+  const Rules::Expr words = control ? rules.Sequence({any, mark(kThinkClose)}) : Until(kThinkClose, rules);
+  const Rules::Expr thought = rules.Sequence({words, rules.Repeat(rules.Bytes({{' ', ' '}, {'\n', '\n'}}), 0, 4)});
+  if (grammar.thought == Thought::kOpen) return rules.Sequence({thought, all});
+  return rules.Sequence({rules.Optional(rules.Sequence({mark(kThinkOpen), thought})), all});
 }
 
 ToolCallParser::ToolCallParser(Options options) : options_(std::move(options)) {

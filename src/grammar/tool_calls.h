@@ -21,8 +21,14 @@ enum class ToolFamily {
 // By what the chat template's text mentions; kHermes where it mentions nothing known.
 ToolFamily ToolFamilyOf(std::string_view chat_template);
 
+// Whether a model may think aloud, in <think>...</think>, before it answers; kOpen: the prompt ends inside of it.
+enum class Thought { kNone, kMay, kOpen };
+// By the chat template's text and the end of a prompt that it made.
+Thought ThoughtOf(std::string_view chat_template, std::string_view prompt_end);
+
 struct ToolGrammar {
   ToolFamily family = ToolFamily::kHermes;
+  Thought thought = Thought::kNone;                       // before the calls
   bool parallel = true;                                   // more than one call
   std::function<bool(std::string_view name)> is_control;  // whether the vocabulary has a control token of this name
 };

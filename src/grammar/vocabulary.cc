@@ -34,8 +34,29 @@ Vocabulary::Vocabulary(std::vector<std::string> pieces, std::vector<int32_t> end
     last = text;
   }
   leave(0);
+  FindPlain();
 }
 
-size_t Vocabulary::bytes() const { return byte_.size() * (1 + 2 * sizeof(int32_t)) + same_.size() * sizeof(int32_t); }
+void Vocabulary::FindPlain() {
+  plain_below_.assign(byte_.size(), 1);
+  for (int32_t node = nodes() - 1; node >= 0; --node) {
+    for (int32_t child = node + 1; child < end(node); child = end(child)) {
+      if (!IsPlain(byte(child)) || !plain_below(child)) plain_below_[static_cast<size_t>(node)] = 0;
+    }
+  }
+  plain_.assign(1, TokenSet(tokens()));
+  for (int32_t id = 0; id < tokens(); ++id) {
+    const std::string_view text = piece(id);
+    if (text.empty() || !std::ranges::all_of(text, [](char c) { return IsPlain(static_cast<uint8_t>(c)); })) continue;
+    while (plain_.size() <= text.size()) plain_.emplace_back(tokens());
+    plain_[text.size()].Add(id);
+  }
+  for (size_t i = 1; i < plain_.size(); ++i) plain_[i].Add(plain_[i - 1]);
+}
+
+size_t Vocabulary::bytes() const {
+  return byte_.size() * (2 + 2 * sizeof(int32_t)) + same_.size() * sizeof(int32_t) +
+         plain_.size() * plain_[0].words().size() * sizeof(uint64_t);
+}
 
 }  // namespace cambium

@@ -1,12 +1,17 @@
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
-#include <functional>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "grammar/token_set.h"
+
 namespace cambium {
+
+// Bytes that most tokens consist of: printable ASCII but the quote and the backslash.
+constexpr bool IsPlain(uint8_t byte) { return byte >= 0x20 && byte < 0x7f && byte != '"' && byte != '\\'; }
 
 // The tokens of a model as a tree of their bytes, flat, in the order of a walk: a node's subtree lies behind it.
 // Immutable; a grammar sees nothing else of a tokenizer.
@@ -27,12 +32,19 @@ class Vocabulary {
   int32_t end(int32_t node) const { return end_[static_cast<size_t>(node)]; }      // behind its subtree
   int32_t token(int32_t node) const { return token_[static_cast<size_t>(node)]; }  // -1: none ends here
   int32_t same(int32_t id) const { return same_[static_cast<size_t>(id)]; }        // another of the same bytes, or -1
+  bool plain_below(int32_t node) const { return plain_below_[static_cast<size_t>(node)] != 0; }  // all of its subtree
+  // The tokens of plain bytes alone, at most so many; `longest_plain()` of them are all.
+  const TokenSet& plain(size_t bytes) const { return plain_[std::min(bytes, plain_.size() - 1)]; }
+  size_t longest_plain() const { return plain_.size() - 1; }
   size_t bytes() const;
 
  private:
+  void FindPlain();
+
   std::vector<std::string> pieces_;
   std::vector<int32_t> ends_, end_, token_, same_;
-  std::vector<uint8_t> byte_;
+  std::vector<uint8_t> byte_, plain_below_;
+  std::vector<TokenSet> plain_;  // by length
   int64_t longest_ = 0;
 };
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <fstream>
 #include <iterator>
+#include <sstream>
 #include <unordered_set>
 #include <vector>
 
@@ -72,6 +73,7 @@ class Builder {
   bool end_array() { return Close(); }
 
   bool key(std::string& name) {
+    if (stack_.size() == 1) member_ = name;
     if constexpr (kOrdered) {
       if (!keys_.back().insert(name).second) Refuse("duplicate key \"" + Excerpt(name) + "\"");
     } else if (stack_.back()->contains(name)) {
@@ -96,7 +98,9 @@ class Builder {
   [[noreturn]] void Refuse(const std::string& why) {
     const size_t offset = std::min<size_t>(seen_ - text_.data(), text_.size());
     const auto line = 1 + std::count(text_.begin(), text_.begin() + offset, '\n');
-    Fail(ErrorCode::kData, what_, ": line ", line, ", offset ", offset, ": ", why);
+    std::ostringstream message;
+    message << what_ << ": line " << line << ", offset " << offset << ": " << why;
+    throw JsonError(message.str(), Excerpt(member_));
   }
 
   Json* Place(Json&& value) {
@@ -121,6 +125,7 @@ class Builder {
 
   bool Add(Json&& value) {
     Place(std::move(value));
+    if (stack_.size() == 1) member_.clear();
     return true;
   }
 
@@ -136,6 +141,7 @@ class Builder {
   bool Close() {
     stack_.pop_back();
     if constexpr (kOrdered) keys_.pop_back();
+    if (stack_.size() == 1) member_.clear();
     return true;
   }
 
@@ -147,6 +153,7 @@ class Builder {
   std::vector<Json*> stack_;
   std::vector<std::unordered_set<std::string>> keys_;  // of each open object, when order is kept
   std::string key_;
+  std::string member_;  // of the outermost object, whose value is under way
   size_t values_ = 0;
 };
 

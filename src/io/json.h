@@ -4,6 +4,9 @@
 #include <nlohmann/json.hpp>
 #include <string>
 #include <string_view>
+#include <utility>
+
+#include "cambium/error.h"
 
 namespace cambium {
 
@@ -14,7 +17,18 @@ struct JsonLimits {
   size_t max_values = size_t{1} << 25;  // every scalar, array and object counts one
 };
 
-// Parses one strict JSON document (RFC 8259, valid UTF-8). Throws Error kData "<what>: line L, offset O: <why>" for
+// What is wrong with a JSON text, and in which member of the outermost object (empty: in none).
+class JsonError : public Error {
+ public:
+  JsonError(const std::string& message, std::string member)
+      : Error(ErrorCode::kData, message), member_(std::move(member)) {}
+  const std::string& member() const { return member_; }
+
+ private:
+  std::string member_;
+};
+
+// Parses one strict JSON document (RFC 8259, valid UTF-8). Throws JsonError "<what>: line L, offset O: <why>" for
 // malformed text, a limit exceeded, or a key that occurs twice in one object. `what` names the file or the field.
 nlohmann::json ParseJson(std::string_view text, std::string_view what, JsonLimits limits = {});
 

@@ -6,13 +6,14 @@
 #include <charconv>
 #include <ctime>
 
+#include "drafters/drafters.h"
 #include "server/ids.h"
 
 namespace cambium::server {
 namespace {
 
 constexpr int64_t kMostChoices = 128;
-constexpr size_t kMostStops = 64, kLongestStop = 1024;
+constexpr size_t kMostStops = 64, kLongestStop = 1024, kMostDrafters = 16;
 
 // Fields of other servers that would change an answer, with the value that does not.
 const std::pair<const char*, Json> kUnsupported[] = {
@@ -40,7 +41,22 @@ const std::pair<const char*, Json> kUnsupported[] = {
     {"functions", nullptr},
     {"function_call", "none"},
     {"audio", nullptr},
-    {"truncate_prompt_tokens", nullptr},
+    {"chat_template", nullptr},
+    {"documents", nullptr},
+    {"add_special_tokens", false},
+    {"samplers", nullptr},
+    {"logits_processors", nullptr},
+    {"t_max_predict_ms", 0},
+    {"post_sampling_probs", false},
+    {"n_probs", 0},
+    {"n_indent", 0},
+    {"stop_regex", nullptr},
+    {"repetition_detection", nullptr},
+    {"return_token_ids", false},
+    {"return_tokens_as_token_ids", false},
+    {"include_reasoning", true},
+    {"parse_tool_calls", true},
+    {"web_search_options", nullptr},
     {"prompt_logprobs", nullptr},
     {"thinking_budget_tokens", nullptr},
 };
@@ -48,7 +64,7 @@ const std::pair<const char*, Json> kUnsupported[] = {
 void RefuseUnsupported(const Fields& fields) {
   for (const auto& [name, harmless] : kUnsupported) {
     const Json* const value = fields.Find(name);
-    if (value == nullptr || *value == harmless || (value->is_array() && value->empty())) continue;
+    if (value == nullptr || *value == harmless || (value->is_structured() && value->empty())) continue;
     Refuse(fields.Name(name), fields.Name(name) + " is not supported");
   }
   const Json* const modalities = fields.Find("modalities");
@@ -128,6 +144,14 @@ void ReadDraft(const Fields& fields, const Service& service, Request& request) {
   request.drafting.drafters = named.value_or(own);
   if (!named) return;
   if (named->empty()) Refuse("draft", "draft is empty, expected \"auto\", \"none\", or drafters");
+  if (named->size() > kMostDrafters) {
+    Refuse("draft", fmt::format("draft names {} drafters, at most {} may be named", named->size(), kMostDrafters));
+  }
+  try {
+    CheckDrafters(*named);
+  } catch (const Error& error) {
+    Refuse("draft", std::string(error.what()).substr(std::string_view("--").size()));
+  }
   for (const std::string& spec : *named) {
     const bool reads =
         spec.find('/') != spec.npos || spec.find("path=") != spec.npos || spec.find("index=") != spec.npos;
@@ -145,12 +169,27 @@ void ReadStream(const Fields& fields, Ask& ask) {
     ask.include_usage = inner.Bool("include_usage").value_or(false);
     ask.usage_everywhere = ask.include_usage && inner.Bool("continuous_usage_stats").value_or(false);
   }
+  ask.progress = fields.Bool("return_progress").value_or(false) && ask.stream;
+  ask.timings = fields.Bool("timings_per_token").value_or(false);
   if (const auto seconds = fields.Number("sse_ping_interval", -1, 86400)) ask.ping_seconds = *seconds;
   if (const Json* const own = fields.Object("cambium"))
     ask.trace = Fields(*own, "cambium.").Bool("trace").value_or(false);
 }
 
 }  // namespace
+
+int64_t ReadMaxTokens(const Fields& fields, std::initializer_list<const char*> names, int64_t least) {
+  int64_t most = -1;
+  for (const char* const name : names) {
+    const bool own = name == std::string_view("n_predict");  // llama.cpp's, with -1 for no limit
+    const auto given = fields.Whole(name, own ? -1 : least, kMostTokens);
+    if (!given || *given == -1) continue;
+    if (most != -1 && most != *given)
+      Refuse(name, fmt::format("{} is {}, but another field says {}", name, *given, most));
+    most = *given;
+  }
+  return most;
+}
 
 std::vector<AdapterUse> ReadModel(const Fields& fields, const Service& service, std::string& name) {
   std::vector<AdapterUse> uses;
@@ -160,7 +199,7 @@ std::vector<AdapterUse> ReadModel(const Fields& fields, const Service& service, 
       const std::string shown = graft.size() > 80 ? graft.substr(0, 77) + "..." : graft;
       throw ApiError{404, fmt::format("the model `{}` does not exist here", shown), field, "model_not_found"};
     }
-    uses.push_back({entry->adapter, scale ? static_cast<float>(*scale) : entry->scale});
+    uses.push_back({*entry->adapter, scale ? static_cast<float>(*scale) : entry->scale});
   };
   name = fields.Text("model").value_or(service.options.name);
   if (name != service.options.name) add(name, "model", std::nullopt);
@@ -172,20 +211,23 @@ std::vector<AdapterUse> ReadModel(const Fields& fields, const Service& service, 
         add((*grafts)[i].get<std::string>(), "grafts", std::nullopt);
         continue;
       }
+      static constexpr const char* kExpected = "a name or {\"name\", \"scale\"}";
+      if (!(*grafts)[i].is_object()) Refuse(where, (*grafts)[i], kExpected);
       const Fields graft((*grafts)[i], where + ".");
       const auto called = graft.Text("name");
-      if (!called) Refuse(where, (*grafts)[i], "a name or {\"name\", \"scale\"}");
+      if (!called) Refuse(where, (*grafts)[i], kExpected);
       add(*called, "grafts", graft.Number("scale", -1e6, 1e6));
     }
   }
   if (const Json* const loras = fields.List("lora")) {  // llama.cpp's: by number
     if (loras->size() > 16) Refuse("lora", "lora has more than 16 entries");
     const std::vector<GraftShelf::Entry> shelf = service.grafts.List();
+    if (shelf.empty() && !loras->empty()) Refuse("lora", "lora names a graft, but none is served");
     for (size_t i = 0; i < loras->size(); ++i) {
       const Fields lora((*loras)[i], fmt::format("lora[{}].", i));
       const auto number = lora.Whole("id", 0, std::ssize(shelf) - 1);
       if (!number) Refuse(lora.Name("id"), "lora needs an id");
-      uses.push_back({shelf[static_cast<size_t>(*number)]->adapter,
+      uses.push_back({*shelf[static_cast<size_t>(*number)]->adapter,
                       static_cast<float>(lora.Number("scale", -1e6, 1e6).value_or(1))});
     }
   }
@@ -201,7 +243,8 @@ Request ReadAsk(const Fields& fields, const Service& service, Ask& ask) {
   ReadStop(fields, request);
   ReadDraft(fields, service, request);
   ReadStream(fields, ask);
-  request.trace = ask.trace;
+  request.trace = ask.trace || ask.timings;
+  request.progress = ask.progress || ask.timings;
   request.ignore_end = fields.Bool("ignore_eos").value_or(false);
   request.min_tokens = fields.Whole("min_tokens", 0, kMostTokens).value_or(0);
   ask.choices = fields.Whole("n", 1, kMostChoices).value_or(1);
@@ -217,22 +260,60 @@ Request ReadAsk(const Fields& fields, const Service& service, Ask& ask) {
   return request;
 }
 
-void CheckFits(int64_t prompt, int64_t more, const Service& service) {
-  const int64_t context = service.engine.context();
+namespace {
+
+void CheckFits(const Ask& ask, size_t index, int64_t more, const Service& service) {
+  const int64_t context = service.context, prompt = std::ssize(ask.prompts[index]);
   if (prompt + more <= context) return;
-  throw ApiError{
-      400,
-      fmt::format("the prompt has {} tokens, the context holds {}, one of them for the answer", prompt, context),
-      "prompt",
-      "context_length_exceeded",
-      {{"n_prompt_tokens", prompt}, {"n_ctx", context}}};
+  throw ApiError{400,
+                 fmt::format("{} has {} tokens, the context holds {}{}",
+                             ask.prompts.size() > 1 ? fmt::format("{}[{}]", ask.prompt_field, index) : "the prompt",
+                             prompt, context, more > 0 ? ", one of them for the answer" : ""),
+                 ask.prompt_field,
+                 "context_length_exceeded",
+                 {{"n_prompt_tokens", prompt}, {"n_ctx", context}}};
+}
+
+// What the engine would refuse without the name that a request has for it.
+void CheckEnd(const Request& pattern) {
+  if (pattern.max_tokens >= 0 && pattern.min_tokens > pattern.max_tokens) {
+    Refuse("min_tokens", fmt::format("min_tokens is {}, above max_tokens, {}", pattern.min_tokens, pattern.max_tokens));
+  }
+  if (!pattern.constraint) return;
+  const char* const against = pattern.ignore_end ? "ignore_eos" : pattern.min_tokens > 0 ? "min_tokens" : nullptr;
+  if (against != nullptr) {
+    Refuse(against,
+           std::string(against) + " is given with a schema or a grammar, under which the answer ends where it must");
+  }
+}
+
+}  // namespace
+
+void TruncatePrompts(const Fields& fields, const Request& pattern, const Service& service, Ask& ask) {
+  const auto given = fields.Whole("truncate_prompt_tokens", -1, kMostTokens);
+  const std::string side = fields.Text("truncation_side").value_or("left");
+  if (side != "left" && side != "right") Refuse("truncation_side", side, "\"left\" or \"right\"");
+  if (!given) return;
+  if (*given == 0) Refuse("truncate_prompt_tokens", "truncate_prompt_tokens is 0, which leaves no prompt");
+  const int64_t context = service.context;
+  const int64_t answer = pattern.max_tokens < 0 ? 1 : std::min(pattern.max_tokens, context - 1);
+  const size_t most = static_cast<size_t>(*given > 0 ? *given : context - answer);
+  for (std::vector<int32_t>& prompt : ask.prompts) {
+    if (prompt.size() <= most) continue;
+    if (side == "left") prompt.erase(prompt.begin(), prompt.end() - static_cast<std::ptrdiff_t>(most));
+    prompt.resize(most);
+  }
 }
 
 std::vector<Request> RequestsOf(const Ask& ask, const Request& pattern, const Service& service) {
+  CheckEnd(pattern);
+  if (ask.timings && ask.answers() > 1 && !ask.stream) {
+    Refuse("timings_per_token", "timings_per_token of several answers needs stream");
+  }
   std::vector<Request> requests;
   for (size_t i = 0; i < ask.answers(); ++i) {
     const std::vector<int32_t>& prompt = ask.prompts[ask.PromptOf(i)];
-    if (i % static_cast<size_t>(ask.choices) == 0) CheckFits(std::ssize(prompt), pattern.max_tokens != 0, service);
+    if (i % static_cast<size_t>(ask.choices) == 0) CheckFits(ask, ask.PromptOf(i), pattern.max_tokens != 0, service);
     Request& request = requests.emplace_back(pattern);
     request.prompt = prompt;
     request.sampling.seed += i % static_cast<size_t>(ask.choices);  // each choice its own noise

@@ -2,6 +2,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <initializer_list>
 #include <limits>
 #include <string>
 #include <vector>
@@ -21,11 +22,14 @@ struct Ask {
   std::string model;  // as the request called it
   int64_t created = 0;
   bool stream = false, include_usage = false, usage_everywhere = false;
-  bool trace = false;        // which drafter proposed which token
-  double ping_seconds = 30;  // of silence in a stream
-  int64_t choices = 1;       // for each prompt
-  int top_logprobs = -1;     // alternatives at each token; -1: no log-probabilities
-  bool echo = false;         // the prompt stands before each answer
+  bool trace = false;                   // which drafter proposed which token
+  bool progress = false;                // how far the prompts are read, in a stream
+  bool timings = false;                 // llama.cpp's, in the answer or in every chunk
+  double ping_seconds = 30;             // of silence in a stream
+  int64_t choices = 1;                  // for each prompt
+  int top_logprobs = -1;                // alternatives at each token; -1: no log-probabilities
+  bool echo = false;                    // the prompt stands before each answer
+  std::string prompt_field = "prompt";  // that the prompts come from
   std::vector<std::string> stop;
   ToolCallParser::Options parser;  // of its answers
   std::vector<std::vector<int32_t>> prompts;
@@ -40,11 +44,16 @@ struct Ask {
 // and cannot be honoured.
 Request ReadAsk(const Fields& fields, const Service& service, Ask& ask);
 
+// The most tokens of an answer, by whichever of these names a request has for it; -1 where it has none.
+int64_t ReadMaxTokens(const Fields& fields, std::initializer_list<const char*> names, int64_t least);
+
 // The model and the grafts that a request names.
 std::vector<AdapterUse> ReadModel(const Fields& fields, const Service& service, std::string& name);
 
+// Cuts the prompts as truncate_prompt_tokens and truncation_side say; -1: to what the context holds beside the answer.
+void TruncatePrompts(const Fields& fields, const Request& pattern, const Service& service, Ask& ask);
+
 // The requests of all answers, each with its prompt and seed. 400 with the counts where a prompt does not fit.
 std::vector<Request> RequestsOf(const Ask& ask, const Request& pattern, const Service& service);
-void CheckFits(int64_t prompt, int64_t more, const Service& service);
 
 }  // namespace cambium::server

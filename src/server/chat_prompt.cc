@@ -4,7 +4,6 @@
 
 #include <algorithm>
 
-#include "engine/impl.h"
 #include "io/json.h"
 #include "server/tool_calls.h"
 
@@ -80,9 +79,8 @@ Json ReadMessage(const Json& given, size_t index) {
 // For a template that does not read them: calls as text, and tools in the system's message. Whether the template is to
 // get the tools.
 bool WriteToolsOut(Json& messages, const Json& tools, const Model& model) {
-  const DialogueEncoder& dialogues = model.shared()->dialogues;
   const bool given = !tools.is_null() && !tools.empty();
-  const bool reads_calls = dialogues.Reads("tool_calls", given);
+  const bool reads_calls = model.TemplateReads("tool_calls", given);
   for (Json& message : messages) {
     if (reads_calls || !message.contains("tool_calls")) continue;
     std::string text = message["content"].get<std::string>();
@@ -90,7 +88,7 @@ bool WriteToolsOut(Json& messages, const Json& tools, const Model& model) {
     message["content"] = text;
     message.erase("tool_calls");
   }
-  if (!given || dialogues.Reads("tools", given)) return given;
+  if (!given || model.TemplateReads("tools", given)) return given;
   const bool has_system = messages[0]["role"] == "system";
   if (!has_system) messages.insert(messages.begin(), Json{{"role", "system"}, {"content", ""}});
   std::string text = messages[0]["content"].get<std::string>();
@@ -134,10 +132,7 @@ ChatPrompt ReadChat(const Fields& fields, const Json& tools, const Model& model)
 
 std::string TextOf(const ChatPrompt& chat, const Model& model) {
   try {
-    DialogueOptions options{chat.options.add_generation_prompt, {}, {}};
-    if (!chat.options.tools.empty()) options.tools = ParseOrderedJson(chat.options.tools, "tools");
-    if (!chat.options.variables.empty()) options.variables = ParseOrderedJson(chat.options.variables, "variables");
-    return model.shared()->dialogues.Render(chat.messages, options) + chat.prefill;
+    return model.ApplyTemplate(Dump(chat.messages), chat.options) + chat.prefill;
   } catch (const Error& error) {
     Refuse("messages", error.what());
   }

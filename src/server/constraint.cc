@@ -25,24 +25,24 @@ void CheckTools(const Json& tools) {
   }
 }
 
-// The tools that must be called one of; null: none must. Leaves `form` without tools where none may.
-Json ReadChoice(const Fields& fields, AnswerForm& form) {
+// The tools that must be called one of; null: none must. Leaves no tools where none may be called.
+Json ReadChoice(const Fields& fields, Json& tools) {
   static constexpr const char* kExpected = "\"none\", \"auto\", \"required\", or a named function";
   const Json* const choice = fields.Find("tool_choice");
   if (choice == nullptr) return nullptr;
   if (choice->is_string()) {
     const std::string word = choice->get<std::string>();
-    if (word == "none") form.tools = nullptr;
+    if (word == "none") tools = nullptr;
     if (word == "none" || word == "auto") return nullptr;
     if (word != "required") Refuse("tool_choice", *choice, kExpected);
-    if (form.tools.is_null()) Refuse("tool_choice", "tool_choice is \"required\", but there are no tools");
-    return form.tools;
+    if (tools.is_null()) Refuse("tool_choice", "tool_choice is \"required\", but there are no tools");
+    return tools;
   }
   const Fields named(*choice, "tool_choice.");
   const Json* const function = named.Object("function");
   const auto name = function == nullptr ? std::nullopt : Fields(*function, "tool_choice.function.").Text("name");
   if (!name) Refuse("tool_choice", *choice, kExpected);
-  for (const Json& tool : form.tools) {
+  for (const Json& tool : tools) {
     if (tool["function"]["name"] == *name) return Json::array({tool});
   }
   Refuse("tool_choice",
@@ -62,6 +62,19 @@ auto Bound(const char* field, const Compile& compile) {
 
 }  // namespace
 
+Json ReadTools(const Fields& fields) {
+  const Json* const tools = fields.List("tools");
+  if (tools == nullptr || tools->empty()) return nullptr;
+  CheckTools(*tools);
+  return *tools;
+}
+
+Json OfferedTools(const Fields& fields) {
+  Json tools = ReadTools(fields);
+  ReadChoice(fields, tools);
+  return tools;
+}
+
 std::optional<Constraint> ReadConstraint(const Fields& fields, const Model& model) {
   static constexpr const char* kBinding[] = {"response_format", "structured_outputs", "json_schema", "regex", "choice",
                                              "grammar"};
@@ -72,21 +85,20 @@ std::optional<Constraint> ReadConstraint(const Fields& fields, const Model& mode
 
 AnswerForm ReadForm(const Fields& fields, const Model& model, Request& pattern) {
   AnswerForm form;
-  if (const Json* const tools = fields.List("tools"); tools != nullptr && !tools->empty()) {
-    CheckTools(*tools);
-    form.tools = *tools;
-  }
-  const Json forced = ReadChoice(fields, form);
+  form.tools = ReadTools(fields);
+  const Json forced = ReadChoice(fields, form.tools);
   const bool parallel = fields.Bool("parallel_tool_calls").value_or(true);
   form.parser.family = ToolFamilyOf(model);
   form.parser.calls = !form.tools.is_null();
   form.parser.one = !parallel;
+  const Thought thought = ThoughtOf(model, pattern.prompt);
+  form.parser.inside_think = thought == Thought::kOpen;
   form.parser.new_id = [] { return "call_" + RandomHex(24); };
   pattern.constraint = ReadConstraint(fields, model);
   if (forced.is_null()) return form;
   if (pattern.constraint) Refuse("tool_choice", "tool_choice and another field both bind the answer; give one of them");
   pattern.constraint =
-      Bound("tool_choice", [&] { return ToolConstraint(model, forced, parallel && forced.size() > 1); });
+      Bound("tool_choice", [&] { return ToolConstraint(model, forced, parallel && forced.size() > 1, thought); });
   return form;
 }
 

@@ -18,8 +18,12 @@ struct AnswerForm {
 // what cannot be honoured.
 std::optional<Constraint> ReadConstraint(const Fields& fields, const Model& model);
 
+// The tools of a request: all of them, and those that its answer may call. null: none.
+Json ReadTools(const Fields& fields);
+Json OfferedTools(const Fields& fields);
+
 // Reads tools, tool_choice, parallel_tool_calls, response_format, grammar, json_schema and structured_outputs, and
-// binds `pattern` to them. Refuses by name what cannot be honoured.
+// binds `pattern`, which has its prompt, to them. Refuses by name what cannot be honoured.
 AnswerForm ReadForm(const Fields& fields, const Model& model, Request& pattern);
 
 }  // namespace cambium::server

@@ -7,13 +7,6 @@
 namespace cambium::server {
 namespace {
 
-void ReadLength(const Fields& fields, Request& pattern) {
-  const auto limit = fields.Whole("max_completion_tokens", 1, kMostTokens);
-  const auto older = fields.Whole("max_tokens", 1, kMostTokens);
-  if (limit && older && *limit != *older) Refuse("max_tokens", "max_tokens and max_completion_tokens differ");
-  if (limit || older) pattern.max_tokens = limit ? *limit : *older;
-}
-
 void ReadLogprobs(const Fields& fields, Ask& ask) {
   const bool wanted = fields.Bool("logprobs").value_or(false);
   const int64_t top = fields.Whole("top_logprobs", 0, 20).value_or(0);
@@ -24,28 +17,35 @@ void ReadLogprobs(const Fields& fields, Ask& ask) {
 }  // namespace
 
 std::vector<int32_t> ChatIds(const Json& body, const Service& service) {
-  Request unused;
   const Fields fields(body);
-  return IdsOf(ReadChat(fields, ReadForm(fields, service.model(), unused).tools, service.model()), service.model());
+  return IdsOf(ReadChat(fields, OfferedTools(fields), service.model()), service.model());
 }
 
-void StartChat(Call& call, const Json& body, const std::string& id, const MakeFormat& make) {
+void StartChat(Call& call, const Json& body, const ChatApi& api) {
   const Fields fields(body);
   const auto ask = std::make_shared<Ask>();
   Request pattern = ReadAsk(fields, call.service, *ask);
-  ReadLength(fields, pattern);
+  if (ask->choices > 1 && !api.choices) Refuse("n", "n is above 1, but this API has one answer");
+  if (!api.choices && (ask->progress || ask->timings)) {
+    Refuse(ask->progress ? "return_progress" : "timings_per_token", "this API has no field for it");
+  }
+  if (fields.Bool("echo").value_or(false)) Refuse("echo", "echo is not supported for chats");
+  pattern.max_tokens = ReadMaxTokens(fields, {"max_completion_tokens", "max_tokens", "n_predict"}, 1);
   ReadLogprobs(fields, *ask);
   pattern.top_logprobs = ask->top_logprobs;
-  const AnswerForm form = ReadForm(fields, call.service.model(), pattern);
-  const ChatPrompt chat = ReadChat(fields, form.tools, call.service.model());
-  ask->id = id;
+  pattern.prompt = IdsOf(ReadChat(fields, OfferedTools(fields), call.service.model()), call.service.model());
+  ask->id = api.id;
+  ask->prompt_field = api.prompt_field;
   ask->stop = pattern.stop;
-  ask->parser = form.parser;
-  ask->prompts = {IdsOf(chat, call.service.model())};
-  const auto exchange = std::make_shared<Exchange>(call.service, call.reply, ask, make(ask, call.service.model()));
+  ask->parser = ReadForm(fields, call.service.model(), pattern).parser;
+  ask->prompts = {pattern.prompt};
+  TruncatePrompts(fields, pattern, call.service, *ask);
+  const auto exchange = std::make_shared<Exchange>(call.service, call.reply, ask, api.make(ask, call.service.model()));
   exchange->Start(RequestsOf(*ask, pattern, call.service));
 }
 
-void Chat(Call& call) { StartChat(call, ParseBody(call.request.body), "chatcmpl-" + RandomHex(24), MakeChatFormat); }
+void Chat(Call& call) {
+  StartChat(call, ParseBody(call.request.body), {"chatcmpl-" + RandomHex(24), "messages", true, MakeChatFormat});
+}
 
 }  // namespace cambium::server

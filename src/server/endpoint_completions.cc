@@ -26,15 +26,17 @@ void Completions(Call& call) {
   const Fields fields(body);
   const auto ask = std::make_shared<Ask>();
   Request pattern = ReadAsk(fields, call.service, *ask);
-  pattern.max_tokens = fields.Whole("max_tokens", 0, kMostTokens).value_or(kUsualTokens);
+  const int64_t most = ReadMaxTokens(fields, {"max_tokens", "n_predict"}, 0);
+  pattern.max_tokens = most < 0 ? kUsualTokens : most;
   ReadLogprobs(fields, *ask);
   pattern.top_logprobs = ask->top_logprobs;
   pattern.constraint = ReadConstraint(fields, call.service.model());
   ask->echo = fields.Bool("echo").value_or(false);
   if (ask->echo) pattern.prompt_logprobs = ask->top_logprobs;
-  if (ask->echo && ask->stream && ask->top_logprobs >= 0) Refuse("echo", "echo with logprobs is not streamed");
+  if (ask->echo && ask->stream && ask->top_logprobs >= 0) pattern.progress = true;  // they come with the prompt
   ask->id = "cmpl-" + RandomHex(24);
   ask->prompts = ReadPrompts(fields, "prompt", call.service.model(), true);
+  TruncatePrompts(fields, pattern, call.service, *ask);
   if (ask->answers() > kMostAnswers) {
     Refuse("prompt", fmt::format("{} prompts with n = {} make more than {} answers", ask->prompts.size(), ask->choices,
                                  kMostAnswers));

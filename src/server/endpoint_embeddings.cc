@@ -68,9 +68,10 @@ void Embeddings(Call& call) {
   if (fields.Whole("dimensions", 1).value_or(hidden) != hidden) {
     Refuse("dimensions", *fields.Find("dimensions"), fmt::format("{}, which the model's embeddings have", hidden));
   }
-  if (fields.Has("truncate_prompt_tokens")) Refuse("truncate_prompt_tokens", "truncate_prompt_tokens is not supported");
   ask->arrived = std::chrono::steady_clock::now();
+  ask->prompt_field = "input";
   ask->prompts = ReadPrompts(fields, "input", service.model(), true);
+  TruncatePrompts(fields, pattern, service, *ask);
   if (ask->prompts.size() > kMostInputs) {
     Refuse("input", fmt::format("input has {} entries, at most {} may be given", ask->prompts.size(), kMostInputs));
   }

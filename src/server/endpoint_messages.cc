@@ -143,7 +143,7 @@ void Messages(Call& call) {
     if (!Fields(body).Whole("max_tokens", 1, kMostTokens)) {
       Refuse("max_tokens", "max_tokens is missing");
     }
-    StartChat(call, ChatBody(body), "msg_" + RandomHex(24), MakeMessagesFormat);
+    StartChat(call, ChatBody(body), {"msg_" + RandomHex(24), "messages", false, MakeMessagesFormat});
   });
 }
 

@@ -5,24 +5,16 @@ namespace cambium::server {
 namespace {
 
 Json BaseJson(const Service& service) {
-  return {{"id", service.options.name},
-          {"object", "model"},
-          {"created", service.options.started},
-          {"owned_by", "cambium"},
-          {"root", service.model().info().path},
-          {"parent", nullptr},
-          {"max_model_len", service.engine.context()}};
+  return {{"id", service.options.name},      {"object", "model"},         {"created", service.options.started},
+          {"owned_by", "cambium"},           {"root", service.info.path}, {"parent", nullptr},
+          {"max_model_len", service.context}};
 }
 
 Json GraftJson(const Service& service, const ServedGraft& graft) {
-  return {{"id", graft.name},
-          {"object", "model"},
-          {"created", graft.created},
-          {"owned_by", "cambium"},
-          {"root", graft.path},
-          {"parent", service.options.name},
-          {"kinds", graft.adapter.kinds()},
-          {"max_model_len", service.engine.context()}};
+  return {{"id", graft.name},         {"object", "model"},
+          {"created", graft.created}, {"owned_by", "cambium"},
+          {"root", graft.path},       {"parent", service.options.name},
+          {"kinds", graft.kinds},     {"max_model_len", service.context}};
 }
 
 }  // namespace

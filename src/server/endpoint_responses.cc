@@ -45,7 +45,8 @@ Json MessagesOf(const Fields& fields) {
   }
   const Json* const input = fields.Find("input");
   if (input == nullptr || !(input->is_string() || (input->is_array() && !input->empty()))) {
-    Refuse("input", input == nullptr ? Json() : *input, "a string or a list of items, not empty");
+    if (input == nullptr) Refuse("input", "input is missing");
+    Refuse("input", *input, "a string or a list of items, not empty");
   }
   if (input->is_string()) {
     messages.push_back({{"role", "user"}, {"content", *input}});
@@ -83,9 +84,13 @@ void AddFormat(const Fields& fields, Json& chat) {
   const Json* const format = text == nullptr ? nullptr : Fields(*text, "text.").Object("format");
   if (format == nullptr) return;
   Json inner = *format;
-  if (Fields(*format, "text.format.").Text("type") != "json_schema") {
+  const auto type = Fields(*format, "text.format.").Text("type");
+  if (type == "text" || type == "json_object") {
     chat["response_format"] = std::move(inner);
     return;
+  }
+  if (type != "json_schema") {
+    Refuse("text.format.type", type ? Json(*type) : Json(), "\"text\", \"json_object\" or \"json_schema\"");
   }
   if (!format->contains("schema")) Refuse("text.format.schema", "text.format of type json_schema needs a schema");
   inner.erase("type");
@@ -100,6 +105,10 @@ Json ChatBody(const Json& body) {
   if (fields.Bool("background").value_or(false)) Refuse("background", "background is not supported");
   if (fields.Text("truncation").value_or("disabled") != "disabled")
     Refuse("truncation", *fields.Find("truncation"), "disabled");
+  if (fields.Whole("top_logprobs", 0, 20).value_or(0) > 0) Refuse("top_logprobs", "top_logprobs is not supported here");
+  for (const std::string& more : fields.Texts("include").value_or(std::vector<std::string>())) {
+    if (more != "reasoning.encrypted_content") Refuse("include", "include is not supported");
+  }
   Json chat = body;
   for (const char* own : {"input", "instructions", "max_output_tokens", "text", "tools", "tool_choice", "reasoning",
                           "top_logprobs", "max_tokens", "stream_options"}) {
@@ -122,8 +131,10 @@ Json ChatBody(const Json& body) {
 void Responses(Call& call) {
   const Json body = ParseBody(call.request.body);
   const Json chat = ChatBody(body);
-  StartChat(call, chat, "resp_" + RandomHex(24),
-            [&](std::shared_ptr<const Ask> ask, const Model&) { return MakeResponsesFormat(std::move(ask), body); });
+  const auto make = [&](std::shared_ptr<const Ask> ask, const Model&) {
+    return MakeResponsesFormat(std::move(ask), body);
+  };
+  StartChat(call, chat, {"resp_" + RandomHex(24), "input", false, make});
 }
 
 }  // namespace cambium::server

@@ -13,22 +13,23 @@ void Version(Call& call) { call.reply->Send({200, Dump({{"version", call.service
 
 void Props(Call& call) {
   const Service& service = call.service;
-  const ModelInfo& info = service.model().info();
+  const ModelInfo& info = service.info;
   call.reply->Send({200, Dump({{"model_alias", service.options.name},
                                {"model_path", info.path},
                                {"total_slots", service.options.parallel},
-                               {"n_ctx", service.engine.context()},
+                               {"n_ctx", service.context},
                                {"n_ctx_train", info.context},
                                {"n_vocab", info.vocab},
                                {"threads", info.threads},
                                {"build_info", service.options.version},
-                               {"is_sleeping", false}})});
+                               {"is_sleeping", service.asleep()}})});
 }
 
 void ShowMetrics(Call& call) {
   Service& service = call.service;
   Metrics::Gauges gauges;
   gauges.engine = service.loop.stats();
+  gauges.sleeping = service.asleep();
   gauges.grafts = service.grafts.List().size();
   call.reply->Send({200, service.metrics.Text(gauges), "text/plain; version=0.0.4; charset=utf-8"});
 }

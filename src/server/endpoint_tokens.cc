@@ -1,5 +1,7 @@
+#include "io/unicode.h"
 #include "server/ask.h"
 #include "server/chat_prompt.h"
+#include "server/constraint.h"
 #include "server/endpoints.h"
 #include "server/prompts.h"
 
@@ -14,8 +16,7 @@ void CheckModel(const Fields& fields, const Service& service) {
 
 std::vector<int32_t> IdsToTokenize(const Fields& fields, const Model& model) {
   if (fields.Has("messages")) {
-    const Json* const tools = fields.List("tools");
-    return IdsOf(ReadChat(fields, tools == nullptr ? Json() : *tools, model), model);
+    return IdsOf(ReadChat(fields, ReadTools(fields), model), model);
   }
   auto text = fields.Text("content");
   if (!text) text = fields.Text("prompt");
@@ -23,6 +24,14 @@ std::vector<int32_t> IdsToTokenize(const Fields& fields, const Model& model) {
   const auto add = fields.Bool("add_special"), add_too = fields.Bool("add_special_tokens");
   const bool bos = add.value_or(add_too.value_or(fields.Has("prompt") && !fields.Has("content")));
   return model.Tokenize(*text, fields.Bool("parse_special").value_or(false), bos);
+}
+
+// A piece that is no text is shown by its bytes, as llama.cpp does.
+Json PieceJson(const std::string& piece) {
+  if (IsValidUtf8(piece)) return piece;
+  Json bytes = Json::array();
+  for (const char byte : piece) bytes.push_back(static_cast<unsigned char>(byte));
+  return bytes;
 }
 
 }  // namespace
@@ -33,10 +42,10 @@ void Tokenize(Call& call) {
   const Fields fields(body);
   CheckModel(fields, call.service);
   const std::vector<int32_t> ids = IdsToTokenize(fields, model);
-  Json answer = {{"tokens", ids}, {"count", ids.size()}, {"max_model_len", call.service.engine.context()}};
+  Json answer = {{"tokens", ids}, {"count", ids.size()}, {"max_model_len", call.service.context}};
   if (fields.Bool("with_pieces").value_or(false)) {
     answer["tokens"] = Json::array();
-    for (const int32_t id : ids) answer["tokens"].push_back({{"id", id}, {"piece", model.Piece(id)}});
+    for (const int32_t id : ids) answer["tokens"].push_back({{"id", id}, {"piece", PieceJson(model.Piece(id))}});
   }
   if (fields.Bool("return_token_strs").value_or(false)) {
     for (const int32_t id : ids) answer["token_strs"].push_back(model.Piece(id));
@@ -61,8 +70,7 @@ void ApplyTemplate(Call& call) {
   const Fields fields(body);
   CheckModel(fields, call.service);
   const Model& model = call.service.model();
-  const Json* const tools = fields.List("tools");
-  const ChatPrompt chat = ReadChat(fields, tools == nullptr ? Json() : *tools, model);
+  const ChatPrompt chat = ReadChat(fields, ReadTools(fields), model);
   call.reply->Send({200, Dump({{"prompt", TextOf(chat, model)}})});
 }
 

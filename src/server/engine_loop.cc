@@ -49,7 +49,9 @@ void EngineLoop::Run() {
     Publish();
     if (more) continue;
     std::unique_lock lock(mutex_);
+    resting_ = true;
     woken_.wait(lock, [this] { return !arrived_.empty() || stop_; });
+    resting_ = false;
     if (arrived_.empty()) return;
   }
 }
@@ -116,6 +118,11 @@ void EngineLoop::Tell(const Event& event) {
     if (asked.ids.empty()) asked_.erase(place.ticket);
   }
   place.listener->OnEvent(place.answer, event);
+}
+
+bool EngineLoop::resting() const {
+  const std::lock_guard lock(mutex_);
+  return resting_ && arrived_.empty();
 }
 
 EngineStats EngineLoop::stats() const {

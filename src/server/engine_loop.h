@@ -43,6 +43,7 @@ class EngineLoop {
   // As of the last step, with what waits for the next one.
   EngineStats stats() const;
   int64_t open() const { return open_; }  // generations that have not ended
+  bool resting() const;                   // waits to be asked, and does not touch the engine
 
  private:
   struct Asked {
@@ -69,7 +70,7 @@ class EngineLoop {
   std::map<Ticket, Asked> asked_;
   std::vector<Ticket> arrived_;
   Ticket next_ = 1;
-  bool stop_ = false;
+  bool stop_ = false, resting_ = false;
   EngineStats stats_;
   std::atomic<int64_t> open_ = 0;
   std::map<RequestId, Place> places_;  // on the thread that steps

@@ -21,6 +21,9 @@ Json ParseBody(std::string_view body) {
   Json value;
   try {
     value = ParseOrderedJson(body, "the body", kBodyLimits);
+  } catch (const JsonError& error) {
+    const std::string where = error.member().empty() ? "" : error.member() + ": ";
+    throw ApiError{400, where + error.what(), error.member(), "invalid_json"};
   } catch (const Error& error) {
     throw ApiError{400, error.what(), "", "invalid_json"};
   }
@@ -31,7 +34,9 @@ Json ParseBody(std::string_view body) {
 std::string Dump(const Json& value) { return value.dump(-1, ' ', false, Json::error_handler_t::replace); }
 
 void Refuse(std::string_view field, const Json& value, std::string_view expected) {
-  const std::string shown = value.is_array() ? "a list" : value.is_object() ? "an object" : ShownJson(value);
+  std::string shown = ShownJson(value);
+  if (value.is_array()) shown = value.empty() ? "an empty list" : "a list";
+  if (value.is_object()) shown = value.empty() ? "an empty object" : "an object";
   Refuse(field, fmt::format("{} is {}, expected {}", field, shown, expected));
 }
 
@@ -101,9 +106,8 @@ const Json* Fields::Object(const char* name) const {
 
 const Json& Fields::Messages() const {
   const Json* const messages = Find("messages");
-  if (messages == nullptr || !messages->is_array() || messages->empty()) {
-    Refuse("messages", messages == nullptr ? Json() : *messages, "a list of messages, not empty");
-  }
+  if (messages == nullptr) Refuse("messages", "messages is missing");
+  if (!messages->is_array() || messages->empty()) Refuse("messages", *messages, "a list of messages, not empty");
   return *messages;
 }
 

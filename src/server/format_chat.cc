@@ -41,6 +41,9 @@ class ChatFormat : public ChoicesFormat {
   std::string OnEvent(size_t answer, const Event& event) override {
     Note(answer, event);
     if (event.kind == Event::Kind::kPass) return "";
+    if (event.kind == Event::Kind::kPrompt) {
+      return ask_->progress ? Chunk(answer, Json::object(), nullptr, nullptr) : "";
+    }
     std::string events = Pieces(answer, parsers_[answer].Push(event.text), Logprobs(event));
     if (event.kind == Event::Kind::kToken) return events;
     events += Pieces(answer, parsers_[answer].Finish(), nullptr);

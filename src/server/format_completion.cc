@@ -25,13 +25,16 @@ class CompletionFormat : public ChoicesFormat {
 
   std::string Opening() override {
     std::string events;
-    for (size_t i = 0; i < ask_->answers() && ask_->echo; ++i) events += Chunk(i, Prompt(i), nullptr, nullptr);
+    for (size_t i = 0; i < ask_->answers() && ask_->echo && ask_->top_logprobs < 0; ++i) {
+      events += Chunk(i, Prompt(i), nullptr, nullptr);
+    }
     return events;
   }
 
   std::string OnEvent(size_t answer, const Event& event) override {
     Note(answer, event);
     if (event.kind == Event::Kind::kPass) return "";
+    if (event.kind == Event::Kind::kPrompt) return OnPrompt(answer, *event.prompt);
     if (event.kind == Event::Kind::kToken) {
       Json logprobs;
       if (event.logprob != nullptr) {
@@ -44,6 +47,16 @@ class CompletionFormat : public ChoicesFormat {
   }
 
  private:
+  // An echo that has log-probabilities comes when they are known.
+  std::string OnPrompt(size_t answer, const PromptProgress& prompt) {
+    if (ask_->echo && ask_->top_logprobs >= 0 && prompt.done == prompt.total) {
+      Json logprobs = NoLogprobs();
+      AddPrompt(logprobs, answer, prompt.logprobs, prompt.top, offsets_[answer] = 0);
+      return Chunk(answer, Prompt(answer), std::move(logprobs), nullptr);
+    }
+    return ask_->progress ? Chunk(answer, "", nullptr, nullptr) : "";
+  }
+
   std::string Prompt(size_t answer) const { return model_.Detokenize(ask_->prompts[ask_->PromptOf(answer)]); }
 
   std::string Chunk(size_t answer, std::string_view text, Json logprobs, Json reason) {
@@ -74,21 +87,21 @@ class CompletionFormat : public ChoicesFormat {
     logprobs["text_offset"].push_back(offset);
     offset += CountCodePoints(shown);
   }
+  void AddPrompt(Json& logprobs, size_t answer, std::span<const TokenLogprob> of,
+                 std::span<const std::vector<TokenLogprob>> top, size_t& offset) const {
+    const std::string first = Shown(ask_->prompts[ask_->PromptOf(answer)].front());  // nothing stands before it
+    logprobs["tokens"].push_back(first);
+    logprobs["token_logprobs"].push_back(nullptr);
+    logprobs["top_logprobs"].push_back(nullptr);
+    logprobs["text_offset"].push_back(offset);
+    offset += CountCodePoints(first);
+    for (size_t i = 0; i < of.size(); ++i) Add(logprobs, of[i], top[i], offset);
+  }
   Json Logprobs(size_t answer, const Generation& generation) const {
     if (ask_->top_logprobs < 0) return nullptr;
     Json logprobs = NoLogprobs();
     size_t offset = 0;
-    if (ask_->echo) {
-      const int32_t first = ask_->prompts[ask_->PromptOf(answer)].front();  // nothing stands before it
-      logprobs["tokens"].push_back(Shown(first));
-      logprobs["token_logprobs"].push_back(nullptr);
-      logprobs["top_logprobs"].push_back(nullptr);
-      logprobs["text_offset"].push_back(0);
-      offset = CountCodePoints(Shown(first));
-      for (size_t i = 0; i < generation.prompt_logprobs.size(); ++i) {
-        Add(logprobs, generation.prompt_logprobs[i], generation.prompt_top[i], offset);
-      }
-    }
+    if (ask_->echo) AddPrompt(logprobs, answer, generation.prompt_logprobs, generation.prompt_top, offset);
     for (size_t i = 0; i < generation.logprobs.size(); ++i) {
       Add(logprobs, generation.logprobs[i], generation.top[i], offset);
     }

@@ -43,7 +43,7 @@ void TraceNotes::Note(size_t answer, const Event& event) {
   } else if (event.kind == Event::Kind::kPass) {
     const auto kept = std::ranges::count_if(event.pass->nodes, &DraftTrace::Node::accepted);
     notes_[answer].push_back({{"drafted", event.pass->nodes.size()}, {"kept", kept}});
-  } else {
+  } else if (event.kind == Event::Kind::kFinished) {
     drafters_ = event.generation->draft.drafters;
   }
 }
@@ -53,12 +53,65 @@ void TraceNotes::Attach(size_t answer, Json& chunk) {
   if (!drafters_.empty()) chunk["cambium"]["drafters"] = std::exchange(drafters_, {});
 }
 
+TimingNotes::Times TimingNotes::Of(const Generation& generation) {
+  const Timings& t = generation.timings;
+  return {t.prompt_tokens,
+          t.cached_tokens,
+          std::ssize(generation.ids),
+          generation.draft.num_draft_tokens,
+          generation.draft.num_accepted_tokens,
+          t.prompt_ms,
+          t.decode_ms};
+}
+
+Json TimingNotes::Show(const Times& t) {
+  const auto over = [](double value, double by) { return by > 0 ? value / by : 0; };
+  const auto prompt = static_cast<double>(t.prompt), drawn = static_cast<double>(t.drawn);
+  return {{"cache_n", t.cached},
+          {"prompt_n", t.prompt},
+          {"prompt_ms", t.prompt_ms},
+          {"prompt_per_token_ms", over(t.prompt_ms, prompt)},
+          {"prompt_per_second", over(1000 * prompt, t.prompt_ms)},
+          {"predicted_n", t.drawn},
+          {"predicted_ms", t.drawn_ms},
+          {"predicted_per_token_ms", over(t.drawn_ms, drawn)},
+          {"predicted_per_second", over(1000 * drawn, t.drawn_ms)},
+          {"draft_n", t.drafted},
+          {"draft_n_accepted", t.kept}};
+}
+
+void TimingNotes::Note(size_t answer, const Event& event) {
+  if (answers_.empty()) return;
+  Times& t = answers_[answer];
+  if (event.kind == Event::Kind::kPrompt) {
+    t.prompt = event.prompt->done - event.prompt->cached;
+    t.cached = event.prompt->cached;
+    t.prompt_ms = event.prompt->ms;
+  } else if (event.kind == Event::Kind::kPass) {
+    t.drafted += std::ssize(event.pass->nodes);
+    t.kept += std::ranges::count_if(event.pass->nodes, &DraftTrace::Node::accepted);
+  } else if (event.kind == Event::Kind::kToken) {
+    const auto now = std::chrono::steady_clock::now();
+    if (t.drawn++ == 0) first_[answer] = now;
+    t.drawn_ms = std::chrono::duration<double, std::milli>(now - first_[answer]).count();
+  }
+}
+
+void TimingNotes::Attach(size_t answer, Json& chunk) const {
+  if (!answers_.empty()) chunk["timings"] = Show(answers_[answer]);
+}
+
 Json ChoicesFormat::Head(const char* object) const {
   return {{"id", ask_->id}, {"object", object}, {"created", ask_->created}, {"model", ask_->model}};
 }
 
 void ChoicesFormat::Note(size_t answer, const Event& event) {
   trace_.Note(answer, event);
+  timings_.Note(answer, event);
+  if (event.kind == Event::Kind::kPrompt && ask_->progress) {
+    const PromptProgress& p = *event.prompt;
+    progress_ = {{"total", p.total}, {"cache", p.cached}, {"processed", p.done}, {"time_ms", p.ms}};
+  }
   if (event.kind == Event::Kind::kToken) ++tokens_;
 }
 
@@ -66,6 +119,7 @@ std::string ChoicesFormat::WholeOf(Json choices, const std::vector<Generation>& 
   Json answer = Head(objects_.whole);
   answer["choices"] = std::move(choices);
   answer["usage"] = UsageJson(UsageOf(*ask_, generations));
+  if (ask_->timings) answer["timings"] = TimingNotes::Show(TimingNotes::Of(generations.front()));
   return Dump(answer);
 }
 
@@ -79,6 +133,8 @@ std::string ChoicesFormat::ChunkOf(size_t answer, Json choice) {
     chunk["usage"] = UsageJson(usage);
   }
   trace_.Attach(answer, chunk);
+  timings_.Attach(answer, chunk);
+  if (!progress_.is_null()) chunk["prompt_progress"] = std::exchange(progress_, nullptr);
   return SseEvent(chunk);
 }
 
@@ -94,7 +150,7 @@ std::string ChoicesFormat::Closing(const std::vector<Generation>& generations) {
 }
 
 std::string PiecesFormat::OnEvent(size_t, const Event& event) {
-  if (event.kind == Event::Kind::kPass) return "";
+  if (event.kind == Event::Kind::kPass || event.kind == Event::Kind::kPrompt) return "";
   std::string events = Pieces(parser_.Push(event.text));
   if (event.kind == Event::Kind::kFinished) events += Pieces(parser_.Finish());
   return events;

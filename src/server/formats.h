@@ -39,6 +39,25 @@ class TraceNotes {
   std::vector<std::string> drafters_;
 };
 
+// llama.cpp's "timings" of each answer so far. Does nothing unless asked for.
+class TimingNotes {
+ public:
+  struct Times {
+    int64_t prompt = 0, cached = 0, drawn = 0, drafted = 0, kept = 0;  // tokens; `prompt` those that were computed
+    double prompt_ms = 0, drawn_ms = 0;                                // the latter since the first token
+  };
+  static Times Of(const Generation& generation);
+  static Json Show(const Times& times);
+
+  explicit TimingNotes(const Ask& ask) : answers_(ask.timings ? ask.answers() : 0), first_(answers_.size()) {}
+  void Note(size_t answer, const Event& event);
+  void Attach(size_t answer, Json& chunk) const;
+
+ private:
+  std::vector<Times> answers_;
+  std::vector<std::chrono::steady_clock::time_point> first_;
+};
+
 // Answers in choices, as OpenAI's two older APIs have them.
 class ChoicesFormat : public AnswerFormat {
  public:
@@ -47,7 +66,7 @@ class ChoicesFormat : public AnswerFormat {
     const char *whole, *chunk;
   };
   ChoicesFormat(std::shared_ptr<const Ask> ask, const Model& model, Objects objects)
-      : AnswerFormat(std::move(ask)), model_(model), trace_(*ask_), objects_(objects) {}
+      : AnswerFormat(std::move(ask)), model_(model), trace_(*ask_), timings_(*ask_), objects_(objects) {}
   std::string Closing(const std::vector<Generation>& generations) override;
 
  protected:
@@ -60,6 +79,8 @@ class ChoicesFormat : public AnswerFormat {
  private:
   Json Head(const char* object) const;
   TraceNotes trace_;
+  TimingNotes timings_;
+  Json progress_;  // for the next chunk
   Objects objects_;
   int64_t tokens_ = 0;  // so far
 };

@@ -143,6 +143,7 @@ std::string Metrics::Text(const Gauges& gauges) const {
   sample("num_requests_waiting_by_reason", "reason=\"capacity\"", static_cast<double>(e.waiting));
   const double used = e.cache_pages > 0 ? static_cast<double>(e.cache_used) / static_cast<double>(e.cache_pages) : 0;
   gauge("kv_cache_usage_perc", used);
+  gauge("gpu_cache_usage_perc", used);  // its former name, which routers still ask for
   gauge("engine_sleep_state", gauges.sleeping ? 1 : 0);
   head("cache_config_info", "gauge");
   sample("cache_config_info",

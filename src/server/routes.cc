@@ -42,7 +42,8 @@ Match FindRoute(std::string_view method, std::string_view path) {
   Match match;
   for (const Route& route : kRoutes) {
     if (!Matches(route, path)) continue;
-    match.path_known = true;
+    if (!match.allowed.empty()) match.allowed += ", ";
+    match.allowed += route.method == "GET" ? "GET, HEAD" : route.method;
     if (route.method == method) match.route = &route;
   }
   return match;

@@ -1,6 +1,5 @@
 #pragma once
 
-#include <optional>
 #include <string>
 #include <string_view>
 
@@ -20,7 +19,7 @@ struct Route {
 
 struct Match {
   const Route* route = nullptr;
-  bool path_known = false;  // for another method
+  std::string allowed;  // the methods that the path takes, "GET, HEAD, POST"; empty: there is no such path
 };
 Match FindRoute(std::string_view method, std::string_view path);
 

@@ -2,7 +2,9 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <cmath>
 #include <filesystem>
 #include <memory>
@@ -14,6 +16,8 @@
 
 namespace cambium::server {
 namespace {
+
+using Clock = std::chrono::steady_clock;
 
 constexpr double kDrainPoll = 0.02, kLastWords = 2;  // seconds
 
@@ -47,6 +51,7 @@ class Server : public HttpHandler {
   void OnSignal(int signal);
   void Drain();
   void AwaitEnd(double seconds);
+  void SleepWhenIdle();
   bool Quiet() const;
 
   const ServerOptions& options_;
@@ -55,6 +60,7 @@ class Server : public HttpHandler {
   std::unique_ptr<Service> owned_;
   std::atomic<Service*> service_ = nullptr;  // null while it loads
   std::atomic<int64_t> intake_ = 0;          // requests that the helper has not finished with
+  Clock::time_point used_;                   // on the I/O thread: when the model last was
   std::atomic<bool> draining_ = false, refusing_ = false, stop_ = false;
   int signals_ = 0;
   HttpServer http_;
@@ -63,13 +69,14 @@ class Server : public HttpHandler {
 
 void Server::Run(const std::function<Engine()>& load) {
   ServiceOptions service_options = options_.service;
-  auto service = std::make_unique<Service>(load(), service_options);
+  auto service = std::make_unique<Service>(load, service_options);
   LoadGrafts(*service);
   owned_ = std::move(service);
   service_ = owned_.get();
   if (stop_) return;
   log_.Write("ready", {{"address", http_.address()}, {"model", owned_->options.name}});
   NotifySystemd("READY=1");
+  if (options_.sleep_idle > 0) http_.After(0, [this] { SleepWhenIdle(); });
   owned_->loop.Run();
 }
 
@@ -103,10 +110,10 @@ std::optional<HttpResponse> Server::Admit(const HttpRequest& head) {
   if (const auto error = gate_.Check(head, access)) return ToResponse(*error);
   if (match.route == nullptr) {
     const std::string shown = head.path.substr(0, 100);
-    if (!match.path_known) return ToResponse({404, "there is no " + shown + " here", "", "not_found"});
+    if (match.allowed.empty()) return ToResponse({404, "there is no " + shown + " here", "", "not_found"});
     HttpResponse response =
         ToResponse({405, head.method + " is not what " + shown + " takes", "", "method_not_allowed"});
-    response.headers.emplace_back("Allow", head.method == "POST" ? "GET, HEAD" : "POST");
+    response.headers.emplace_back("Allow", match.allowed);
     return response;
   }
   if (service_ == nullptr) return ToResponse({503, "Loading model", "", ""});
@@ -160,6 +167,7 @@ void Server::Handle(HttpRequest request, std::shared_ptr<Reply> reply) {
     return;
   }
   ++intake_;
+  used_ = Clock::now();
   const auto gone = std::make_shared<std::atomic<bool>>(false);
   call.reply->WhenGone([gone] { *gone = true; });
   service.helper.Post([this, &route, call = std::move(call), gone]() mutable {
@@ -170,6 +178,10 @@ void Server::Handle(HttpRequest request, std::shared_ptr<Reply> reply) {
 
 void Server::Answer(const Route& route, Call call) {
   try {
+    if (route.where == Where::kHelper && call.service.asleep()) {
+      call.service.Wake();
+      log_.Write("awake", {});
+    }
     route.answer(call);
   } catch (...) {
     call.reply->Send(ToResponse(ToApiError(std::current_exception())));
@@ -181,7 +193,7 @@ void Server::Ended(const Outcome& outcome) {
   const std::string route(match.route == nullptr ? "none" : match.route->path);
   const bool probe = match.route != nullptr && match.route->access == Access::kFree;
   if (Service* const service = service_) {
-    const bool known = match.path_known || outcome.method == "GET" || outcome.method == "POST";
+    const bool known = !match.allowed.empty() || outcome.method == "GET" || outcome.method == "POST";
     service->metrics.Http(known ? outcome.method : "other", route, outcome.status);
     if (outcome.gone) service->metrics.Disconnected();
   }
@@ -193,6 +205,19 @@ void Server::Ended(const Outcome& outcome) {
                          {"ms", std::round(outcome.ms * 10) / 10},
                          {"bytes", static_cast<int64_t>(outcome.bytes)},
                          {"left", std::string(outcome.gone ? "yes" : "no")}});
+}
+
+// On the I/O thread, now and then.
+void Server::SleepWhenIdle() {
+  const Clock::time_point now = Clock::now();
+  if (intake_ > 0 || owned_->loop.open() > 0 || used_ == Clock::time_point()) used_ = now;
+  const double idle = std::chrono::duration<double>(now - used_).count();
+  if (idle >= options_.sleep_idle && !owned_->asleep() && !refusing_) {
+    owned_->helper.Post([this] {
+      if (owned_->Sleep()) log_.Write("asleep", {});
+    });
+  }
+  http_.After(std::clamp(options_.sleep_idle / 4, 0.05, 1.0), [this] { SleepWhenIdle(); });
 }
 
 // -- the end

@@ -19,6 +19,7 @@ struct ServerOptions {
   int64_t queue = 256;              // generations that may wait; more are told 429
   double drain_delay = 0;           // seconds that new requests are still taken after SIGTERM
   double drain_timeout = 60;        // seconds that those under way may take then
+  double sleep_idle = 0;            // seconds without a request until the model is let go of; 0: never
   bool quiet = false;               // no log
 };
 

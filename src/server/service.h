@@ -1,6 +1,7 @@
 #pragma once
 
 #include <atomic>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -23,20 +24,37 @@ struct ServiceOptions {
   int64_t started = 0;  // seconds since 1970
 };
 
-// What every endpoint works with.
+// What every endpoint works with. Those that run on the helper find the engine loaded; the others look at `info` and
+// `context` alone, since it may be asleep.
 struct Service {
-  Service(Engine loaded, ServiceOptions wanted)
+  Service(std::function<Engine()> loader, ServiceOptions wanted)
       : options(std::move(wanted)),
-        engine(std::move(loaded)),
-        metrics(options.name, engine.context()),
+        load(std::move(loader)),
+        engine(load()),
+        info(engine.model().info()),
+        context(engine.context()),
+        metrics(options.name, context),
         loop(engine, [this](const EngineStats& stats) { metrics.Stepped(stats); }) {}
   const Model& model() const { return engine.model(); }
 
+  // On the helper: lets go of the model and the grafts unless a request is under way, and loads them again.
+  bool asleep() const { return asleep_; }
+  bool Sleep();
+  void Wake();
+
   ServiceOptions options;
+  const std::function<Engine()> load;
   Engine engine;
+  const ModelInfo info;
+  const int64_t context;
   GraftShelf grafts;
   Metrics metrics;
   EngineLoop loop;
+
+ private:
+  std::atomic<bool> asleep_ = false;
+
+ public:
   WorkQueue helper;  // goes first: its work uses the rest
 };
 
