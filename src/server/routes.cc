@@ -7,6 +7,9 @@ namespace {
 
 constexpr Route kRoutes[] = {
     // clang-format off
+    {"GET",  "/",                          nullptr,       Where::kPage,   Access::kFree},
+    {"GET",  "/favicon.ico",               nullptr,       Where::kPage,   Access::kFree},
+    {"GET",  "/page/*",                    nullptr,       Where::kPage,   Access::kFree},
     {"GET",  "/health",                    Health,        Where::kHere,   Access::kFree},
     {"GET",  "/health/",                   Health,        Where::kHere,   Access::kFree},
     {"GET",  "/ready",                     Ready,         Where::kHere,   Access::kFree},
@@ -42,7 +45,8 @@ Match FindRoute(std::string_view method, std::string_view path) {
   Match match;
   for (const Route& route : kRoutes) {
     if (!Matches(route, path)) continue;
-    match.path_known = true;
+    if (!match.allowed.empty()) match.allowed += ", ";
+    match.allowed += route.method == "GET" ? "GET, HEAD" : route.method;
     if (route.method == method) match.route = &route;
   }
   return match;

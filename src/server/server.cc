@@ -11,6 +11,7 @@
 #include "grafts/grafts.h"
 #include "server/log.h"
 #include "server/notify.h"
+#include "server/page.h"
 
 namespace cambium::server {
 namespace {
@@ -92,7 +93,7 @@ std::optional<HttpResponse> Server::Admit(const HttpRequest& head) {
   if (gate_.IsPreflight(head)) {
     HttpResponse allowed{204, ""};
     allowed.headers = {{"Access-Control-Allow-Origin", gate_.AllowedOrigin(head)},
-                       {"Access-Control-Allow-Methods", "GET, POST"},
+                       {"Access-Control-Allow-Methods", "GET, POST, DELETE"},
                        {"Access-Control-Allow-Headers", "authorization, content-type, x-api-key, x-request-id"},
                        {"Access-Control-Max-Age", "600"},
                        {"Vary", "Origin"}};
@@ -103,12 +104,13 @@ std::optional<HttpResponse> Server::Admit(const HttpRequest& head) {
   if (const auto error = gate_.Check(head, access)) return ToResponse(*error);
   if (match.route == nullptr) {
     const std::string shown = head.path.substr(0, 100);
-    if (!match.path_known) return ToResponse({404, "there is no " + shown + " here", "", "not_found"});
+    if (match.allowed.empty()) return ToResponse({404, "there is no " + shown + " here", "", "not_found"});
     HttpResponse response =
         ToResponse({405, head.method + " is not what " + shown + " takes", "", "method_not_allowed"});
-    response.headers.emplace_back("Allow", head.method == "POST" ? "GET, HEAD" : "POST");
+    response.headers.emplace_back("Allow", match.allowed);
     return response;
   }
+  if (match.route->where == Where::kPage) return std::nullopt;
   if (service_ == nullptr) return ToResponse({503, "Loading model", "", ""});
   if (refusing_ && access != Access::kFree) return ToResponse({503, "the server shuts down", "", ""});
   if (draining_ && match.route->path == "/ready") return ToResponse({503, "the server shuts down", "", ""});
@@ -146,8 +148,12 @@ class ForOrigin : public Reply {
 };
 
 void Server::Handle(HttpRequest request, std::shared_ptr<Reply> reply) {
-  Service& service = *service_;
   const Route& route = *FindRoute(request.method, request.path).route;
+  if (route.where == Where::kPage) {
+    reply->Send(AnswerPage(request));
+    return;
+  }
+  Service& service = *service_;
   const std::string origin = gate_.AllowedOrigin(request);
   if (!origin.empty()) reply = std::make_shared<ForOrigin>(std::move(reply), origin);
   Call call{service, std::move(request), std::move(reply)};
@@ -181,7 +187,7 @@ void Server::Ended(const Outcome& outcome) {
   const std::string route(match.route == nullptr ? "none" : match.route->path);
   const bool probe = match.route != nullptr && match.route->access == Access::kFree;
   if (Service* const service = service_) {
-    const bool known = match.path_known || outcome.method == "GET" || outcome.method == "POST";
+    const bool known = !match.allowed.empty() || outcome.method == "GET" || outcome.method == "POST";
     service->metrics.Http(known ? outcome.method : "other", route, outcome.status);
     if (outcome.gone) service->metrics.Disconnected();
   }
