@@ -1,8 +1,8 @@
 // @ts-check
 // One answer as it comes: text or drafts, with what was counted.
-import {announce, h, icon, number} from './dom.js';
+import {announce, h, number} from './dom.js';
 import {MarkdownView} from './markdown.js';
-import {newTrace, feed, rate, summary, TraceView} from './trace.js';
+import {feed, newTrace, rate, summary, TraceView} from './trace.js';
 import {graftsField, server, stream} from './api.js';
 
 /** @typedef {import('./tree.js').Message} Message */
@@ -146,5 +146,3 @@ export function graftNames(grafts) {
   if (!grafts.length) return 'base';
   return grafts.map(({name, scale}) => scale === 1 ? name : `${name} × ${scale}`).join(' + ');
 }
-
-export {icon};

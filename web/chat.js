@@ -1,7 +1,6 @@
 // @ts-check
 // The chats: a list at the side, the messages, and what is typed.
 import {copy, dialog, h, icon, iconButton, toast} from './dom.js';
-import {server} from './api.js';
 import {allChats, download, keepSetting, removeChat, saveChat, setting} from './store.js';
 import {add, childrenOf, kRoot, matches, messagesOf, newChat, pathOf, readExport, walk} from './tree.js';
 import {AnswerView, ContextMeter, generate, graftNames} from './answer.js';
@@ -415,5 +414,3 @@ export function chatView() {
   only ??= new ChatView();
   return only;
 }
-
-export {server};

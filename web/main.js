@@ -9,6 +9,8 @@ import {keyOf, meet, server, setKey} from './api.js';
 const kViews = {
   chat: async () => (await import('./chat.js')).chatView(),
   compare: async () => (await import('./compare.js')).compareView(),
+  training: async () => (await import('./training.js')).trainingView(),
+  engine: async () => (await import('./engine.js')).engineView(),
 };
 
 /** @type {Object<string, View>} */
@@ -96,7 +98,7 @@ async function greet() {
 // -- keyboard
 
 const kHelp = [['Ctrl + Shift + O', 'A new chat'], ['Ctrl + K', 'Search the chats'], ['Ctrl + B', 'The list of chats'], ['Ctrl + .', 'Settings of the chat'],
-  ['Enter', 'Send'], ['Shift + Enter', 'A new line'], ['Escape', 'Stop the answer'], ['Alt + 1, 2', 'Chat, Compare'],
+  ['Enter', 'Send'], ['Shift + Enter', 'A new line'], ['Escape', 'Stop the answer'], ['Alt + 1 … 4', 'Chat, Compare, Training, Engine'],
   ['?', 'These keys']];
 
 function help() {
@@ -111,7 +113,7 @@ addEventListener('keydown', (event) => {
   else if ((event.ctrlKey || event.metaKey) && event.key.toLowerCase() === 'b') name = 'sidebar';
   else if ((event.ctrlKey || event.metaKey) && event.key === '.') name = 'settings';
   else if (event.key === 'Escape') name = 'stop';
-  else if (event.altKey && /^[12]$/.test(event.key)) {
+  else if (event.altKey && /^[1-4]$/.test(event.key)) {
     location.hash = Object.keys(kViews)[Number(event.key) - 1];
     event.preventDefault();
     return;

@@ -1,6 +1,6 @@
 // @ts-check
 // The fields that say how to answer, and the picker of grafts; chat and compare share them.
-import {h, iconButton, number} from './dom.js';
+import {h, number} from './dom.js';
 import {server} from './api.js';
 
 /** @typedef {import('./api.js').GraftUse} GraftUse */
@@ -89,5 +89,3 @@ export function samplingFields(owner, changed) {
     h('label', {class: 'field'}, h('span', {class: 'field-label'}, 'Drafts'), draft),
   ];
 }
-
-export {iconButton};

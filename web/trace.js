@@ -75,13 +75,6 @@ function kindOf(name = '') {
   return 'by-' + (kind < 0 ? 'other' : kKinds[kind]);
 }
 
-/** @param {Trace} trace @param {number} origin */
-function originName(trace, origin) {
-  if (origin === -1) return 'drawn, nothing was drafted here';
-  if (origin === -2) return 'drawn against a draft';
-  return 'drafted by ' + (trace.drafters[origin] ?? 'drafter ' + origin);
-}
-
 /**
  * A space or a line end as something to see.
  * @param {string} text
@@ -249,5 +242,3 @@ function chainOf(trace, pass, leaf, index) {
     i = next[0].k;
   }
 }
-
-export {originName};

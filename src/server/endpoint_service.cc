@@ -22,7 +22,10 @@ void Props(Call& call) {
                                {"n_vocab", info.vocab},
                                {"threads", info.threads},
                                {"build_info", service.options.version},
-                               {"is_sleeping", false}})});
+                               {"is_sleeping", false},
+                               {"runs", !service.options.runs.empty()},
+                               {"allow_load", !service.options.load_from.empty()},
+                               {"admin", service.options.admin}})});
 }
 
 void ShowMetrics(Call& call) {

@@ -65,18 +65,12 @@ void TraceNotes::Note(size_t answer, const Event& event) {
     const DraftReport& draft = event.generation->draft;
     const Timings& timings = event.generation->timings;
     drafters_ = draft.drafters;
-    report_ = {{"tokens", event.generation->ids.size()},
-               {"passes", draft.passes},
-               {"drafted", draft.num_draft_tokens},
-               {"accepted", draft.num_accepted_tokens},
-               {"cached_tokens", timings.cached_tokens},
-               {"queue_ms", timings.queue_ms},
-               {"prompt_ms", timings.prompt_ms},
-               {"decode_ms", timings.decode_ms},
-               {"decode_tokens", timings.decode_tokens},
-               {"draft_ms", draft.draft_ms},
-               {"verify_ms", draft.verify_ms},
-               {"plain_ms", draft.plain_ms}};
+    report_ = {{"tokens", event.generation->ids.size()}, {"passes", draft.passes},
+               {"drafted", draft.num_draft_tokens},      {"accepted", draft.num_accepted_tokens},
+               {"cached_tokens", timings.cached_tokens}, {"queue_ms", timings.queue_ms},
+               {"prompt_ms", timings.prompt_ms},         {"decode_ms", timings.decode_ms},
+               {"decode_tokens", timings.decode_tokens}, {"draft_ms", draft.draft_ms},
+               {"verify_ms", draft.verify_ms},           {"plain_ms", draft.plain_ms}};
     const double spent = draft.draft_ms + draft.verify_ms;
     if (spent > 0 && draft.plain_ms > 0) {
       report_["speedup"] = static_cast<double>(timings.decode_tokens) * draft.plain_ms / spent;
