@@ -116,6 +116,11 @@ struct Timings {
   std::vector<double> pass_ms;  // of every pass after the prompt's
 };
 
+// What came of one drafter's tokens.
+struct DraftedBy {
+  int64_t drafted = 0, accepted = 0;
+};
+
 // How speculation went; counters as vLLM names them.
 struct DraftReport {
   int64_t num_drafts = 0, num_draft_tokens = 0, num_accepted_tokens = 0;
@@ -124,6 +129,7 @@ struct DraftReport {
   double draft_ms = 0, verify_ms = 0;
   double plain_ms = 0;                // of a pass over one row, measured in the same run where one was run
   std::vector<std::string> drafters;  // by index, as origins name them
+  std::vector<DraftedBy> by_drafter;  // likewise
 };
 
 struct Generation {
@@ -198,6 +204,11 @@ struct EngineStats {
   int64_t prefix_queries = 0, prefix_hits = 0;  // tokens of prompts that were looked for, and found, in the cache
 };
 
+struct PassCost {
+  int64_t rows = 0;
+  double ms = 0;
+};
+
 // Serves many requests on one model by passes that they share. An answer depends on its request alone: it is the same,
 // token for token, in any company.
 //
@@ -238,6 +249,8 @@ class Engine {
   // costs.
   double TimePass(int64_t depth, int64_t rows, const std::vector<AdapterUse>& adapters = {});
   EngineStats stats() const;
+  // What a verifying pass costs, by its rows, as the planner of drafts has learned it; empty before a pass was measured.
+  std::vector<PassCost> PassCosts() const;
 
   struct Impl;
 

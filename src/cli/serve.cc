@@ -9,6 +9,7 @@
 #include "cli/verbs.h"
 #include "drafters/drafters.h"
 #include "io/json.h"
+#include "server/child_process.h"
 #include "server/server.h"
 
 namespace cambium::cli {
@@ -21,6 +22,7 @@ struct Flags {
   std::string alias, key_file, admin_key_file, config;
   std::vector<std::string> keys;
   double timeout = 20;
+  bool open = false;
 };
 
 // One key a line; empty lines and lines that begin with # are none.
@@ -48,6 +50,17 @@ std::string NameOf(const std::string& model) {
 
 bool IsLoopback(const std::string& host) { return host == "localhost" || host == "::1" || host.starts_with("127."); }
 
+// Shows the page with the program that opens addresses here; a line says so where there is none.
+void OpenBrowser(std::string address, const OutputFlags& output) {
+  const size_t any = address.find("//0.0.0.0:");
+  if (any != address.npos) address.replace(any + 2, 7, "127.0.0.1");
+  try {
+    server::ChildProcess({{"xdg-open", address}, "", "", 0}).Leave();
+  } catch (const Error& error) {
+    Note(output, std::string("--open: ") + error.what() + "; the page is at " + address);
+  }
+}
+
 void Serve(const Flags& flags) {
   server::ServerOptions options = flags.server;
   CheckRange("--port", options.http.port, 0, 65535);
@@ -68,7 +81,12 @@ void Serve(const Flags& flags) {
   if (!options.service.load_from.empty() && options.gate.admin_keys.empty()) {
     Fail(ErrorCode::kUsage, "--allow-load: needs --admin-key-file, whose keys may load");
   }
+  options.service.admin = !options.gate.admin_keys.empty();
+  // What is trained here may be loaded here.
+  if (options.service.admin && options.service.load_from.empty()) options.service.load_from = options.service.runs;
   CheckDrafters(options.service.drafters);
+  if (flags.open && !options.http.unix_path.empty())
+    Fail(ErrorCode::kUsage, "--open: no browser reads a --unix socket");
   options.gate.loopback = !options.http.unix_path.empty() || IsLoopback(options.http.host);
   options.service.name = flags.alias.empty() ? NameOf(flags.model.model) : flags.alias;
   options.service.parallel = flags.model.engine.parallel;
@@ -77,7 +95,10 @@ void Serve(const Flags& flags) {
   options.quiet = flags.output.quiet;
   server::Serve(
       options, [&] { return LoadModel(flags.model, flags.output); },
-      [&](const std::string& address) { Write("listening on " + address + "\n"); });
+      [&](const std::string& address) {
+        Write("listening on " + address + "\n");
+        if (flags.open) OpenBrowser(address, flags.output);
+      });
 }
 
 void AddNetwork(CLI::App& verb, Flags& f) {
@@ -120,6 +141,10 @@ void AddServe(CLI::App& app) {
   verb->add_option("--allow-load", f.server.service.load_from, "Directory below which requests may load grafts")
       ->check(CLI::ExistingDirectory)
       ->envname("CAMBIUM_ALLOW_LOAD");
+  verb->add_option("--runs", f.server.service.runs,
+                   "Directory of training runs, to be shown, and with an admin key started")
+      ->check(CLI::ExistingDirectory)
+      ->envname("CAMBIUM_RUNS");
   verb->add_option("--draft", f.server.service.drafters, "Who drafts where a request does not say; as generate's")
       ->allow_extra_args(false)
       ->envname("CAMBIUM_DRAFT");
@@ -132,6 +157,7 @@ void AddServe(CLI::App& app) {
   verb->add_option("--cache-tokens", f.model.engine.cache_tokens, "Tokens that the KV cache holds (0: enough)")
       ->envname("CAMBIUM_CACHE_TOKENS");
   AddNetwork(*verb, f);
+  verb->add_flag("--open", f.open, "Show the page in the browser");
   verb->add_option("--drain-delay", f.server.drain_delay, "Seconds that new requests are still taken after SIGTERM")
       ->capture_default_str()
       ->envname("CAMBIUM_DRAIN_DELAY");

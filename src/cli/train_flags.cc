@@ -323,10 +323,15 @@ int64_t PrintPlan(TrainSession& session, const TrainFlags& flags) {
               << MaskPreview(session.data.examples.front(), session.tokenizer, UseColor(stderr)) << "\n";
   }
   if (flags.output.json) {
+    nlohmann::ordered_json preview = nlohmann::ordered_json::array();
+    for (const PreviewPart& part : PreviewParts(session.data.examples.front(), session.tokenizer)) {
+      preview.push_back({{"text", part.text}, {"trained", part.trained}});
+    }
     WriteJson({{"parameters", plan.parameters}, {"examples", r.examples}, {"tokens", r.tokens},
                {"trained_tokens", r.trained_tokens}, {"truncated_examples", r.truncated_examples},
                {"skipped", r.skipped}, {"steps", plan.steps}, {"seconds", plan.seconds},
-               {"tokens_per_s", plan.tokens_per_s}, {"peak_bytes", plan.peak_bytes}, {"stop_token_trained", stops}});
+               {"tokens_per_s", plan.tokens_per_s}, {"peak_bytes", plan.peak_bytes}, {"stop_token_trained", stops},
+               {"validation_examples", session.valid.examples.size()}, {"preview", std::move(preview)}});
   }
   if (!stops && !flags.yes) {
     Fail(ErrorCode::kUsage, "the stop token is not trained, so answers would never end; end the texts with it, or give --yes");

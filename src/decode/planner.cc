@@ -133,6 +133,10 @@ void VerifyCurve::Learn() {
   }
 }
 
+bool VerifyCurve::measured() const {
+  return std::ranges::any_of(sizes_, [](const Size& size) { return size.seen > 0; });
+}
+
 double VerifyCurve::Ms(int64_t rows) const {
   const auto above = std::ranges::lower_bound(sizes_, rows, {}, &Size::rows);
   if (above == sizes_.end()) {

@@ -22,6 +22,7 @@ class VerifyCurve {
   // What a row costs where there are many, as a prompt's pass tells before anything was verified.
   void MeasureRow(double ms);
   double Ms(int64_t rows) const;  // relative units until something was measured
+  bool measured() const;
 
  private:
   struct Size {

@@ -48,6 +48,7 @@ struct DraftCounters {
   std::vector<int64_t> num_accepted_tokens_per_pos;
   int64_t passes = 0;
   double draft_ms = 0, verify_ms = 0;
+  std::vector<DraftedBy> by_drafter;  // by the drafters' numbers
 };
 
 enum class StopReason {

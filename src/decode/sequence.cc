@@ -82,6 +82,13 @@ void Sequence::Count(const Draft& draft, const Verdict& verdict) {
     counters.num_accepted_tokens_per_pos.resize(verdict.path.size());
   }
   for (size_t i = 0; i < verdict.path.size(); ++i) ++counters.num_accepted_tokens_per_pos[i];
+  const auto by = [&](const Draft::Node& node) -> DraftedBy& {
+    const size_t drafter = static_cast<size_t>(node.drafter);
+    if (counters.by_drafter.size() <= drafter) counters.by_drafter.resize(drafter + 1);
+    return counters.by_drafter[drafter];
+  };
+  for (const Draft::Node& node : draft.nodes) ++by(node).drafted;
+  for (const int32_t node : verdict.path) ++by(draft.nodes[static_cast<size_t>(node)]).accepted;
 }
 
 }  // namespace cambium

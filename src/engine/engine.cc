@@ -151,4 +151,12 @@ EngineStats Engine::stats() const {
           kv.pages,  kv.used,   kv.shared, kv.known, kv.evicted,    s.prefix_queries, s.prefix_hits};
 }
 
+std::vector<PassCost> Engine::PassCosts() const {
+  const VerifyCurve& curve = impl_->scheduler->planner().curve();
+  std::vector<PassCost> costs;
+  if (!curve.measured()) return costs;
+  for (int64_t rows = 1; rows <= 64; rows *= 2) costs.push_back({rows, curve.Ms(rows)});
+  return costs;
+}
+
 }  // namespace cambium

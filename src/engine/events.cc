@@ -167,9 +167,11 @@ void Engine::Impl::TellEnd(Active& a, const DecodeResult& result) {
                       c.draft_ms,
                       c.verify_ms,
                       0,
-                      {}};
+                      {},
+                      c.by_drafter};
   if (a.drafters != nullptr) {
     for (const auto& member : a.drafters->members()) generation.draft.drafters.push_back(member->name());
+    generation.draft.by_drafter.resize(generation.draft.drafters.size());
     generation.draft.plain_ms = scheduler->planner().curve().Ms(1);
   }
   {

@@ -22,7 +22,10 @@ void Props(Call& call) {
                                {"n_vocab", info.vocab},
                                {"threads", info.threads},
                                {"build_info", service.options.version},
-                               {"is_sleeping", service.asleep()}})});
+                               {"is_sleeping", service.asleep()},
+                               {"runs", !service.options.runs.empty()},
+                               {"allow_load", !service.options.load_from.empty()},
+                               {"admin", service.options.admin}})});
 }
 
 void ShowMetrics(Call& call) {

@@ -27,6 +27,14 @@ void Tokenize(Call& call);       // POST /tokenize
 void Detokenize(Call& call);     // POST /detokenize
 void ApplyTemplate(Call& call);  // POST /apply-template
 
+void ShowEngine(Call& call);  // GET /v1/engine
+
+void ListRuns(Call& call);      // GET /v1/training/runs
+void ShowRun(Call& call);       // GET /v1/training/runs/{name}
+void PlanTraining(Call& call);  // POST /v1/training/plan
+void StartRun(Call& call);      // POST /v1/training/runs
+void StopRun(Call& call);       // DELETE /v1/training/runs/{name}
+
 void LoadGraft(Call& call);    // POST /v1/load_lora_adapter
 void UnloadGraft(Call& call);  // POST /v1/unload_lora_adapter
 

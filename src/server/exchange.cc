@@ -51,6 +51,10 @@ void Exchange::Start(std::vector<Request> requests) {
     self->left_ = true;
     self->service_.loop.Cancel(self->ticket_);
   });
+  for (size_t i = 0; i < requests.size(); ++i) {
+    service_.watch.Began({this, i}, {ask_->id, ask_->model, std::ssize(requests[i].prompt), requests[i].max_tokens, 0,
+                                     0, ask_->arrived});
+  }
   ticket_ = service_.loop.Submit(std::move(requests), shared_from_this());
   if (left_) service_.loop.Cancel(ticket_);
 }
@@ -62,7 +66,10 @@ void Exchange::OnTaken() {
   reply_->Write(format_->Opening());
 }
 
-void Exchange::OnRefused(std::exception_ptr why) { reply_->Send(format_->Refusal(ToApiError(why))); }
+void Exchange::OnRefused(std::exception_ptr why) {
+  for (size_t i = 0; i < generations_.size(); ++i) service_.watch.Ended({this, i}, {});
+  reply_->Send(format_->Refusal(ToApiError(why)));
+}
 
 void Exchange::Count(size_t answer, const Event& event) {
   Metrics& metrics = service_.metrics;
@@ -75,8 +82,10 @@ void Exchange::Count(size_t answer, const Event& event) {
       metrics.NextToken(std::chrono::duration<double>(now - last).count());
     }
     last = now;
+    service_.watch.Drew({this, answer}, event.origin >= 0);
   }
   if (event.kind != Event::Kind::kFinished) return;
+  service_.watch.Ended({this, answer}, *event.generation);
   static constexpr std::string_view kReasons[] = {"stop", "length", "abort", "error"};
   Metrics::Ended ended;
   ended.reason = kReasons[static_cast<size_t>(event.generation->finish_reason)];

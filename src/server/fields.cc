@@ -2,6 +2,9 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <charconv>
+
 #include "cambium/error.h"
 #include "io/json.h"
 
@@ -42,6 +45,21 @@ void Refuse(std::string_view field, const Json& value, std::string_view expected
 
 void Refuse(std::string_view field, std::string message) {
   throw ApiError{400, std::move(message), std::string(field), ""};
+}
+
+std::optional<int64_t> QueryNumber(std::string_view query, std::string_view name) {
+  for (size_t at = 0; at < query.size();) {
+    const size_t end = std::min(query.find('&', at), query.size());
+    const std::string_view part = query.substr(at, end - at);
+    at = end + 1;
+    if (!part.starts_with(name) || !part.substr(name.size()).starts_with('=')) continue;
+    const std::string_view digits = part.substr(name.size() + 1);
+    int64_t value = 0;
+    const auto read = std::from_chars(digits.data(), digits.data() + digits.size(), value);
+    if (read.ec == std::errc() && read.ptr == digits.data() + digits.size() && value >= 0) return value;
+    Refuse(name, std::string(name) + " is no whole number");
+  }
+  return std::nullopt;
 }
 
 Fields::Fields(const Json& object, std::string where) : object_(object), where_(std::move(where)) {

@@ -23,6 +23,9 @@ std::string Dump(const Json& value);
 [[noreturn]] void Refuse(std::string_view field, const Json& value, std::string_view expected);
 [[noreturn]] void Refuse(std::string_view field, std::string message);
 
+// The number N of "name=N" in a request's query; refuses one that is none.
+std::optional<int64_t> QueryNumber(std::string_view query, std::string_view name);
+
 // The fields of an object of a request. A field is absent where it is null; what nobody asks for is ignored.
 class Fields {
  public:

@@ -1,6 +1,7 @@
 #include "server/formats.h"
 
 #include <algorithm>
+#include <cmath>
 #include <utility>
 
 namespace cambium::server {
@@ -36,21 +37,52 @@ Json CallsJson(const std::vector<ToolCall>& calls) {
   return list;
 }
 
+Json TraceNotes::PassNote(const DraftTrace& pass) const {
+  Json tree = Json::array();
+  for (const DraftTrace::Node& node : pass.nodes) {
+    tree.push_back({{"id", node.id},
+                    {"text", model_.Piece(node.id)},
+                    {"parent", node.parent},
+                    {"drafter", node.drafter},
+                    {"probability", std::round(1000 * node.probability) / 1000},
+                    {"kept", node.accepted}});
+  }
+  return {{"drafted", pass.nodes.size()},
+          {"kept", std::ranges::count_if(pass.nodes, &DraftTrace::Node::accepted)},
+          {"root", pass.root},
+          {"drawn", {{"id", pass.drawn}, {"text", model_.Piece(pass.drawn)}}},
+          {"tree", std::move(tree)}};
+}
+
 void TraceNotes::Note(size_t answer, const Event& event) {
   if (!wanted_) return;
   if (event.kind == Event::Kind::kToken) {
-    notes_[answer].push_back({{"id", event.id}, {"origin", event.origin}});
+    notes_[answer].push_back({{"id", event.id}, {"origin", event.origin}, {"text", event.text}});
   } else if (event.kind == Event::Kind::kPass) {
-    const auto kept = std::ranges::count_if(event.pass->nodes, &DraftTrace::Node::accepted);
-    notes_[answer].push_back({{"drafted", event.pass->nodes.size()}, {"kept", kept}});
+    notes_[answer].push_back(PassNote(*event.pass));
   } else if (event.kind == Event::Kind::kFinished) {
-    drafters_ = event.generation->draft.drafters;
+    if (!event.text.empty()) notes_[answer].push_back({{"text", event.text}});
+    const DraftReport& draft = event.generation->draft;
+    const Timings& timings = event.generation->timings;
+    drafters_ = draft.drafters;
+    report_ = {{"tokens", event.generation->ids.size()}, {"passes", draft.passes},
+               {"drafted", draft.num_draft_tokens},      {"accepted", draft.num_accepted_tokens},
+               {"cached_tokens", timings.cached_tokens}, {"queue_ms", timings.queue_ms},
+               {"prompt_ms", timings.prompt_ms},         {"decode_ms", timings.decode_ms},
+               {"decode_tokens", timings.decode_tokens}, {"draft_ms", draft.draft_ms},
+               {"verify_ms", draft.verify_ms},           {"plain_ms", draft.plain_ms}};
+    const double spent = draft.draft_ms + draft.verify_ms;
+    if (spent > 0 && draft.plain_ms > 0) {
+      report_["speedup"] = static_cast<double>(timings.decode_tokens) * draft.plain_ms / spent;
+    }
   }
 }
 
 void TraceNotes::Attach(size_t answer, Json& chunk) {
   if (!notes_[answer].empty()) chunk["cambium"]["trace"] = std::exchange(notes_[answer], Json::array());
-  if (!drafters_.empty()) chunk["cambium"]["drafters"] = std::exchange(drafters_, {});
+  if (report_.is_null()) return;
+  chunk["cambium"]["drafters"] = std::exchange(drafters_, nullptr);
+  chunk["cambium"]["report"] = std::exchange(report_, nullptr);
 }
 
 TimingNotes::Times TimingNotes::Of(const Generation& generation) {

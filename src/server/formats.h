@@ -26,17 +26,21 @@ double ShownLogprob(float logprob);
 Json CallsJson(const std::vector<ToolCall>& calls);
 
 // Which drafter proposed each token, and what became of each draft, since an answer's last chunk:
-// {"cambium": {"trace": [{"id", "origin"} or {"drafted", "kept"}], "drafters"}}. Does nothing unless asked for.
+// {"cambium": {"trace": [...], "drafters", "report"}} (docs/server.md). Does nothing unless asked for.
 class TraceNotes {
  public:
-  explicit TraceNotes(const Ask& ask) : wanted_(ask.trace), notes_(ask.answers(), Json::array()) {}
+  TraceNotes(const Ask& ask, const Model& model)
+      : wanted_(ask.trace), model_(model), notes_(ask.answers(), Json::array()) {}
   void Note(size_t answer, const Event& event);
   void Attach(size_t answer, Json& chunk);
 
  private:
+  Json PassNote(const DraftTrace& pass) const;
+
   bool wanted_;
+  const Model& model_;
   std::vector<Json> notes_;
-  std::vector<std::string> drafters_;
+  Json drafters_, report_;  // of the answer that has just ended
 };
 
 // llama.cpp's "timings" of each answer so far. Does nothing unless asked for.
@@ -66,7 +70,11 @@ class ChoicesFormat : public AnswerFormat {
     const char *whole, *chunk;
   };
   ChoicesFormat(std::shared_ptr<const Ask> ask, const Model& model, Objects objects)
-      : AnswerFormat(std::move(ask)), model_(model), trace_(*ask_), timings_(*ask_), objects_(objects) {}
+      : AnswerFormat(std::move(ask)),
+        model_(model),
+        trace_(*ask_, model),
+        timings_(*ask_),
+        objects_(objects) {}
   std::string Closing(const std::vector<Generation>& generations) override;
 
  protected:

@@ -92,7 +92,7 @@ std::optional<ApiError> Gate::Check(const HttpRequest& head, Access access) cons
   if (access == Access::kAdmin) {
     if (admin) return std::nullopt;
     if (admin_keys_.empty() && (keys_.empty() || Knows(keys_, head))) {
-      return ApiError{403, "loading and unloading are off; --allow-load and --admin-key-file allow them", "",
+      return ApiError{403, "this needs an admin key, and there is none; --admin-key-file names them", "",
                       "not_allowed"};
     }
   }

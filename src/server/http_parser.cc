@@ -64,6 +64,7 @@ std::string_view ReasonPhrase(int status) {
     std::string_view text;
   };
   static constexpr Phrase kPhrases[] = {{200, "OK"},
+                                        {201, "Created"},
                                         {204, "No Content"},
                                         {304, "Not Modified"},
                                         {400, "Bad Request"},
@@ -72,6 +73,7 @@ std::string_view ReasonPhrase(int status) {
                                         {404, "Not Found"},
                                         {405, "Method Not Allowed"},
                                         {408, "Request Timeout"},
+                                        {409, "Conflict"},
                                         {413, "Content Too Large"},
                                         {414, "URI Too Long"},
                                         {415, "Unsupported Media Type"},

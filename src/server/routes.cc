@@ -7,6 +7,9 @@ namespace {
 
 constexpr Route kRoutes[] = {
     // clang-format off
+    {"GET",  "/",                          nullptr,       Where::kPage,   Access::kFree},
+    {"GET",  "/favicon.ico",               nullptr,       Where::kPage,   Access::kFree},
+    {"GET",  "/page/*",                    nullptr,       Where::kPage,   Access::kFree},
     {"GET",  "/health",                    Health,        Where::kHere,   Access::kFree},
     {"GET",  "/health/",                   Health,        Where::kHere,   Access::kFree},
     {"GET",  "/ready",                     Ready,         Where::kHere,   Access::kFree},
@@ -26,6 +29,12 @@ constexpr Route kRoutes[] = {
     {"POST", "/apply-template",            ApplyTemplate},
     {"POST", "/v1/load_lora_adapter",      LoadGraft,     Where::kHelper, Access::kAdmin},
     {"POST", "/v1/unload_lora_adapter",    UnloadGraft,   Where::kHelper, Access::kAdmin},
+    {"GET",  "/v1/engine",                 ShowEngine,    Where::kHere},
+    {"GET",  "/v1/training/runs",          ListRuns},
+    {"POST", "/v1/training/runs",          StartRun,      Where::kHelper, Access::kAdmin},
+    {"GET",  "/v1/training/runs/*",        ShowRun},
+    {"DELETE", "/v1/training/runs/*",      StopRun,       Where::kHelper, Access::kAdmin},
+    {"POST", "/v1/training/plan",          PlanTraining,  Where::kHelper, Access::kAdmin},
     // clang-format on
 };
 

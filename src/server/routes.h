@@ -8,7 +8,8 @@
 namespace cambium::server {
 
 enum class Access { kFree, kKey, kAdmin };  // who may: anybody, who has a key, who has the key of --admin-key-file
-enum class Where { kHere, kHelper };        // on the I/O thread, or on the helper because it may take time
+// On the I/O thread, or on the helper because it may take time. kPage: a file of the page, which needs no model.
+enum class Where { kHere, kHelper, kPage };
 struct Route {
   std::string_view method, path;  // a path that ends with "*" stands for all that begin so
   void (*answer)(Call&);

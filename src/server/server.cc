@@ -13,6 +13,7 @@
 #include "grafts/grafts.h"
 #include "server/log.h"
 #include "server/notify.h"
+#include "server/page.h"
 
 namespace cambium::server {
 namespace {
@@ -99,7 +100,7 @@ std::optional<HttpResponse> Server::Admit(const HttpRequest& head) {
   if (gate_.IsPreflight(head)) {
     HttpResponse allowed{204, ""};
     allowed.headers = {{"Access-Control-Allow-Origin", gate_.AllowedOrigin(head)},
-                       {"Access-Control-Allow-Methods", "GET, POST"},
+                       {"Access-Control-Allow-Methods", "GET, POST, DELETE"},
                        {"Access-Control-Allow-Headers", "authorization, content-type, x-api-key, x-request-id"},
                        {"Access-Control-Max-Age", "600"},
                        {"Vary", "Origin"}};
@@ -116,6 +117,7 @@ std::optional<HttpResponse> Server::Admit(const HttpRequest& head) {
     response.headers.emplace_back("Allow", match.allowed);
     return response;
   }
+  if (match.route->where == Where::kPage) return std::nullopt;
   if (service_ == nullptr) return ToResponse({503, "Loading model", "", ""});
   if (refusing_ && access != Access::kFree) return ToResponse({503, "the server shuts down", "", ""});
   if (draining_ && match.route->path == "/ready") return ToResponse({503, "the server shuts down", "", ""});
@@ -153,8 +155,12 @@ class ForOrigin : public Reply {
 };
 
 void Server::Handle(HttpRequest request, std::shared_ptr<Reply> reply) {
-  Service& service = *service_;
   const Route& route = *FindRoute(request.method, request.path).route;
+  if (route.where == Where::kPage) {
+    reply->Send(AnswerPage(request));
+    return;
+  }
+  Service& service = *service_;
   const std::string origin = gate_.AllowedOrigin(request);
   if (!origin.empty()) reply = std::make_shared<ForOrigin>(std::move(reply), origin);
   Call call{service, std::move(request), std::move(reply)};

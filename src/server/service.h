@@ -11,6 +11,8 @@
 #include "server/graft_shelf.h"
 #include "server/http.h"
 #include "server/metrics.h"
+#include "server/training_jobs.h"
+#include "server/watch.h"
 #include "server/work_queue.h"
 
 namespace cambium::server {
@@ -19,6 +21,8 @@ struct ServiceOptions {
   std::string name;                   // of the base model, as requests call it
   std::vector<std::string> drafters;  // where a request does not say; empty: auto
   std::string load_from;              // the directory below which grafts may be loaded; empty: nowhere
+  std::string runs;                   // that of training runs; empty: none
+  bool admin = false;                 // there are keys that may load and train
   int64_t parallel = 16;              // generations under way at once
   std::string version;
   int64_t started = 0;  // seconds since 1970
@@ -34,7 +38,10 @@ struct Service {
         info(engine.model().info()),
         context(engine.context()),
         metrics(options.name, context),
-        loop(engine, [this](const EngineStats& stats) { metrics.Stepped(stats); }) {}
+        loop(engine, [this](const EngineStats& stats) {
+          metrics.Stepped(stats);
+          watch.Stepped(stats, engine);
+        }) {}
   const Model& model() const { return engine.model(); }
 
   // On the helper: lets go of the model and the grafts unless a request is under way, and loads them again.
@@ -49,20 +56,5 @@ struct Service {
   const int64_t context;
   GraftShelf grafts;
   Metrics metrics;
+  Watch watch;
   EngineLoop loop;
-
- private:
-  std::atomic<bool> asleep_ = false;
-
- public:
-  WorkQueue helper;  // goes first: its work uses the rest
-};
-
-// A request on its way through an endpoint.
-struct Call {
-  Service& service;
-  HttpRequest request;
-  std::shared_ptr<Reply> reply;
-};
-
-}  // namespace cambium::server

@@ -88,21 +88,26 @@ TrainPlan MakePlan(Trainer& trainer, Transformer& model, const std::vector<Examp
   return plan;
 }
 
-std::string MaskPreview(const Example& example, const Tokenizer& tokenizer, bool color, int64_t max_tokens) {
-  std::string text;
-  bool inside = false;
-  const auto mark = [&](bool trained) {
-    if (trained == inside) return;
-    inside = trained;
-    text += color ? (trained ? "\033[32m" : "\033[0m") : (trained ? "[" : "]");
-  };
+std::vector<PreviewPart> PreviewParts(const Example& example, const Tokenizer& tokenizer, int64_t max_tokens) {
+  std::vector<PreviewPart> parts;
   const size_t shown = std::min(example.ids.size(), static_cast<size_t>(max_tokens));
   for (size_t i = 0; i < shown; ++i) {
-    mark(example.trained[i] != 0);
-    text += tokenizer.Piece(example.ids[i]);
+    const bool trained = example.trained[i] != 0;
+    if (parts.empty() || parts.back().trained != trained) parts.push_back({"", trained});
+    parts.back().text += tokenizer.Piece(example.ids[i]);
   }
-  mark(false);
-  return shown < example.ids.size() ? text + " ..." : text;
+  if (shown < example.ids.size()) parts.push_back({" ...", false});
+  return parts;
+}
+
+std::string MaskPreview(const Example& example, const Tokenizer& tokenizer, bool color, int64_t max_tokens) {
+  std::string text;
+  for (const PreviewPart& part : PreviewParts(example, tokenizer, max_tokens)) {
+    if (part.trained) text += color ? "\033[32m" : "[";
+    text += part.text;
+    if (part.trained) text += color ? "\033[0m" : "]";
+  }
+  return text;
 }
 
 }  // namespace cambium

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "io/tokenizer.h"
 #include "train/trainer.h"
@@ -22,7 +23,13 @@ struct TrainPlan {
 TrainPlan MakePlan(Trainer& trainer, Transformer& model, const std::vector<Example>& examples,
                    const BatchOptions& batch);
 
-// The example's text with what is trained on marked: in green where `color`, else in [brackets]. At most `max_tokens`.
+// The example's text in runs of what is trained on and what is not; at most `max_tokens`.
+struct PreviewPart {
+  std::string text;
+  bool trained;
+};
+std::vector<PreviewPart> PreviewParts(const Example& example, const Tokenizer& tokenizer, int64_t max_tokens = 300);
+// The same with what is trained on marked: in green where `color`, else in [brackets].
 std::string MaskPreview(const Example& example, const Tokenizer& tokenizer, bool color, int64_t max_tokens = 300);
 
 // The most resident memory this process had; 0 where the system does not say.
