@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "cambium/train.h"
 #include "io/tokenizer.h"
 
 namespace cambium {
@@ -27,18 +28,6 @@ struct DatasetOptions {
   bool skip_bad = false;         // count bad lines instead of failing at the first
   std::vector<std::string> ignored_fields;  // of records and messages: passed over, whatever they would change
   int64_t max_line_bytes = int64_t{16} << 20;
-};
-
-// What was read, and what was lost on the way.
-struct DatasetReport {
-  int64_t examples = 0, tokens = 0, trained_tokens = 0;
-  int64_t truncated_examples = 0, truncated_tokens = 0;
-  int64_t without_targets = 0;  // dropped: nothing to train on, or the answer begins beyond max_tokens
-  int64_t skipped = 0;          // bad lines, with skip_bad
-  std::string first_skipped;    // why
-  int64_t answers = 0;          // texts that ought to end with a stop token ...
-  int64_t answers_stopped = 0;  // ... and are trained to
-  bool stop_token_trained() const { return answers > 0 && answers_stopped == answers; }
 };
 
 struct Dataset {
