@@ -25,8 +25,11 @@ def _array(array: Any, valid: bool) -> Any:
 
 
 def _slide(array: Any, k: int, axis: int, min_count: Optional[int], valid: bool, minimum: bool) -> Any:
+    import operator
+
     import numpy
 
+    k = operator.index(k)
     values = _array(array, valid)
     if values.ndim == 0:
         raise ValueError("array has no dimension to slide along")
@@ -38,9 +41,11 @@ def _slide(array: Any, k: int, axis: int, min_count: Optional[int], valid: bool,
     shape = rows.shape
     rows = rows.reshape(-1, shape[-1]) if rows.size else rows.reshape(int(numpy.prod(shape[:-1])), shape[-1])
     if valid:
-        out = _cambium.sliding_valid(rows, k, minimum)
+        out = numpy.empty((rows.shape[0], max(0, rows.shape[1] - max(k, 1) + 1)), dtype=rows.dtype)
+        _cambium.sliding_valid(rows, out, k, minimum)
     else:
-        out = _cambium.sliding_same(rows, k, k if min_count is None else min_count, minimum)
+        out = numpy.empty(rows.shape, dtype=rows.dtype)
+        _cambium.sliding_same(rows, out, k, k if min_count is None else min_count, minimum)
     return numpy.moveaxis(out.reshape(shape[:-1] + (out.shape[-1],)), -1, axis)
 
 

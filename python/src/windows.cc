@@ -4,9 +4,10 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
-#include <memory>
+#include <thread>
 
 #include "arrays.h"
 #include "cambium/min_cover.h"
@@ -17,6 +18,8 @@ namespace {
 
 template <class T>
 using Rows = nb::ndarray<const T, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+template <class T>
+using RowsOut = nb::ndarray<T, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 
 template <class T>
 void Slide(std::span<const T> values, int64_t k, bool min, std::span<T> out) {
@@ -27,12 +30,30 @@ void Slide(std::span<const T> values, int64_t k, bool min, std::span<T> out) {
   }
 }
 
+// Full windows of a long row, cut into parts for threads of their own: a part reads k - 1 values more than it writes.
+template <class T>
+void SlideByThreads(std::span<const T> values, int64_t k, bool min, std::span<T> out) {
+  constexpr size_t kLeast = size_t{1} << 20;  // results that are worth a thread
+  const size_t cpus = std::max(1u, std::thread::hardware_concurrency());
+  const size_t least = std::max(kLeast, static_cast<size_t>(k));
+  const size_t parts = std::clamp<size_t>(out.size() / least, 1, std::min<size_t>(cpus, 16));
+  std::vector<std::thread> threads;
+  const auto part = [&](size_t i) {
+    const size_t begin = out.size() * i / parts, end = out.size() * (i + 1) / parts;
+    if (begin == end) return;
+    Slide<T>(values.subspan(begin, end - begin + static_cast<size_t>(k) - 1), k, min, out.subspan(begin, end - begin));
+  };
+  for (size_t i = 1; i < parts; ++i) threads.emplace_back(part, i);
+  part(0);
+  for (std::thread& thread : threads) thread.join();
+}
+
 // out[i] of the k values up to i; NaN where fewer than k come before it or one of them is NaN.
 template <class T>
 void SlideWhole(std::span<const T> values, int64_t k, bool min, std::span<T> out) {
   const size_t missing = std::min(out.size(), static_cast<size_t>(k - 1));
   std::fill_n(out.begin(), missing, std::numeric_limits<T>::quiet_NaN());
-  Slide<T>(values, k, min, out.subspan(missing));
+  if (missing < out.size()) SlideByThreads<T>(values, k, min, out.subspan(missing));
 }
 
 // The same of those that are not NaN; NaN where they are fewer than min_count.
@@ -53,48 +74,42 @@ void SlidePartly(std::span<const T> values, int64_t k, int64_t min_count, bool m
   }
 }
 
-template <class T>
-nb::ndarray<nb::numpy, T, nb::ndim<2>> Uninitialised(size_t rows, size_t columns) {
-  T* const data = new T[std::max<size_t>(1, rows * columns)];
-  const nb::capsule owner(data, [](void* p) noexcept { delete[] static_cast<T*>(p); });
-  return nb::ndarray<nb::numpy, T, nb::ndim<2>>(data, {rows, columns}, owner);
+void RequireShape(const char* name, size_t rows, size_t columns, size_t got_rows, size_t got_columns) {
+  if (rows == got_rows && columns == got_columns) return;
+  Fail(ErrorCode::kUsage, name, " has the shape ", got_rows, " x ", got_columns, ", expected ", rows, " x ", columns);
 }
 
-// Full windows alone: [rows, n - k + 1].
+// Full windows alone: out [rows, n - k + 1].
 template <class T>
-nb::ndarray<nb::numpy, T, nb::ndim<2>> Valid(const Rows<T>& values, int64_t k, bool min) {
+void Valid(const Rows<T>& values, const RowsOut<T>& out, int64_t k, bool min) {
   const size_t rows = values.shape(0), n = values.shape(1);
   const auto count = static_cast<size_t>(SlidingCount(static_cast<int64_t>(n), k));
-  auto out = Uninitialised<T>(rows, count);
-  T* const to = out.data();
+  RequireShape("out", rows, count, out.shape(0), out.shape(1));
   const nb::gil_scoped_release free;
   for (size_t row = 0; row < rows && count > 0; ++row) {
-    Slide<T>({values.data() + row * n, n}, k, min, {to + row * count, count});
+    SlideByThreads<T>({values.data() + row * n, n}, k, min, {out.data() + row * count, count});
   }
-  return out;
 }
 
-// A value for each place: [rows, n].
+// A value for each place: out [rows, n].
 template <class T>
-nb::ndarray<nb::numpy, T, nb::ndim<2>> Same(const Rows<T>& values, int64_t k, int64_t min_count, bool min) {
+void Same(const Rows<T>& values, const RowsOut<T>& out, int64_t k, int64_t min_count, bool min) {
   const size_t rows = values.shape(0), n = values.shape(1);
   SlidingCount(static_cast<int64_t>(n), k);
   if (min_count < 1 || min_count > k) {
     Fail(ErrorCode::kUsage, "min_count is ", min_count, ", expected 1 to k, which is ", k);
   }
-  auto out = Uninitialised<T>(rows, n);
-  T* const to = out.data();
+  RequireShape("out", rows, n, out.shape(0), out.shape(1));
   const nb::gil_scoped_release free;
   for (size_t row = 0; row < rows && n > 0; ++row) {
     const std::span<const T> from{values.data() + row * n, n};
-    const std::span<T> into{to + row * n, n};
+    const std::span<T> into{out.data() + row * n, n};
     if (min_count == k) {
       SlideWhole<T>(from, k, min, into);
     } else {
       SlidePartly<T>(from, k, min_count, min, into);
     }
   }
-  return out;
 }
 
 using Found = std::optional<std::pair<int64_t, int64_t>>;
@@ -118,9 +133,11 @@ std::vector<std::string_view> Views(const std::vector<std::string>& words) { ret
 
 template <class T>
 void BindElement(nb::module_& m) {
-  m.def("sliding_valid", &Valid<T>, nb::arg("rows").noconvert(), nb::arg("k"), nb::arg("min"));
+  m.def("sliding_valid", &Valid<T>, nb::arg("rows").noconvert(), nb::arg("out").noconvert(), nb::arg("k"),
+        nb::arg("min"));
   if constexpr (std::is_floating_point_v<T>) {
-    m.def("sliding_same", &Same<T>, nb::arg("rows").noconvert(), nb::arg("k"), nb::arg("min_count"), nb::arg("min"));
+    m.def("sliding_same", &Same<T>, nb::arg("rows").noconvert(), nb::arg("out").noconvert(), nb::arg("k"),
+          nb::arg("min_count"), nb::arg("min"));
   }
 }
 
