@@ -167,4 +167,7 @@ class Generation:
 
     def __del__(self) -> None:
         if hasattr(self, "_stream"):
-            self.cancel()
+            try:
+                self.cancel()
+            except Exception:  # the interpreter ends
+                pass
