@@ -63,7 +63,7 @@ std::vector<std::pair<double, double>> Run(const Variant& variant, const std::st
   };
   std::vector<std::pair<double, double>> losses;
   Trainer::Callbacks callbacks;
-  callbacks.on_step = [&](const StepMetrics& m) {
+  callbacks.on_step = [&](const StepReport& m) {
     losses.emplace_back(static_cast<double>(m.step), m.loss);
     std::fprintf(stderr, "%s: step %lld loss %.4f%s\n", variant.name, static_cast<long long>(m.step), m.loss,
                  m.skipped ? ", skipped" : "");

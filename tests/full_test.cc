@@ -80,7 +80,7 @@ TEST_F(FullTest, LearnsInEveryPrecisionOnEveryStorage) {
       Lab run(options, "", stored);
       double first = 0, last = 0;
       Trainer::Callbacks callbacks;
-      callbacks.on_step = [&](const StepMetrics& m) {
+      callbacks.on_step = [&](const StepReport& m) {
         if (m.step == 1) first = m.loss;
         last = m.loss;
       };
@@ -102,7 +102,7 @@ TEST_F(FullTest, ResumesBitForBit) {
     std::atomic<bool> stop = false;
     Trainer::Callbacks callbacks;
     callbacks.stop = &stop;
-    callbacks.on_step = [&](const StepMetrics& m) { stop = m.step == 5; };
+    callbacks.on_step = [&](const StepReport& m) { stop = m.step == 5; };
     Lab first(Options(precision), at + "/cut");
     EXPECT_EQ(first.trainer.Run(callbacks).end, TrainResult::End::kInterrupted);
     Lab second(Options(precision), at + "/cut");

@@ -123,7 +123,7 @@ TEST_P(PeftGolden, LossesOfFiveSteps) {
   Trainer trainer(model_, *graft, examples, none, options, "");
   int step = 0;
   Trainer::Callbacks callbacks;
-  callbacks.on_step = [&](const StepMetrics& m) {
+  callbacks.on_step = [&](const StepReport& m) {
     EXPECT_NEAR(m.loss, static_cast<double>(losses->f32()[step]), 2e-4) << "step " << step;
     ++step;
   };
@@ -210,7 +210,7 @@ TEST(PrefixRun, LossesAndLogitsOfPeft) {
   });
   size_t step = 0;
   Trainer::Callbacks callbacks;
-  callbacks.on_step = [&](const StepMetrics& m) {
+  callbacks.on_step = [&](const StepReport& m) {
     const double loss = training["log"][step]["loss"];
     std::printf("step %zu: PEFT %.5f, ours %+.1e; PyTorch in 64 bits %.1e, PyTorch begun 1e-6 off %.1e\n", step, loss,
                 m.loss - loss, kFp64[step], kSpread[step]);

@@ -384,7 +384,7 @@ TEST(HeadsBeside, WithoutWeightTheGraftIsThePlainOne) {
     options.heads_lr_scale = 2;
     std::vector<double> heads_loss;
     Trainer::Callbacks callbacks;
-    callbacks.on_step = [&](const StepMetrics& m) { heads_loss.push_back(m.heads_loss.value_or(-1)); };
+    callbacks.on_step = [&](const StepReport& m) { heads_loss.push_back(m.heads_loss.value_or(-1)); };
     Trainer(model, *graft, texts, {}, options, "").Run(callbacks);
     EXPECT_EQ(heads_loss[0] > 0, kind != nullptr);
     if (weight > 0) EXPECT_LT(heads_loss.back(), heads_loss.front()) << kind;

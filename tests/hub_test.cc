@@ -239,7 +239,7 @@ TEST(ModelCache, ResolvesPathsAliasesAndNames) {
   const TempFolder folder;
   setenv("CAMBIUM_HOME", (folder / "home").c_str(), 1);
   setenv("HF_HUB_CACHE", (folder / "hub").c_str(), 1);
-  testing::ExpectError(ErrorCode::kData, {"SmolLM2", "./try"}, [] { ResolveModel("smollm2"); });
+  testing::ExpectError(ErrorCode::kData, {"SmolLM2", "cambium pull smollm2"}, [] { ResolveModel("smollm2"); });
   const std::string models = folder / "home/models";
   testing::WriteFile(models + "/SmolLM2-135M-Instruct.Q4_1.gguf", "x");
   testing::WriteFile(models + "/mine.gguf", "xy");

@@ -70,7 +70,7 @@ TEST(NumericsReport, WatchesWithoutChangingTheRun) {
     std::optional<NumericsReport> report;
     if (watched) report.emplace(trainer, model);
     Trainer::Callbacks callbacks;
-    callbacks.on_step = [&](const StepMetrics&) {
+    callbacks.on_step = [&](const StepReport&) {
       if (report) report->Step();
     };
     const double loss = trainer.Run(callbacks).loss;

@@ -405,7 +405,7 @@ TEST_F(Files, AnMlpResumesAndIsDroppedOnExport) {
   const std::unique_ptr<Graft> first = MakeGraft("prefix", graft_options, model_.base());
   Trainer::Callbacks callbacks;
   callbacks.stop = &stop;
-  callbacks.on_step = [&](const StepMetrics& m) { stop = m.step == 3; };
+  callbacks.on_step = [&](const StepReport& m) { stop = m.step == 3; };
   Trainer(model_, *first, examples, none, options, path_ + "/halves").Run(callbacks);
   graft_options.prefix_init = "random";  // whatever it is made as, the checkpoint holds the MLP
   const std::unique_ptr<Graft> second = MakeGraft("prefix", graft_options, model_.base());

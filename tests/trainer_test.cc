@@ -87,7 +87,7 @@ TEST_F(TrainerTest, LearnsAndWritesWhatItSays) {
   Lab run(options, directory_);
   std::vector<double> losses;
   Trainer::Callbacks callbacks;
-  callbacks.on_step = [&](const StepMetrics& m) { losses.push_back(m.loss); };
+  callbacks.on_step = [&](const StepReport& m) { losses.push_back(m.loss); };
   const TrainResult result = run.trainer.Run(callbacks);
   EXPECT_EQ(result.steps, 40);
   EXPECT_LT(losses.back(), 0.8 * losses.front());
@@ -110,11 +110,11 @@ TEST_F(TrainerTest, AccumulationIsTheBigBatch) {
   big.batch = {.batch_size = 13, .accumulate = 1, .seed = 3};
   small.steps = big.steps = 3;
   Lab a(small), b(big);
-  std::vector<StepMetrics> steps_a, steps_b;
+  std::vector<StepReport> steps_a, steps_b;
   Trainer::Callbacks callbacks;
-  callbacks.on_step = [&](const StepMetrics& m) { steps_a.push_back(m); };
+  callbacks.on_step = [&](const StepReport& m) { steps_a.push_back(m); };
   a.trainer.Run(callbacks);
-  callbacks.on_step = [&](const StepMetrics& m) { steps_b.push_back(m); };
+  callbacks.on_step = [&](const StepReport& m) { steps_b.push_back(m); };
   b.trainer.Run(callbacks);
   for (size_t i = 0; i < 3; ++i) {
     EXPECT_NEAR(steps_a[i].loss, steps_b[i].loss, 1e-5 * steps_b[i].loss);
@@ -186,7 +186,7 @@ TEST_F(TrainerTest, ResumesBitForBitInEveryPrecision) {
       std::atomic<bool> stop = false;
       Trainer::Callbacks callbacks;
       callbacks.stop = &stop;
-      callbacks.on_step = [&](const StepMetrics& m) { stop = m.step == 7; };
+      callbacks.on_step = [&](const StepReport& m) { stop = m.step == 7; };
       Lab first(options, directory_ + "/cut");
       EXPECT_EQ(first.trainer.Run(callbacks).end, TrainResult::End::kInterrupted);
       Lab second(options, directory_ + "/cut", 3);
@@ -270,7 +270,7 @@ TEST_F(TrainerTest, KilledAtRandomInstantsItLosesNothing) {
         std::vector<std::string> notes;
         run.trainer.Resume(notes);
         Trainer::Callbacks callbacks;
-        callbacks.on_step = [](const StepMetrics&) { std::this_thread::sleep_for(std::chrono::milliseconds(8)); };
+        callbacks.on_step = [](const StepReport&) { std::this_thread::sleep_for(std::chrono::milliseconds(8)); };
         run.trainer.Run(callbacks);
         _exit(0);
       } catch (const std::exception& error) {
@@ -330,7 +330,7 @@ TEST_F(TrainerTest, NamesStepAndLayerOfTheFirstNonFiniteValue) {
   Lab run(options, directory_);
   std::atomic<bool> stop = false;
   Trainer::Callbacks callbacks;
-  callbacks.on_step = [&](const StepMetrics& m) {
+  callbacks.on_step = [&](const StepReport& m) {
     if (m.step == 5) run.model.base().mutable_weights().blocks[1].ffn_norm.gain.view.f32()[3] = NAN;
   };
   try {
@@ -372,7 +372,7 @@ TEST_F(TrainerTest, NoCheckpointHoldsAValueThatIsNotFinite) {
   Lab run(Options(), directory_);
   Trainer::Callbacks callbacks;
   std::string name;
-  callbacks.on_step = [&](const StepMetrics& m) {
+  callbacks.on_step = [&](const StepReport& m) {
     if (m.step != 6) return;
     Parameter* const param = run.trainer.optimizer().params().back();
     name = param->name;
@@ -427,7 +427,7 @@ TEST_F(TrainerTest, AFullDiskStopsTheRunAndLosesNothing) {
   const auto ignored = signal(SIGXFSZ, SIG_IGN);
   Lab first(Options(), cut);
   Trainer::Callbacks callbacks;
-  callbacks.on_step = [&](const StepMetrics& m) {
+  callbacks.on_step = [&](const StepReport& m) {
     if (m.step != 5) return;
     rlimit small = before;
     small.rlim_cur = 4096;  // more than metrics.jsonl has, less than a checkpoint
@@ -465,7 +465,7 @@ TEST_F(TrainerTest, Fp16SkipsOverflowedStepsAndLowersTheScale) {
   double scale = static_cast<double>(LossScaler::kInit);
   int skipped = 0, taken = 0;
   Trainer::Callbacks callbacks;
-  callbacks.on_step = [&](const StepMetrics& m) {
+  callbacks.on_step = [&](const StepReport& m) {
     EXPECT_EQ(m.loss_scale, scale) << "step " << m.step;
     const std::vector<float> after = run.Values();
     EXPECT_EQ(after == before, m.skipped) << "step " << m.step;

@@ -29,7 +29,7 @@ class TrainingGolden : public ::testing::Test {
   std::unique_ptr<Transformer> model_;
 };
 
-std::vector<StepMetrics> RunGolden(Transformer& model, Graft& graft, Precision precision, float lr, int64_t count) {
+std::vector<StepReport> RunGolden(Transformer& model, Graft& graft, Precision precision, float lr, int64_t count) {
   const nlohmann::json golden = Golden();
   std::vector<Example> examples;
   for (const auto& step : golden["steps"]) {
@@ -51,23 +51,23 @@ std::vector<StepMetrics> RunGolden(Transformer& model, Graft& graft, Precision p
   options.optimizer.schedule = OptimizerOptions::Schedule::kConstant;
   const std::vector<Example> none;
   Trainer trainer(model, graft, examples, none, options, "");
-  std::vector<StepMetrics> steps;
+  std::vector<StepReport> steps;
   Trainer::Callbacks callbacks;
-  callbacks.on_step = [&](const StepMetrics& m) { steps.push_back(m); };
+  callbacks.on_step = [&](const StepReport& m) { steps.push_back(m); };
   trainer.Run(callbacks);
   return steps;
 }
 
-std::vector<StepMetrics> RunLora(Transformer& model, Precision precision) {
+std::vector<StepReport> RunLora(Transformer& model, Precision precision) {
   return RunGolden(model, *LoadGraft(kGolden + "/init", model.base()), precision, 2e-3f, 20);
 }
 
-std::vector<StepMetrics> RunFull(Transformer& model, Precision precision) {
+std::vector<StepReport> RunFull(Transformer& model, Precision precision) {
   return RunGolden(model, *MakeGraft("full", {.working = PlanOf(precision).storage}, model.base()), precision, 2e-5f, 12);
 }
 
 // Each loss within 1e-3 of PyTorch's, each gradient's length within half a percent.
-void ExpectSteps(const std::vector<StepMetrics>& steps, const nlohmann::json& golden) {
+void ExpectSteps(const std::vector<StepReport>& steps, const nlohmann::json& golden) {
   ASSERT_EQ(steps.size(), golden.size());
   double worst = 0;
   for (size_t i = 0; i < steps.size(); ++i) {
@@ -91,7 +91,7 @@ TEST_F(TrainingGolden, MixedPrecisionEndsWithinHalfAPercent) {
   const nlohmann::json golden = Golden()["steps"];
   constexpr size_t kLast = 10;
   for (const Precision precision : {Precision::kBf16, Precision::kFp16}) {
-    const std::vector<StepMetrics> steps = RunLora(*model_, precision);
+    const std::vector<StepReport> steps = RunLora(*model_, precision);
     ASSERT_EQ(steps.size(), golden.size());
     double loss = 0, want = 0;
     for (size_t i = steps.size() - kLast; i < steps.size(); ++i) {
@@ -109,7 +109,7 @@ TEST_F(TrainingGolden, MixedPrecisionEndsWithinHalfAPercent) {
 // fp16, whose significand is eight times finer, to fp32.
 TEST_F(TrainingGolden, FullFineTuningInMixedPrecision) {
   const nlohmann::json golden = Golden();
-  const std::vector<StepMetrics> bf16 = RunFull(*model_, Precision::kBf16);
+  const std::vector<StepReport> bf16 = RunFull(*model_, Precision::kBf16);
   for (size_t i = 0; i < golden["full_bf16_losses"].size(); ++i) {
     const double loss = golden["full_bf16_losses"][i];
     EXPECT_NEAR(bf16[i].loss, loss, 0.005 * loss) << "step " << i;

@@ -86,10 +86,10 @@ class Adapter {
   int64_t slots() const;                   // positions that it takes before every text
 
   struct Impl;
+  explicit Adapter(std::shared_ptr<Impl> impl) : impl_(std::move(impl)) {}
   const std::shared_ptr<Impl>& shared() const { return impl_; }  // opaque outside the library
 
  private:
-  explicit Adapter(std::shared_ptr<Impl> impl) : impl_(std::move(impl)) {}
   std::shared_ptr<Impl> impl_;
 };
 

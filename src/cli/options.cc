@@ -214,12 +214,6 @@ void ApplyConfigFile(CLI::App& verb, const std::string& file) {
   }
 }
 
-void CheckRange(std::string_view flag, double value, double low, double high) {
-  if (!(value >= low && value <= high)) {
-    Fail(ErrorCode::kUsage, flag, ": ", value, " is not between ", low, " and ", high);
-  }
-}
-
 void CheckUtf8(std::string_view text, std::string_view name) {
   const char* const end = text.data() + text.size();
   for (const char* at = text.data(); at < end;) {

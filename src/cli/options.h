@@ -9,6 +9,7 @@
 #include <string_view>
 #include <vector>
 
+#include "base/check_range.h"
 #include "cambium/cambium.h"
 
 // What several verbs share: their common options, and how they print. Data goes to stdout, all else to stderr.
@@ -85,9 +86,6 @@ Request CheckedRequest(const GenerateFlags& flags);
 
 // Sets the options of `verb` that nobody gave from a TOML file whose keys are their long names; empty: no file.
 void ApplyConfigFile(CLI::App& verb, const std::string& file);
-
-// kUsage with the value and the range unless low <= value <= high (false for NaN).
-void CheckRange(std::string_view flag, double value, double low, double high);
 
 // kUsage with the byte and its offset unless the text is UTF-8.
 void CheckUtf8(std::string_view text, std::string_view name);

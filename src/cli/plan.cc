@@ -9,10 +9,15 @@ void AddPlan(CLI::App& app) {
   AddTrainOptions(*verb, *flags);
   verb->callback([flags, verb] {
     if (ApplyConfig(*verb, *flags)) return;
-    flags->yes = true;       // nothing is trained
-    flags->directory = "";   // nor written
-    TrainSession session(*flags);
-    PrintPlan(session, *flags);
+    flags->train.yes = true;  // nothing is trained
+    flags->train.Check();
+    flags->train.output = ".";
+    const std::vector<TrainConfig> stages = flags->train.Stages();
+    TrainConfig stage = flags->train.joint ? stages.back() : stages.front();
+    stage.output.clear();  // nor written
+    const Model model = LoadToTrain(*flags, stage);
+    Training training(model, stage);
+    PrintPlan(training, flags->output);
   });
 }
 

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "base/parallel.h"
+#include "base/turns.h"
 #include "cambium/cambium.h"
 #include "decode/scheduler.h"
 #include "engine/text_stream.h"
@@ -33,8 +34,12 @@ struct Model::Impl {
   const std::shared_ptr<const Vocabulary>& vocabulary();  // made where it is first asked for
   std::once_flag vocabulary_made;
   std::shared_ptr<const Vocabulary> vocabulary_tree;
-  // Held by who runs the transformer or the pool: a step of an engine, or the loading of an adapter.
-  std::mutex compute;
+  // Held by who runs the transformer or the pool: a step of an engine or a training, or the loading of an adapter.
+  Turns compute;
+
+  std::mutex users;  // guards what follows; nothing is waited for under it
+  int64_t engines = 0;
+  bool trained = false, trained_whole = false;  // by a Training; its own weights change
 };
 
 struct Adapter::Impl {
@@ -53,6 +58,21 @@ struct Adapter::Impl {
   std::string path;
   std::mutex mutex;
   std::map<float, std::shared_ptr<Scaled>> scales;
+  std::shared_ptr<void> folder;  // that `path` lies in, where nobody else keeps it
+};
+// The adapter at `path`, whose files live as long as `folder`.
+Adapter AdapterIn(const Model& model, const std::string& path, std::shared_ptr<void> folder);
+
+// An engine's mark on its model.
+class EngineMark {
+ public:
+  explicit EngineMark(Model::Impl& model);
+  ~EngineMark();
+  EngineMark(const EngineMark&) = delete;
+  EngineMark& operator=(const EngineMark&) = delete;
+
+ private:
+  Model::Impl& model_;
 };
 
 struct Engine::Impl {
@@ -98,6 +118,7 @@ struct Engine::Impl {
   Model model;
   EngineOptions options;
   Model::Impl& m;
+  EngineMark mark;
   Compute compute;
   int64_t context;
   std::unique_ptr<KvCache> kv;

@@ -70,11 +70,14 @@ std::string Model::Detokenize(std::span<const int32_t> ids) const {
 std::string Model::Piece(int32_t id) const { return std::string(impl_->tokenizer.Piece(id)); }
 bool Model::IsEnd(int32_t id) const { return impl_->tokenizer.IsEndOfGeneration(id); }
 
-Adapter Adapter::Load(const Model& model, const std::string& path) {
-  auto impl = std::make_shared<Impl>(model.shared(), path);
+Adapter AdapterIn(const Model& model, const std::string& path, std::shared_ptr<void> folder) {
+  auto impl = std::make_shared<Adapter::Impl>(model.shared(), path);
+  impl->folder = std::move(folder);
   impl->At(1);
   return Adapter(std::move(impl));
 }
+
+Adapter Adapter::Load(const Model& model, const std::string& path) { return AdapterIn(model, path, nullptr); }
 
 const std::string& Adapter::path() const { return impl_->path; }
 

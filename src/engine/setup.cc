@@ -54,7 +54,8 @@ std::vector<std::string> SpecsOf(const Request& request) {
   std::vector<std::string> specs = request.drafting.drafters;
   const auto grammar = [](const std::string& spec) { return spec == "grammar" || spec.starts_with("grammar:"); };
   const bool asked = std::ranges::any_of(specs, grammar);
-  if (asked && !request.constraint) Fail(ErrorCode::kUsage, "--draft grammar: the request has no constraint to draft from");
+  if (asked && !request.constraint)
+    Fail(ErrorCode::kUsage, "--draft grammar: the request has no constraint to draft from");
   if (asked || !request.constraint) return specs;
   if (specs.empty()) specs = {"auto"};
   if (std::ranges::find(specs, "auto") != specs.end()) specs.insert(specs.begin(), "grammar");
@@ -63,6 +64,18 @@ std::vector<std::string> SpecsOf(const Request& request) {
 
 }  // namespace
 
+EngineMark::EngineMark(Model::Impl& model) : model_(model) {
+  const std::lock_guard lock(model.users);
+  if (model.trained_whole)
+    Fail(ErrorCode::kUsage, model.path, ": the model is being trained whole; end the training first");
+  ++model.engines;
+}
+
+EngineMark::~EngineMark() {
+  const std::lock_guard lock(model_.users);
+  --model_.engines;
+}
+
 Engine::Impl::Active::Active(RequestId number, const Request& request)
     : id(number), filter(request.stop), min_tokens(request.min_tokens) {}
 
@@ -70,6 +83,7 @@ Engine::Impl::Impl(const Model& on, const EngineOptions& wanted)
     : model(on),
       options(wanted),
       m(*model.shared()),
+      mark(m),
       compute(options.exact ? Compute::kF32 : Compute::kInt8),
       context(ContextLength(m.transformer.config(), options.context)) {
   if (options.parallel < 1 || options.parallel > 4096) {
@@ -179,7 +193,8 @@ DecodeRequest Engine::Impl::ToDecode(const Request& request) {
     if (request.constraint->shared()->model.get() != &m) {
       Fail(ErrorCode::kUsage, "the constraint was compiled for another model than this engine's");
     }
-    for (const auto& [name, given] : {std::pair("ignore_end", request.ignore_end), std::pair("min_tokens", request.min_tokens > 0)}) {
+    for (const auto& [name, given] :
+         {std::pair("ignore_end", request.ignore_end), std::pair("min_tokens", request.min_tokens > 0)}) {
       if (given) Fail(ErrorCode::kUsage, name, ": under a constraint the answer ends where it must");
     }
     decode.constraint = MatcherOf(*request.constraint, request.prompt.size());

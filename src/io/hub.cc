@@ -1,21 +1,16 @@
 #include "io/hub.h"
 
-#include <fcntl.h>
-#include <sys/file.h>
-#include <unistd.h>
-
 #include <algorithm>
-#include <cerrno>
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
 
 #include "base/check.h"
 #include "io/atomic_file.h"
+#include "io/download.h"
 #include "io/gguf.h"
 #include "io/http.h"
 #include "io/json.h"
-#include "io/sha256.h"
 
 namespace cambium {
 namespace {
@@ -69,13 +64,6 @@ std::string Escaped(const std::string& path) {
   return out;
 }
 
-[[noreturn]] void FailStatus(const std::string& what, long status) {
-  const char* hint = status == 401 || status == 403 ? " (private or gated: set HF_TOKEN)"
-                     : status == 404                ? " (not found)"
-                                                    : "";
-  Fail(ErrorCode::kRuntime, what, ": the hub answered ", status, hint);
-}
-
 struct RemoteFile {
   std::string etag;     // names the blob
   bool sha256 = false;  // the etag is the contents' SHA-256
@@ -96,50 +84,6 @@ RemoteFile Describe(const HubSettings& settings, const std::string& url, const s
     Fail(ErrorCode::kData, what, ": the hub's size \"", size.substr(0, 80), "\" is no number");
   }
   return {etag, IsHex(etag, 64), std::stoull(size)};
-}
-
-// Fills `blob`, resuming `blob`.incomplete.
-void Download(const HubSettings& settings, const std::string& url, const RemoteFile& remote, const fs::path& blob,
-              const std::string& what, const PullProgress& progress, const std::string& file) {
-  const std::string part = blob.string() + ".incomplete";
-  const int out = open(part.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666);
-  if (out < 0) Fail(ErrorCode::kResource, part, ": cannot create: ", std::strerror(errno));
-  const struct Closer {
-    int descriptor;
-    ~Closer() { close(descriptor); }
-  } closer{out};
-  if (flock(out, LOCK_EX | LOCK_NB) != 0) Fail(ErrorCode::kRuntime, what, ": another process is downloading it");
-  uint64_t have = static_cast<uint64_t>(lseek(out, 0, SEEK_END));
-  if (have > remote.size && ftruncate(out, 0) == 0) have = 0;
-  std::error_code error;
-  const fs::space_info space = fs::space(blob.parent_path(), error);
-  if (!error && space.available < remote.size - have) {
-    Fail(ErrorCode::kResource, what, ": needs ", remote.size - have, " bytes of disk, ", space.available, " are free");
-  }
-  constexpr int kAttempts = 4;
-  for (int attempt = 1; have < remote.size; ++attempt) {
-    const HttpResult result = HttpDownload(url, settings.token, out, have, remote.size, [&](uint64_t done) {
-      if (progress) progress(file, done, remote.size);
-    });
-    have = static_cast<uint64_t>(lseek(out, 0, SEEK_END));
-    if (result.error.empty() && result.status >= 400 && result.status < 500) FailStatus(what, result.status);
-    if (have > remote.size) break;
-    if (have == remote.size) continue;
-    if (attempt == kAttempts) {
-      Fail(ErrorCode::kRuntime, what, ": stopped at ", have, " of ", remote.size,
-           " bytes: ", result.error.empty() ? "the hub answered " + std::to_string(result.status) : result.error);
-    }
-    usleep(static_cast<useconds_t>(settings.retry_wait_ms) * 1000u * static_cast<unsigned>(attempt));
-  }
-  if (fsync(out) != 0) Fail(ErrorCode::kResource, part, ": syncing failed: ", std::strerror(errno));
-  const std::string digest = remote.sha256 && have == remote.size ? FileSha256(part) : remote.etag;
-  if (have != remote.size || digest != remote.etag) {
-    fs::remove(part, error);
-    if (have != remote.size) Fail(ErrorCode::kData, what, ": has ", have, " bytes, not ", remote.size);
-    Fail(ErrorCode::kData, what, ": SHA-256 is ", digest, ", not ", remote.etag, "; the download was discarded");
-  }
-  fs::rename(part, blob, error);
-  if (error) Fail(ErrorCode::kResource, blob.string(), ": cannot rename: ", error.message());
 }
 
 // snapshots/<commit>/<file> -> ../../blobs/<etag>
@@ -316,7 +260,10 @@ std::string Pull(const HubSettings& settings, const HubName& name, const PullPro
     const RemoteFile remote = Describe(settings, url, what);
     const fs::path blob = folder / "blobs" / remote.etag;
     if (!fs::is_regular_file(blob, error) || fs::file_size(blob, error) != remote.size) {
-      Download(settings, url, remote, blob, what, progress, file);
+      Download download{
+          url, settings.token, what, remote.size, remote.sha256 ? remote.etag : "", settings.retry_wait_ms};
+      if (progress) download.progress = [&](uint64_t done) { progress(file, done, remote.size); };
+      FetchFile(download, blob.string());
     }
     Link(snapshot / file, blob);
   }

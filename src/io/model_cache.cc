@@ -7,14 +7,12 @@
 #include "cambium/error.h"
 #include "io/gguf.h"
 #include "io/hub.h"
+#include "io/package_model.h"
 
 namespace cambium {
 namespace {
 
 namespace fs = std::filesystem;
-
-constexpr const char* kDefaultAlias = "smollm2";
-constexpr const char* kDefaultFile = "SmolLM2-135M-Instruct.Q4_1.gguf";
 
 fs::path ModelsFolder() { return fs::path(CacheHome()) / "models"; }
 
@@ -66,8 +64,9 @@ std::vector<CachedModel> ListModels() {
     if (IsLaterGgufPart(entry.path().filename().string())) continue;
     if (!gguf && !fs::is_regular_file(entry.path() / "config.json", error)) continue;
     const std::string file = entry.path().filename().string();
-    models.push_back(
-        {file == kDefaultFile ? kDefaultAlias : file, entry.path().string(), BytesOf(entry.path()), false});
+    const auto packaged = std::ranges::find(PackagedModels(), file, &PackagedModel::file);
+    const std::string name = packaged == PackagedModels().end() ? file : std::string(packaged->alias);
+    models.push_back({name, entry.path().string(), BytesOf(entry.path()), false});
   }
   const HubSettings hub = HubSettingsFromEnvironment();
   constexpr std::string_view kPrefix = "models--";
@@ -100,11 +99,10 @@ std::string ResolveModel(const std::string& model) {
   if (model.empty()) Fail(ErrorCode::kUsage, "MODEL is empty");
   if (fs::is_directory(model, error)) return ModelIn(model);
   if (fs::exists(model, error)) return model;
-  if (model == kDefaultAlias) {
-    const fs::path path = ModelsFolder() / kDefaultFile;
+  if (const PackagedModel* const packaged = FindPackagedModel(model); packaged != nullptr) {
+    const fs::path path = ModelsFolder() / packaged->file;
     if (fs::is_regular_file(path, error)) return path.string();
-    Fail(ErrorCode::kData, path.string(),
-         ": the default model is not there yet; ./try in the source folder fetches it");
+    Fail(ErrorCode::kData, path.string(), ": the model is not there yet; `cambium pull ", model, "` downloads it");
   }
   if (model.find('/') == std::string::npos) {
     for (const std::string& file : {model, model + ".gguf"}) {

@@ -14,7 +14,7 @@ class Graft;
 class Tape;
 
 // What a pass that is trained through needs besides its rows.
-struct Training {
+struct PassTraining {
   Tape* tape = nullptr;                  // null when serving
   uint64_t noise = 0;                    // key of the grafts' random draws (dropout) in this pass; 0 = none
   bool checkpoint = false;               // keep only each block's input on the tape; backward runs the block again
@@ -54,7 +54,7 @@ struct Pass {
   int64_t layers = -1;           // run only the first `layers` blocks (early exit); -1 = all
   std::vector<int64_t> capture;  // layers whose output (the residual stream after block k, 0-based) is wanted
 
-  Training training;
+  PassTraining training;
   PassResult result;
 
   int64_t rows() const { return static_cast<int64_t>(tokens.size()); }

@@ -7,7 +7,7 @@
 
 namespace cambium {
 
-Batches::Batches(const std::vector<Example>& examples, const BatchOptions& options)
+Batches::Batches(std::span<const Example> examples, const BatchOptions& options)
     : examples_(examples), options_(options) {}
 
 // Fisher-Yates, each draw a function of (seed, epoch, place).

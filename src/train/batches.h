@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "train/dataset.h"
@@ -23,7 +24,7 @@ struct BatchOptions {
 // Cuts a data set into micro-batches and steps; a pure function of options and cursor.
 class Batches {
  public:
-  Batches(const std::vector<Example>& examples, const BatchOptions& options);
+  Batches(std::span<const Example> examples, const BatchOptions& options);
 
   // The examples of one step, by micro-batch.
   struct Step {
@@ -37,7 +38,7 @@ class Batches {
 
  private:
   const std::vector<int32_t>& Order(int64_t epoch);
-  const std::vector<Example>& examples_;
+  std::span<const Example> examples_;
   BatchOptions options_;
   int64_t epoch_ = -1;  // that order_ is of
   std::vector<int32_t> order_;

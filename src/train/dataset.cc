@@ -142,7 +142,7 @@ void CheckUtf8(const std::string& path, std::string_view text) {
 
 int64_t Example::targets() const { return std::accumulate(trained.begin(), trained.end(), int64_t{0}); }
 
-std::string Fingerprint(const std::vector<Example>& examples) {
+std::string Fingerprint(std::span<const Example> examples) {
   Sha256 hash;
   for (const Example& example : examples) {
     const int64_t size = static_cast<int64_t>(example.ids.size());

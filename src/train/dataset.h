@@ -3,9 +3,11 @@
 #include <cstdint>
 #include <functional>
 #include <nlohmann/json.hpp>
+#include <span>
 #include <string>
 #include <vector>
 
+#include "cambium/train.h"
 #include "io/tokenizer.h"
 
 namespace cambium {
@@ -29,25 +31,13 @@ struct DatasetOptions {
   int64_t max_line_bytes = int64_t{16} << 20;
 };
 
-// What was read, and what was lost on the way.
-struct DatasetReport {
-  int64_t examples = 0, tokens = 0, trained_tokens = 0;
-  int64_t truncated_examples = 0, truncated_tokens = 0;
-  int64_t without_targets = 0;  // dropped: nothing to train on, or the answer begins beyond max_tokens
-  int64_t skipped = 0;          // bad lines, with skip_bad
-  std::string first_skipped;    // why
-  int64_t answers = 0;          // texts that ought to end with a stop token ...
-  int64_t answers_stopped = 0;  // ... and are trained to
-  bool stop_token_trained() const { return answers > 0 && answers_stopped == answers; }
-};
-
 struct Dataset {
   std::vector<Example> examples;
   DatasetReport report;
 };
 
 // SHA-256 of all ids and masks: tells a resumed run that its data changed.
-std::string Fingerprint(const std::vector<Example>& examples);
+std::string Fingerprint(std::span<const Example> examples);
 
 // Reads `path`: JSON lines, one JSON array, or plain text (see docs/training.md). kData "PATH: line L: WHY" for the
 // first bad line unless skip_bad; kData if nothing remains to train on. With `prompts` a prompt of max_tokens is bad.

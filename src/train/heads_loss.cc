@@ -30,7 +30,7 @@ void HeadAccuracy::Count(size_t depth, std::span<const int32_t> ranks) {
 }
 
 HeadsLoss::HeadsLoss(Transformer& model, Heads& heads, Compute compute, const HeadsOptions& options,
-                     std::vector<const std::vector<Example>*> known, const std::string& directory)
+                     std::vector<std::span<const Example>> known, const std::string& directory)
     : model_(model),
       heads_(heads),
       compute_(compute),
@@ -53,8 +53,8 @@ HeadsLoss::~HeadsLoss() {
 
 void HeadsLoss::CacheFile(const std::string& directory) {
   int64_t rows = 0;
-  for (const std::vector<Example>* data : known_) {
-    for (const Example& example : *data) rows += Rows(example);
+  for (const std::span<const Example> data : known_) {
+    for (const Example& example : data) rows += Rows(example);
   }
   const int64_t bound = static_cast<int64_t>(options_.cache_gb * 1e9);
   cache_bytes_ = std::min(bound, rows * RowBytes());
@@ -72,8 +72,8 @@ void HeadsLoss::CacheFile(const std::string& directory) {
 }
 
 bool HeadsLoss::Known(const Example* example) const {
-  return std::any_of(known_.begin(), known_.end(), [&](const std::vector<Example>* data) {
-    return !data->empty() && example >= data->data() && example < data->data() + data->size();
+  return std::any_of(known_.begin(), known_.end(), [&](std::span<const Example> data) {
+    return !data.empty() && example >= data.data() && example < data.data() + data.size();
   });
 }
 

@@ -51,7 +51,7 @@ class HeadsLoss {
  public:
   // `known` are the data sets whose texts may be cached; they must outlive this. directory empty: no cache.
   HeadsLoss(Transformer& model, Heads& heads, Compute compute, const HeadsOptions& options,
-            std::vector<const std::vector<Example>*> known, const std::string& directory);
+            std::vector<std::span<const Example>> known, const std::string& directory);
   ~HeadsLoss();
 
   // Sum over depths d and rows of decay^d * (-log p(target) + the features' term). With row_weight > 0 adds the gradients
@@ -92,7 +92,7 @@ class HeadsLoss {
   Heads& heads_;
   Compute compute_;
   HeadsOptions options_;
-  std::vector<const std::vector<Example>*> known_;
+  std::vector<std::span<const Example>> known_;
   std::vector<int32_t> draft_row_;  // by token; -1 where it is not drafted
   HeadAccuracy accuracy_, along_;
   OwnedTensor hidden_;  // [most rows, hidden] f16: what the heads read

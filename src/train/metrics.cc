@@ -170,7 +170,7 @@ void MetricsLog::Event(int64_t step, std::initializer_list<std::pair<const char*
   Append(events_, TensorBoardRecord(WallTime(), step, values), directory_ + ": event file");
 }
 
-void MetricsLog::Add(const StepMetrics& m) {
+void MetricsLog::Add(const StepReport& m) {
   nlohmann::ordered_json line = {{"step", m.step},
                                  {"loss", Number(m.loss)},
                                  {"grad_norm", Number(m.grad_norm)},
@@ -205,8 +205,9 @@ std::string LossPlotSvg(std::span<const std::pair<double, double>> train,
                         std::span<const std::pair<double, double>> valid) {
   std::vector<std::pair<double, double>> smooth;
   for (const auto& [x, y] : train) smooth.emplace_back(x, smooth.empty() ? y : 0.9 * smooth.back().second + 0.1 * y);
-  Chart chart = {"step",
-                 {{"", "#9ecae1", 1, false, {train.begin(), train.end()}}, {"training loss", "#2171b5", 2, false, smooth}}};
+  Chart chart = {
+      "step",
+      {{"", "#9ecae1", 1, false, {train.begin(), train.end()}}, {"training loss", "#2171b5", 2, false, smooth}}};
   if (!valid.empty()) {
     chart.series.push_back({"validation loss", "#d94801", 2, true, {valid.begin(), valid.end()}});
   }

@@ -9,20 +9,9 @@
 #include <utility>
 #include <vector>
 
-namespace cambium {
+#include "cambium/train.h"
 
-// What one step, or one evaluation after it, measured.
-struct StepMetrics {
-  int64_t step = 0;  // from 1
-  double loss = 0;   // mean over the step's trained tokens, before the update
-  std::optional<double> heads_loss;  // of draft heads beside the graft, of which `loss` has no part
-  double grad_norm = 0;
-  double lr = 0;
-  int64_t tokens = 0;  // rows of the step
-  double tokens_per_s = 0;
-  double loss_scale = 1;
-  bool skipped = false;  // fp16 overflow
-};
+namespace cambium {
 
 // metrics.jsonl, a TensorBoard event file, and loss.svg in a run's directory.
 class MetricsLog {
@@ -33,7 +22,7 @@ class MetricsLog {
   MetricsLog(const MetricsLog&) = delete;
   MetricsLog& operator=(const MetricsLog&) = delete;
 
-  void Add(const StepMetrics& metrics);
+  void Add(const StepReport& metrics);
   void AddValidation(int64_t step, double loss);
   void WritePlot() const;  // loss.svg
 

@@ -44,7 +44,7 @@ uint64_t NoiseKey(uint64_t seed, int64_t step, int64_t micro) {
 
 }  // namespace
 
-Trainer::Trainer(Transformer& model, Graft& graft, const std::vector<Example>& train, const std::vector<Example>& valid,
+Trainer::Trainer(Transformer& model, Graft& graft, std::span<const Example> train, std::span<const Example> valid,
                  const TrainOptions& options, std::string directory)
     : model_(model),
       graft_(graft),
@@ -66,7 +66,7 @@ Trainer::Trainer(Transformer& model, Graft& graft, const std::vector<Example>& t
     Check(options.with_heads == nullptr || graft_.prompt_length() == 0, "heads read the rows of the text alone");
     const bool trunk_runs = options.with_heads == nullptr || options.heads.teacher;
     heads_loss_ = std::make_unique<HeadsLoss>(model, *heads, plan_.compute, options.heads,
-                                              std::vector<const std::vector<Example>*>{&train, &valid},
+                                              std::vector{train, valid},
                                               trunk_runs ? directory_ : "");
   }
   total_steps_ = options.steps > 0 ? options.steps : CountSteps(batches_, options.epochs);
@@ -121,8 +121,8 @@ double Trainer::ForwardBackward(const std::vector<const Example*>& micro, float 
   tape_.Clear();
   model_.Forward(pass);
   Tensor dhidden = model_.workspace().New({pass.rows(), model_.config().hidden});
-  const double loss = LossHead(model_, plan_.compute, pass.result.hidden, targets, row_weight, dhidden, graft_.HeadGradient(),
-                               {.teacher = teacher});
+  const double loss = LossHead(model_, plan_.compute, pass.result.hidden, targets, row_weight, dhidden,
+                               graft_.HeadGradient(), {.teacher = teacher});
   if (!std::isfinite(loss)) Diverged(micro, loss);
   if (beside) {
     Tensor dstates = dhidden;
@@ -141,7 +141,7 @@ double Trainer::ForwardBackward(const std::vector<const Example*>& micro, float 
   return loss;
 }
 
-std::optional<StepMetrics> Trainer::Step(const std::atomic<bool>* stop) {
+std::optional<StepReport> Trainer::Step(const std::atomic<bool>* stop) {
   const auto start = std::chrono::steady_clock::now();
   DataCursor cursor = cursor_;
   const Batches::Step batch = batches_.Next(cursor);
@@ -154,7 +154,7 @@ std::optional<StepMetrics> Trainer::Step(const std::atomic<bool>* stop) {
     if (stop != nullptr && *stop) return std::nullopt;
     sum += ForwardBackward(batch.micro[i], row_weight, NoiseKey(options_.seed, step_ + 1, static_cast<int64_t>(i)));
   }
-  StepMetrics metrics;
+  StepReport metrics;
   metrics.step = step_ + 1;
   metrics.loss = sum / static_cast<double>(batch.targets);
   if (options_.with_heads != nullptr) metrics.heads_loss = heads_sum_ / static_cast<double>(batch.targets);
@@ -239,48 +239,68 @@ bool Trainer::EvaluateNow(int64_t epoch_before) const {
   return options_.eval_every > 0 ? step_ % options_.eval_every == 0 : cursor_.epoch != epoch_before;
 }
 
-TrainResult Trainer::Run(const Callbacks& callbacks) {
-  if (!directory_.empty() && !log_) log_ = std::make_unique<MetricsLog>(directory_, step_);
-  TrainResult result;
-  while (step_ < total_steps_) {
-    if (options_.patience > 0 && evaluations_without_best_ >= options_.patience) {
-      result.end = TrainResult::End::kEarlyStop;
-      break;
-    }
-    const int64_t epoch = cursor_.epoch;
-    const std::optional<StepMetrics> metrics = Step(callbacks.stop);
-    if (!metrics) {
-      result.end = TrainResult::End::kInterrupted;
-      break;
-    }
-    if (log_) log_->Add(*metrics);
-    if (callbacks.on_step) callbacks.on_step(*metrics);
-    if (EvaluateNow(epoch)) {
-      const double loss = ValidationLoss();
-      if (!std::isfinite(loss)) {
-        if (store_) Save();
-        Fail(ErrorCode::kRuntime, "step ", step_, ": the validation loss is ", loss, "; ", LastCheckpoint());
-      }
-      const bool best = !best_loss_ || loss < *best_loss_;
-      evaluations_without_best_ = best ? 0 : evaluations_without_best_ + 1;
-      if (best) {
-        best_loss_ = loss;
-        best_step_ = step_;
-        SaveBest();
-      }
-      if (log_) log_->AddValidation(step_, loss);
-      if (callbacks.on_valid) callbacks.on_valid(step_, loss, best);
-    }
-    if (options_.save_every > 0 && step_ % options_.save_every == 0) Save();
+// Of the rows since it was last set, which is every tenth step.
+std::vector<std::pair<double, double>> Trainer::HeadsRight() {
+  std::vector<std::pair<double, double>> right;
+  if (heads_loss_ == nullptr) return right;
+  HeadAccuracy& accuracy = heads_loss_->accuracy();
+  for (size_t d = 0; d < accuracy.rows.size(); ++d) right.emplace_back(accuracy.Top(d, 1), accuracy.Top(d, 5));
+  if (step_ % 10 == 0) accuracy = HeadAccuracy(std::ssize(accuracy.rows));
+  return right;
+}
+
+void Trainer::Validate(StepReport& report) {
+  const double loss = ValidationLoss();
+  if (!std::isfinite(loss)) {
+    if (store_) Save();
+    Fail(ErrorCode::kRuntime, "step ", step_, ": the validation loss is ", loss, "; ", LastCheckpoint());
   }
+  report.valid_loss = loss;
+  report.best = !best_loss_ || loss < *best_loss_;
+  evaluations_without_best_ = report.best ? 0 : evaluations_without_best_ + 1;
+  if (report.best) {
+    best_loss_ = loss;
+    best_step_ = step_;
+    SaveBest();
+  }
+  if (log_) log_->AddValidation(step_, loss);
+}
+
+void Trainer::End(TrainResult::End end) {
   if (store_ && (store_->Steps().empty() || store_->Steps().back() != step_)) Save();
   if (log_) log_->WritePlot();
-  result.steps = step_;
-  result.loss = last_loss_;
-  result.best_loss = best_loss_;
-  result.best_step = best_step_;
-  if (result.end != TrainResult::End::kInterrupted) RestoreBest();
-  return result;
+  result_ = {end, step_, last_loss_, best_loss_, best_step_};
+  if (end != TrainResult::End::kInterrupted) RestoreBest();
+}
+
+std::optional<StepReport> Trainer::Next(const Callbacks& callbacks) {
+  if (!directory_.empty() && !log_) log_ = std::make_unique<MetricsLog>(directory_, step_);
+  const auto ended = [&](TrainResult::End end) {
+    End(end);
+    return std::nullopt;
+  };
+  if (step_ >= total_steps_) return ended(TrainResult::End::kDone);
+  if (options_.patience > 0 && evaluations_without_best_ >= options_.patience) {
+    return ended(TrainResult::End::kEarlyStop);
+  }
+  const int64_t epoch = cursor_.epoch;
+  std::optional<StepReport> report = Step(callbacks.stop);
+  if (!report) return ended(TrainResult::End::kInterrupted);
+  report->heads_right = HeadsRight();
+  if (log_) log_->Add(*report);
+  if (callbacks.on_step) callbacks.on_step(*report);
+  if (EvaluateNow(epoch)) {
+    Validate(*report);
+    if (callbacks.on_valid) callbacks.on_valid(step_, *report->valid_loss, report->best);
+  }
+  if (options_.save_every > 0 && step_ % options_.save_every == 0) Save();
+  return report;
+}
+
+TrainResult Trainer::Run(const Callbacks& callbacks) {
+  while (Next(callbacks)) {
+  }
+  return result_;
 }
 
 }  // namespace cambium

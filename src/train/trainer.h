@@ -4,6 +4,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -31,20 +32,11 @@ struct TrainOptions {
   int64_t save_every = 50;              // steps; 0 = only at the end
   int keep = 2;                         // checkpoints
   uint64_t seed = 0;
-  HeadsOptions heads;                   // where the graft is draft heads
-  // Draft heads trained beside the graft: L = L_main + heads_weight * L_heads, with gradients of both in the graft. With
-  // heads.teacher L_main is the divergence from the model without the graft (Medusa-2), else the data's loss.
+  HeadsOptions heads;  // where the graft is draft heads
+  // Draft heads trained beside the graft: L = L_main + heads_weight * L_heads, with gradients of both in the graft.
+  // With heads.teacher L_main is the divergence from the model without the graft (Medusa-2), else the data's loss.
   Graft* with_heads = nullptr;
   float heads_weight = 0, heads_lr_scale = 1;
-};
-
-struct TrainResult {
-  enum class End : uint8_t { kDone, kEarlyStop, kInterrupted };
-  End end = End::kDone;
-  int64_t steps = 0;
-  double loss = 0;                  // of the last step
-  std::optional<double> best_loss;  // on the validation data; its weights are in the graft now
-  int64_t best_step = 0;
 };
 
 // Trains whatever parameters a graft shows, on the one forward and its backward. The result does not depend on the
@@ -52,8 +44,8 @@ struct TrainResult {
 class Trainer {
  public:
   // `directory` takes checkpoints/, best/, metrics.jsonl, the event file and loss.svg; empty = write nothing. valid may
-  // be empty. The references must outlive the trainer.
-  Trainer(Transformer& model, Graft& graft, const std::vector<Example>& train, const std::vector<Example>& valid,
+  // be empty. The model, the graft and the examples must outlive the trainer.
+  Trainer(Transformer& model, Graft& graft, std::span<const Example> train, std::span<const Example> valid,
           const TrainOptions& options, std::string directory);
   ~Trainer();
 
@@ -62,11 +54,16 @@ class Trainer {
   bool Resume(std::vector<std::string>& notes);
 
   struct Callbacks {
-    std::function<void(const StepMetrics&)> on_step;
+    std::function<void(const StepReport&)> on_step;
     std::function<void(int64_t step, double loss, bool best)> on_valid;
     const std::atomic<bool>* stop = nullptr;  // becomes true when the user wants the run to end
   };
-  // Throws kRuntime naming step and layer when the loss is not finite; the last checkpoint stays.
+  // The next step, then log, validation and checkpoint where they are due; nothing where the run has ended, which
+  // result() then tells. Behind the last step the best weights are back. Throws kRuntime naming step and layer when the
+  // loss is not finite; the last checkpoint stays.
+  std::optional<StepReport> Next(const Callbacks& callbacks);
+  const TrainResult& result() const { return result_; }
+  // Next until it has ended.
   TrainResult Run(const Callbacks& callbacks);
 
   int64_t total_steps() const { return total_steps_; }
@@ -84,7 +81,7 @@ class Trainer {
 
  private:
   // One step of accumulated micro-batches. Nullopt if `stop` became true: then nothing but gradients changed.
-  std::optional<StepMetrics> Step(const std::atomic<bool>* stop);
+  std::optional<StepReport> Step(const std::atomic<bool>* stop);
   // Sets up a pass over the examples, each a sequence of its own; returns the targets of its rows.
   std::vector<int32_t> Fill(Pass& pass, const std::vector<const Example*>& micro);
   void Updated();  // parameters changed
@@ -98,12 +95,14 @@ class Trainer {
   void ReadTensors(const CheckpointStore::Loaded& loaded);
   nlohmann::json MakeSettings() const;
   bool EvaluateNow(int64_t epoch_before) const;
+  void Validate(StepReport& report);
+  std::vector<std::pair<double, double>> HeadsRight();
+  void End(TrainResult::End end);
 
   Transformer& model_;
   Graft& graft_;
   std::vector<Graft*> grafts_;  // just the one, for segments
-  const std::vector<Example>& train_;
-  const std::vector<Example>& valid_;
+  std::span<const Example> train_, valid_;
   TrainOptions options_;
   std::string directory_;
   PrecisionPlan plan_;
@@ -123,6 +122,7 @@ class Trainer {
   std::optional<double> best_loss_;
   int64_t best_step_ = 0, evaluations_without_best_ = 0;
   double last_loss_ = 0;
+  TrainResult result_;
 };
 
 }  // namespace cambium
