@@ -58,3 +58,20 @@ struct Service {
   Metrics metrics;
   Watch watch;
   EngineLoop loop;
+  TrainingJobs jobs;
+
+ private:
+  std::atomic<bool> asleep_ = false;
+
+ public:
+  WorkQueue helper;  // goes first: its work uses the rest
+};
+
+// A request on its way through an endpoint.
+struct Call {
+  Service& service;
+  HttpRequest request;
+  std::shared_ptr<Reply> reply;
+};
+
+}  // namespace cambium::server
