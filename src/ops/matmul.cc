@@ -68,9 +68,9 @@ constexpr int64_t kPairRows = 64;
 // Activations of a chunk of rows stay in the second-level cache while panels pass by.
 constexpr int64_t kChunkBytes = int64_t{256} << 10;
 
-// A [rows, in] matrix of activations in groups of as many rows as its kernel takes.
+// A [rows, in] matrix of activations.
 struct Activations {
-  const ActBlock* x8 = nullptr;     // group after group, each [in / 32][rows of the group]
+  const ActBlock* x8 = nullptr;     // int8_group rows after another, each [in / 32][rows of the group]
   const float* x = nullptr;         // [rows][in]
   const uint32_t* pairs = nullptr;  // [rows][BF16Words(in)]
 
@@ -102,7 +102,7 @@ const uint32_t* RowsAsPairs(ThreadPool& pool, Workspace& workspace, const Kernel
 
 const ActBlock* QuantizeRows(ThreadPool& pool, Workspace& workspace, const KernelTable& kernels, const float* x,
                              int64_t rows, int64_t in) {
-  const int64_t blocks = in / kBlock, group = kernels.max_int8_rows;
+  const int64_t blocks = in / kBlock, group = kernels.int8_group;
   ActBlock* to = workspace.Array<ActBlock>(rows * blocks);
   ForRows(pool, (rows + group - 1) / group, group * in, [&](int64_t begin, int64_t end) {
     for (int64_t row = begin * group; row < std::min(rows, end * group); ++row) {

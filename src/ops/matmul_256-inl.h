@@ -111,10 +111,10 @@ template <class Dots, DType kType, int kRows>
 HWY_INLINE void FewRows(const PanelCall& call, int row, int half) {
   using B = Block<kType, Dots::kSignedBytes>;
   const int64_t blocks = call.in / kBlock;
-  const ActBlock* x = call.x8 + row;
+  const ActBlock* x = call.x8 + row * blocks;
   __m256 y[kRows];
   for (int r = 0; r < kRows; ++r) y[r] = _mm256_setzero_ps();
-  for (int64_t b = 0; b < blocks; ++b, x += call.rows) {
+  for (int64_t b = 0; b < blocks; ++b, x += kRows) {
     const B block(*call.layout, call.panel, b, half);
     if (call.prefetch && row == 0 && half == 0) B::Prefetch(call.panel, b);
     for (int part = 0; part < B::kParts; ++part) {
@@ -134,15 +134,14 @@ HWY_INLINE void FewRows(const PanelCall& call, int row, int half) {
   for (int r = 0; r < kRows; ++r) Store(call, half, row + r, y[r]);
 }
 
-// Blocks [0, blocks) of unpacked weights times kRows rows, added to y [kRows][16]; x [blocks][stride].
+// Blocks [0, blocks) of unpacked weights times kRows rows, added to y [kRows][16]; x [blocks][kRows].
 template <class Dots, class B, int kRows>
-HWY_INLINE void AddUnpacked(const Unpacked<B>* weights, int64_t blocks, const ActBlock* x, int64_t stride,
-                            float* sums) {
+HWY_INLINE void AddUnpacked(const Unpacked<B>* weights, int64_t blocks, const ActBlock* x, float* sums) {
   for (int half = 0; half < 2; ++half) {
     __m256 y[kRows];
     for (int r = 0; r < kRows; ++r) y[r] = _mm256_load_ps(sums + r * kPanel + half * kLanes);
     const ActBlock* at = x;
-    for (int64_t b = 0; b < blocks; ++b, at += stride) {
+    for (int64_t b = 0; b < blocks; ++b, at += kRows) {
       const Unpacked<B>& w = weights[b];
       for (int part = 0; part < B::kParts; ++part) {
         __m256i dot[kRows];
@@ -183,10 +182,9 @@ HWY_INLINE void ManyRows(const PanelCall& call) {
         if constexpr (B::kHasMinimum) weights[b].minimum[half] = block.Minimum();
       }
     }
-    const ActBlock* x = call.x8 + begin * call.rows;
     for (int row = 0; row < call.rows; row += kRowsAtOnce) {
       WithRows<kRowsAtOnce>(call.rows - row, [&]<int kRows>() {
-        AddUnpacked<Dots, B, kRows>(weights, count, x + row, call.rows, sums + row * kPanel);
+        AddUnpacked<Dots, B, kRows>(weights, count, call.x8 + row * blocks + begin * kRows, sums + row * kPanel);
       });
     }
   }

@@ -151,7 +151,7 @@ void Quantize(const float* x, int64_t blocks, ActBlock* to, int64_t stride) noex
 
 }  // namespace
 
-const KernelTable kAvx2Kernels = {kMaxInt8Rows, kRowsAtOnce, Quantize, Int8, F32, Decode, nullptr, nullptr};
+const KernelTable kAvx2Kernels = {kRowsAtOnce, kMaxInt8Rows, kRowsAtOnce, Quantize, Int8, F32, Decode, nullptr, nullptr};
 
 }  // namespace cambium
 HWY_POP_ATTRIBUTES

@@ -321,7 +321,7 @@ void Quantize(const float* x, int64_t blocks, ActBlock* to, int64_t stride) noex
 
 }  // namespace
 
-const KernelTable kAvx512Kernels = {kMaxRows, kMaxRows, Quantize, Int8, F32, Decode, ToBF16Pairs, BF16, kMaxRows};
+const KernelTable kAvx512Kernels = {kMaxRows, kMaxRows, kMaxRows, Quantize, Int8, F32, Decode, ToBF16Pairs, BF16, kMaxRows};
 
 }  // namespace cambium
 HWY_POP_ATTRIBUTES

@@ -27,7 +27,7 @@ struct PanelCall {
   const uint8_t* panel;
   const PanelLayout* layout;
   int64_t in;
-  const ActBlock* x8;               // int8 kernels: [in / 32][rows]
+  const ActBlock* x8;               // int8 kernels: int8_group rows after another, each [in / 32][rows of the group]
   const float* x;                   // f32 kernels: [rows][in]
   const uint32_t* pairs = nullptr;  // bf16 kernels: [rows][BF16Words(in)]
   float* y;                         // [rows][y_stride], already at the panel's first output
@@ -41,6 +41,7 @@ struct PanelCall {
 // of 32 inputs ascending, for f32 kernels one multiply-add chain over the inputs ascending, from zero, for bf16 kernels
 // one such chain over the pairs, the dense product's (gemm_isa.h).
 struct KernelTable {
+  int int8_group;  // rows whose int8 activations are interleaved
   int max_int8_rows, max_f32_rows;
   void (*quantize)(const float* x, int64_t blocks, ActBlock* to, int64_t stride) noexcept;  // stride in ActBlocks
   void (*int8)(const PanelCall& call) noexcept;                                             // quantised types

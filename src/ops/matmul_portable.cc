@@ -139,6 +139,6 @@ void Quantize(const float* x, int64_t blocks, ActBlock* to, int64_t stride) noex
 
 }  // namespace
 
-const KernelTable kPortableKernels = {kMaxRows, kMaxRows, Quantize, Int8, F32, Decode, nullptr, nullptr};
+const KernelTable kPortableKernels = {kMaxRows, kMaxRows, kMaxRows, Quantize, Int8, F32, Decode, nullptr, nullptr};
 
 }  // namespace cambium
