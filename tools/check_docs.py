@@ -49,7 +49,7 @@ def main():
     assert list(unknown_options("`--planted`", []))
 
     found = []
-    docs = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("bench/**/*.md")])
+    docs = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("bench/**/*.md")])
     for path in docs:
         text = path.read_text()
         name = path.relative_to(ROOT)
