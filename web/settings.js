@@ -12,7 +12,7 @@ import {server} from './api.js';
  */
 export function slider(label, value, range, changed) {
   const digits = range.step < 0.1 ? 2 : range.step < 1 ? 1 : 0;
-  const shown = h('output', {}, number(value, digits));
+  const shown = h('span', {class: 'value'}, number(value, digits));
   const input = h('input', {type: 'range', ...range, value: String(value), on: {input: () => {
     shown.textContent = number(Number(input.value), digits);
     changed(Number(input.value));

@@ -28,7 +28,7 @@ class TrainingView {
     this.head = h('div', {class: 'run-head'});
     this.tiles = h('dl', {class: 'tiles'});
     this.charts = {
-      loss: new Chart('Loss', {x: 'step', height: 240}), speed: new Chart('Tokens a second', {x: 'step', zero: true, height: 140}),
+      loss: new Chart('Loss', {x: 'step', height: 240}), speed: new Chart('Tokens/s', {x: 'step', zero: true, height: 140}),
       lr: new Chart('Learning rate', {x: 'step', zero: true, height: 140}), norm: new Chart('Gradient norm', {x: 'step', zero: true, height: 140}),
       scale: new Chart('Loss scale', {x: 'step', zero: true, height: 140}),
     };
@@ -197,7 +197,7 @@ class TrainingView {
     const perStep = recent.reduce((sum, line) => sum + (line.tokens ?? 0) / (line.tokens_per_s ?? 1), 0) / Math.max(1, recent.length);
     const tiles = [tile('Step', last.step ? number(last.step) : '–', steps ? `of ${number(steps)}` : ''),
       tile('Loss', last.loss !== undefined ? number(last.loss, 4) : '–'), tile('Validation', Number.isFinite(best) ? number(best, 4) : '–', Number.isFinite(best) ? 'best' : ''),
-      tile('Tokens a second', last.tokens_per_s ? number(last.tokens_per_s) : '–'),
+      tile('Tokens/s', last.tokens_per_s ? number(last.tokens_per_s) : '–'),
       live ? tile('Left', steps && last.step && perStep ? duration((steps - last.step) * perStep) : '–') : tile('State', detail.state),
       tile('Learning rate', last.lr !== undefined ? short(last.lr) : '–')];
     if (last.loss_scale !== undefined && last.loss_scale !== 1) tiles.push(tile('Loss scale', short(last.loss_scale)));
