@@ -39,11 +39,11 @@ ChildOptions ProgramFor(const Service& service, const char* verb, const Training
   ChildOptions child;
   child.arguments = {"/proc/self/exe",
                      verb,
-                     service.model().info().path,
+                     service.info.path,
                      "--data",
                      (directory / kRunData).string(),
                      "--json",
-                     "--threads=" + std::to_string(service.model().info().threads)};
+                     "--threads=" + std::to_string(service.info.threads)};
   WriteRunFile(directory / kRunData, request.data);
   if (!request.valid.empty()) {
     WriteRunFile(directory / kRunValid, request.valid);
