@@ -35,7 +35,8 @@ struct Served {
     fs::create_directory(folder / "secret");
     std::ofstream(folder / "secret/metrics.jsonl") << "{\"step\":1,\"loss\":7}\n";
     fs::create_directory(runs + "/old");
-    std::ofstream(runs + "/old/metrics.jsonl") << "{\"step\":1,\"loss\":2}\n{\"step\":2,\"loss\":1.5,\"lr\":0.1}\n{\"step\":3";
+    std::ofstream(runs + "/old/metrics.jsonl")
+        << "{\"step\":1,\"loss\":2}\n{\"step\":2,\"loss\":1.5,\"lr\":0.1}\n{\"step\":3";
     fs::create_directory_symlink(folder / "secret", runs + "/link");
   }
   std::vector<std::string> Options() const {
@@ -55,9 +56,9 @@ TEST_F(PageRoutes, ThePageNeedsNoKeyAndHoldsItsPolicy) {
   const Child& child = Shared().child;
   const Child::Answer index = child.Get("/");
   EXPECT_EQ(index.status, 200);
-  for (const char* field : {"script-src 'self'", "trusted-types 'none'", "X-Content-Type-Options: nosniff",
-                            "Referrer-Policy: no-referrer", "Cross-Origin-Opener-Policy: same-origin",
-                            "Cache-Control: no-cache", "text/html"}) {
+  for (const char* field :
+       {"script-src 'self'", "trusted-types 'none'", "X-Content-Type-Options: nosniff", "Referrer-Policy: no-referrer",
+        "Cross-Origin-Opener-Policy: same-origin", "Cache-Control: no-cache", "text/html"}) {
     EXPECT_NE(index.head.find(field), index.head.npos) << field;
   }
   const size_t at = index.body.find("/page/");
@@ -85,7 +86,7 @@ TEST_F(PageRoutes, ThePageNeedsNoKeyAndHoldsItsPolicy) {
                                   std::string("/page/000000000000/main.js"), std::string("/page/main.js"), folder}) {
     EXPECT_EQ(child.Get(path).status, 404) << path;
   }
-  const Child::Answer post = child.Raw(Child::PostBytes("/", "{}"));
+  const Child::Answer post = child.Raw(Child::PostBytes("/", "{}", kKey));
   EXPECT_EQ(post.status, 405);
   EXPECT_NE(post.head.find("Allow: GET, HEAD\r\n"), post.head.npos);
   EXPECT_EQ(child.Raw("GET / HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n").status, 403);
@@ -199,14 +200,22 @@ TEST_F(PageRoutes, TrainingIsTheAdminsAndRefusesByName) {
     json more;
     const char* named;
   };
-  const Bad bads[] = {{{{"name", "../x"}}, "name"},      {{{"name", ".x"}}, "name"},
-                      {{{"name", "a/b"}}, "name"},       {{{"name", std::string(65, 'a')}}, "name"},
-                      {{{"name", nullptr}}, "name"},     {{{"data", ""}}, "data"},
-                      {{{"data", 7}}, "data"},           {{{"graft", "full"}}, "graft"},
-                      {{{"graft", "lora, ia3"}}, "lora"}, {{{"rank", 0}}, "rank"},
-                      {{{"rank", 1.5}}, "rank"},         {{{"lr", "fast"}}, "lr"},
-                      {{{"epochs", -1}}, "epochs"},      {{{"schedule", "--yes"}}, "schedule"},
-                      {{{"output", "/tmp/x"}}, "output"}, {{{"pack", 1}}, "pack"}};
+  const Bad bads[] = {{{{"name", "../x"}}, "name"},
+                      {{{"name", ".x"}}, "name"},
+                      {{{"name", "a/b"}}, "name"},
+                      {{{"name", std::string(65, 'a')}}, "name"},
+                      {{{"name", nullptr}}, "name"},
+                      {{{"data", ""}}, "data"},
+                      {{{"data", 7}}, "data"},
+                      {{{"graft", "full"}}, "graft"},
+                      {{{"graft", "lora, ia3"}}, "lora"},
+                      {{{"rank", 0}}, "rank"},
+                      {{{"rank", 1.5}}, "rank"},
+                      {{{"lr", "fast"}}, "lr"},
+                      {{{"epochs", -1}}, "epochs"},
+                      {{{"schedule", "--yes"}}, "schedule"},
+                      {{{"output", "/tmp/x"}}, "output"},
+                      {{{"pack", 1}}, "pack"}};
   for (const Bad& bad : bads) {
     json body = good;
     body.update(bad.more);
@@ -226,7 +235,8 @@ TEST_F(PageRoutes, ARunIsStartedFollowedLoadedAndAnotherStopped) {
   const Served served;
   const Child& child = served.child;
   const std::string line =
-      R"({"messages":[{"role":"user","content":"What?"},{"role":"assistant","content":"A tree."}]})" "\n";
+      R"({"messages":[{"role":"user","content":"What?"},{"role":"assistant","content":"A tree."}]})"
+      "\n";
   json body = {{"name", "trees"}, {"data", line + line}, {"steps", 2}, {"seq_len", 64}, {"batch_size", 1}};
   EXPECT_EQ(child.Post("/v1/training/runs", body, kAdmin).status, 201);
   EXPECT_EQ(child.Post("/v1/training/runs", body, kAdmin).status, 409);
@@ -245,8 +255,9 @@ TEST_F(PageRoutes, ARunIsStartedFollowedLoadedAndAnotherStopped) {
   EXPECT_EQ(run["metrics"].size(), 2u);
   EXPECT_EQ(run["plan"]["steps"], 2);
   EXPECT_EQ(run["load_path"], "trees");
-  EXPECT_EQ(child.Post("/v1/load_lora_adapter", {{"lora_name", "trees"}, {"lora_path", run["load_path"]}}, kAdmin).status,
-            200);
+  EXPECT_EQ(
+      child.Post("/v1/load_lora_adapter", {{"lora_name", "trees"}, {"lora_path", run["load_path"]}}, kAdmin).status,
+      200);
   EXPECT_EQ(child.Post("/v1/completions", Asked("a", 2, {{"model", "trees"}}), kKey).status, 200);
   body["name"] = "long";
   body["steps"] = 1000000;

@@ -91,7 +91,6 @@ export async function generate(message, messages, how, signal, grown) {
   const {sampling} = how;
   const trace = newTrace();
   message.trace = trace;
-  message.grafts = how.grafts;
   const body = {
     model: server.model, messages, stream: true, stream_options: {include_usage: true}, grafts: graftsField(how.grafts),
     temperature: sampling.temperature, top_p: sampling.top_p, top_k: sampling.top_k, min_p: sampling.min_p,

@@ -234,7 +234,7 @@ class ChatView {
     const chat = this.chat;
     const before = [];
     for (let at = parent; at !== kRoot; at = chat.messages[at].parent) before.unshift(chat.messages[at]);
-    const message = add(chat, {parent, role: 'assistant', content: ''});
+    const message = add(chat, {parent, role: 'assistant', content: '', grafts: chat.grafts});
     const controller = this.running = new AbortController();
     this.draw();
     this.setRunning(true);

@@ -70,7 +70,7 @@ class EngineView {
     this.tiles.replaceChildren(
       tile('Streams', number(state.running), `of ${state.places}`), tile('Waiting', number(state.waiting)),
       tile('Rows/s', number(rate)), tile('Passes', short(state.steps)),
-      tile('Cache', `${cache.pages ? Math.round(100 * cache.used / cache.pages) : 0} %`, `of ${short(cache.pages * 16)}`),
+      tile('Cache', `${cache.pages ? Math.round(100 * (cache.used + cache.remembered) / cache.pages) : 0} %`, `of ${short(cache.pages * 16)}`),
       tile('Prompt hits', prefix.queries ? `${Math.round(100 * prefix.hits / prefix.queries)} %` : '–'),
       tile('Drafts', state.drafts.speedup ? `${number(state.drafts.speedup, 2)} ×` : '–', state.drafts.speedup ? 'plain' : ''));
     this.rows.set([{name: 'all', color: 1, kind: 'bars', points: this.passes.map((pass) => [pass.number, pass.rows])},
@@ -100,8 +100,8 @@ class EngineView {
 
   /** @param {{pages: number, used: number, shared: number, remembered: number, evicted: number}} cache */
   drawCache(cache) {
-    const parts = [{name: 'under way', color: 1, pages: Math.max(0, cache.used - cache.remembered)}, {name: 'remembered', color: 2, pages: cache.remembered},
-      {name: 'free', color: 0, pages: Math.max(0, cache.pages - cache.used)}];
+    const parts = [{name: 'under way', color: 1, pages: cache.used}, {name: 'remembered', color: 2, pages: cache.remembered},
+      {name: 'free', color: 0, pages: Math.max(0, cache.pages - cache.used - cache.remembered)}];
     this.cache.replaceChildren(
       h('div', {class: 'stack-bar', role: 'img', 'aria-label': parts.map(({name, pages}) => `${name} ${pages} pages`).join(', ')},
         ...parts.map(({color, pages}) => {

@@ -50,11 +50,12 @@ function thin(points, width) {
 }
 
 /**
- * A moving mean whose weight falls by half in a fiftieth of the points.
+ * A moving mean whose weight falls by half in a fiftieth of the points; of few points themselves.
  * @param {[number, number][]} points
  * @returns {[number, number][]}
  */
 export function smooth(points) {
+  if (points.length < 50) return points;
   const keep = 0.5 ** (1 / Math.max(1, points.length / 50));
   let sum = 0, weight = 0;
   return points.map(([x, y]) => {

@@ -91,6 +91,9 @@ export class TraceView {
     /** @type {Trace | null} */
     this.trace = null;
     this.shown = 0;
+    /** @type {Map<number, number>} */
+    this.counts = new Map();  // tokens by origin
+    this.line = h('div');
     this.named = -1;
     this.pass = -1;
     this.body.addEventListener('pointerover', (event) => this.over(event));
@@ -105,15 +108,23 @@ export class TraceView {
     if (this.trace !== trace) {
       this.trace = trace;
       this.shown = 0;
-      this.body.replaceChildren();
+      this.counts.clear();
+      this.line = h('div');
+      this.body.replaceChildren(this.line);
     }
-    for (; this.shown < trace.tokens.length; ++this.shown) this.body.append(this.span(trace.tokens[this.shown]));
+    for (; this.shown < trace.tokens.length; ++this.shown) {
+      const token = trace.tokens[this.shown];
+      // A block for each line: what is whole is not laid out again.
+      if (this.line.lastElementChild?.textContent?.endsWith('\n')) this.body.append(this.line = h('div'));
+      this.line.append(this.span(token));
+      this.counts.set(token.origin, (this.counts.get(token.origin) ?? 0) + 1);
+    }
     if (trace.report && this.named !== trace.drafters.length) {  // names come at the end
       this.named = trace.drafters.length;
       const spans = /** @type {NodeListOf<HTMLElement>} */ (this.body.querySelectorAll('[data-origin]'));
       for (const span of spans) span.className = this.classOf(Number(span.dataset.origin));
     }
-    const last = /** @type {HTMLElement | null} */ (this.body.lastElementChild);
+    const last = this.line.lastElementChild;
     const text = trace.tokens[trace.tokens.length - 1]?.text;
     if (last && last.textContent !== text) last.textContent = text;
     this.showLegend();
@@ -140,10 +151,7 @@ export class TraceView {
 
   showLegend() {
     const trace = /** @type {Trace} */ (this.trace);
-    /** @type {Map<number, number>} */
-    const counts = new Map();
-    for (const {origin} of trace.tokens) counts.set(origin, (counts.get(origin) ?? 0) + 1);
-    const entries = [...counts].sort((a, b) => b[0] - a[0]).map(([origin, count]) => {
+    const entries = [...this.counts].sort((a, b) => b[0] - a[0]).map(([origin, count]) => {
       const name = origin === -1 ? 'drawn' : origin === -2 ? 'drawn against a draft' : trace.drafters[origin] ?? 'drafter ' + (origin + 1);
       return h('li', {}, h('span', {class: this.classOf(origin)}, name), ' ', h('span', {class: 'count'}, number(count)));
     });

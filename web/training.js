@@ -159,7 +159,7 @@ class TrainingView {
         this.look();
       }}});
       const part = run.steps && run.last ? Math.min(1, run.last.step / run.steps) : null;
-      return h('li', {class: run.name === this.focus ? 'open' : ''}, tick,
+      return h('li', {class: run.name === this.focus ? 'open' : ''}, h('label', {class: 'run-tick'}, tick),
         h('button', {type: 'button', 'data-for': run.name, 'aria-current': run.name === this.focus ? 'true' : undefined, on: {click: () => {
           this.choose(run.name);
           this.look();
@@ -280,7 +280,7 @@ class TrainingView {
  * @param {{text: string, trained: boolean}[]} parts
  */
 export function previewOf(parts) {
-  return h('div', {}, h('p', {class: 'preview'}, ...parts.map(({text, trained}) => trained ? h('mark', {}, text) : text)),
+  return h('div', {}, h('div', {class: 'preview', tabindex: '0', role: 'region', 'aria-label': 'The first example'}, ...parts.map(({text, trained}) => trained ? h('mark', {}, text) : text)),
     h('p', {class: 'hint'}, 'The first example. What is marked is learned; the rest is only read.'));
 }
 

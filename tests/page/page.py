@@ -424,7 +424,7 @@ def compare_and_engine(page, name):
         page.one(".ask .primary").click()
     page.wait(lambda: page.one(".ask .primary").text == "Ask all", "the end")
     check(all(len(e.text) > 20 for e in page.all(".column .answer-text .md")[:2]), "both have answered")
-    page.all(".column summary")[1].click()
+    page.all(".column .more summary")[1].click()
     page.everywhere("compare")
     page.view("engine")
     page.wait(lambda: "ngram" in page.one(".drafters").text, "the drafters' gains")
