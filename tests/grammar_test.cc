@@ -129,10 +129,11 @@ void CheckMasks(Rules& rules, Rules::Expr expr) {
       ASSERT_EQ(mask.words(), expected.words()) << "step " << step;
       ASSERT_FALSE(mask.First(1).empty());
       for (int32_t id = 0; id < vocabulary->tokens(); ++id) ASSERT_EQ(matcher.Allows(id), mask.has(id)) << id;
-      const int32_t forced = matcher.Forced();
-      if (forced >= 0) {
+      const std::vector<int32_t> forced = matcher.Forced();
+      if (!forced.empty()) {
+        ASSERT_EQ(forced.size(), mask.First(1000).size());
         for (const int32_t id : mask.First(1000))
-          ASSERT_TRUE(vocabulary->piece(forced).starts_with(vocabulary->piece(id)));
+          ASSERT_TRUE(vocabulary->piece(forced[0]).starts_with(vocabulary->piece(id)));
       }
       const std::vector<int32_t> ids = mask.First(1000);
       const int32_t next = ids[random() % ids.size()];

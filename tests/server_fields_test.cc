@@ -70,6 +70,7 @@ TEST_F(Server, ErrorsNameTheirField) {
       {"/v1/responses", "n", {{"input", "a"}, {"n", 2}}},
       {"/v1/responses", "text.format.type", {{"input", "a"}, {"text", {{"format", {{"type", "x"}}}}}}},
       {"/v1/completions", "draft", Asked("a", 1, {{"draft", json::array({"none", "ngram"})}})},
+      {"/v1/completions", "draft", Asked("a", 1, {{"draft", "grammar"}})},
       {"/v1/completions", "min_tokens", Asked("a", 1, {{"min_tokens", 2}})},
       {"/v1/completions", "lora", Asked("a", 1, {{"lora", json::array({{{"id", 0}}})}})},
       {"/tokenize", "tools[0]", {{"messages", message}, {"tools", json::array({1})}}},

@@ -59,14 +59,14 @@ class Soak:
     def note(self, what, wrong=None):
         with self.lock:
             self.done[what] += 1
-            if wrong is not None and len(self.wrong) < 100:
+            if wrong is not None:
                 self.wrong.append((what, wrong))
 
     def body(self, record, rng, graft=None):
         body = {key: value for key, value in record.items() if key != "id"}
         paths = dict(zip(self.options.graft, self.names))
         body["grafts"] = [{"name": graft or paths[g["name"]], "scale": g["scale"]} for g in record.get("grafts", [])]
-        body["draft"] = rng.choice(["auto", "none", "ngram", ["recycle", "grammar"]])
+        body["draft"] = rng.choice(["auto", "none", "ngram", ["recycle", "grammar"] if "json_schema" in body else "recycle"])
         if rng.random() < 0.2:
             body["cache_salt"] = str(rng.randrange(5))
         return body
@@ -133,7 +133,8 @@ class Soak:
             time.sleep(5)
         quarter = memory[len(memory) // 4]
         print(f"{(time.monotonic() - start) / 60:.1f} minutes: {dict(self.done)}, {len(self.wrong)} wrong")
-        print(f"memory: {quarter:.0f} MB after a quarter of the time, {max(memory):.0f} at most, {memory[-1]:.0f} at the end")
+        tenths = [f"{memory[i * (len(memory) - 1) // 10]:.0f}" for i in range(11)]
+        print("memory after each tenth of the time, MB:", " ".join(tenths))
         for what, wrong in self.wrong[:5]:
             print(what, wrong)
         code = self.server.stop()

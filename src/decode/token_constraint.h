@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <span>
+#include <vector>
 
 #include "cambium/cambium.h"
 
@@ -13,9 +14,9 @@ class TokenConstraint : public LogitsFilter {
  public:
   // Nothing follows a text that is none of the constraint's, such as one behind its end.
   virtual bool Allows(std::span<const int32_t> text, int32_t token) = 0;
-  // The longest token that may follow, where every other that may is a beginning of it: the likeliest way to write what
-  // is forced. -1: none is.
-  virtual int32_t Forced(std::span<const int32_t> text) = 0;
+  // The tokens that may follow, the longest first, where all are beginnings of it: the ways to write what is forced.
+  // Empty where nothing is.
+  virtual std::vector<int32_t> Forced(std::span<const int32_t> text) = 0;
 };
 
 }  // namespace cambium

@@ -53,8 +53,8 @@ class Matcher : public TokenConstraint {
   bool Allows(std::span<const int32_t> text, int32_t token) override {
     return matcher_.Seek(text.subspan(prompt_)) && matcher_.Allows(token);
   }
-  int32_t Forced(std::span<const int32_t> text) override {
-    return matcher_.Seek(text.subspan(prompt_)) ? matcher_.Forced() : -1;
+  std::vector<int32_t> Forced(std::span<const int32_t> text) override {
+    return matcher_.Seek(text.subspan(prompt_)) ? matcher_.Forced() : std::vector<int32_t>();
   }
 
  private:

@@ -1,6 +1,7 @@
 #include "grammar/token_matcher.h"
 
 #include <algorithm>
+#include <functional>
 
 namespace cambium {
 
@@ -51,15 +52,15 @@ bool TokenMatcher::Allows(int32_t token) {
   return acceptor_->Run(sets_.back(), vocabulary.piece(token)) != Acceptor::kDead;
 }
 
-int32_t TokenMatcher::Forced() {
+std::vector<int32_t> TokenMatcher::Forced() {
   constexpr size_t kMost = 64;  // tokens to compare
-  if (complete()) return -1;
-  const std::vector<int32_t> ids = Mask().First(kMost);
-  if (ids.empty() || ids.size() == kMost) return -1;
+  if (complete()) return {};
+  std::vector<int32_t> ids = Mask().First(kMost);
+  if (ids.empty() || ids.size() == kMost) return {};
   const Vocabulary& vocabulary = grammar_->masks.vocabulary();
-  const int32_t longest = *std::ranges::max_element(ids, {}, [&](int32_t id) { return vocabulary.piece(id).size(); });
-  const auto begins = [&](int32_t id) { return vocabulary.piece(longest).starts_with(vocabulary.piece(id)); };
-  return std::ranges::all_of(ids, begins) ? longest : -1;
+  std::ranges::stable_sort(ids, std::greater(), [&](int32_t id) { return vocabulary.piece(id).size(); });
+  const auto begins = [&](int32_t id) { return vocabulary.piece(ids[0]).starts_with(vocabulary.piece(id)); };
+  return std::ranges::all_of(ids, begins) ? ids : std::vector<int32_t>();
 }
 
 }  // namespace cambium

@@ -30,8 +30,8 @@ class TokenMatcher {
   // The tokens that may follow here, end tokens where it may end. Valid until the next call of any member.
   const TokenSet& Mask();
   bool Allows(int32_t token);  // without making the mask
-  // The longest token that may follow, where every other is a beginning of it; -1 where there is none such.
-  int32_t Forced();
+  // The tokens that may follow, the longest first, where all are beginnings of it; empty where they are not.
+  std::vector<int32_t> Forced();
 
  private:
   static constexpr size_t kMostBytes = size_t{8} << 20;  // of sets and stacks, before they are made anew

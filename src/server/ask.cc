@@ -279,6 +279,10 @@ void CheckEnd(const Request& pattern) {
   if (pattern.max_tokens >= 0 && pattern.min_tokens > pattern.max_tokens) {
     Refuse("min_tokens", fmt::format("min_tokens is {}, above max_tokens, {}", pattern.min_tokens, pattern.max_tokens));
   }
+  const auto grammar = [](const std::string& spec) { return spec.substr(0, spec.find(':')) == "grammar"; };
+  if (!pattern.constraint && std::ranges::any_of(pattern.drafting.drafters, grammar)) {
+    Refuse("draft", "draft names grammar, but the request has no schema or grammar to draft from");
+  }
   if (!pattern.constraint) return;
   const char* const against = pattern.ignore_end ? "ignore_eos" : pattern.min_tokens > 0 ? "min_tokens" : nullptr;
   if (against != nullptr) {

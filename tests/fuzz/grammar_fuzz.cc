@@ -50,8 +50,9 @@ void Walk(const std::shared_ptr<const CompiledGrammar>& grammar, uint64_t seed) 
     std::vector<int32_t> expected = wanted.First(4096);
     if (plain.complete(set)) expected.push_back(267);
     if (ids != expected) __builtin_trap();
-    const int32_t forced = matcher.Forced();
-    if (forced >= 0 && !matcher.Allows(forced)) __builtin_trap();
+    for (const int32_t forced : matcher.Forced()) {
+      if (!matcher.Allows(forced)) __builtin_trap();
+    }
     if (ids.empty() || ids == std::vector<int32_t>{267}) return;
     seed = seed * 6364136223846793005u + 1442695040888963407u;
     const int32_t id = ids[(seed >> 33) % ids.size()];
