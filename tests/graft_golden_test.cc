@@ -95,7 +95,7 @@ TEST_P(GraftGolden, LogitsAndGradientsOfAStep) {
     int compared = 0;
     graft->VisitParams([&](Parameter& param) {
       if (graft->kind() == "prefix") return;  // in another order; PeftGolden holds its steps
-      const std::string name = (graft->kind() == "ia3" ? "grad.base_model.model." : "grad.") + param.name;
+      const std::string name = (graft->kind() == "ia3" || graft->kind() == "vera" ? "grad.base_model.model." : "grad.") + param.name;
       const Tensor* const theirs = golden.FindTensor(name);
       ASSERT_NE(theirs, nullptr) << name;
       EXPECT_LT(RelativeError(param.grad, *theirs), 1e-4) << param.name;
@@ -151,9 +151,9 @@ TEST_P(GraftGolden, FilesComeBack) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Libraries, GraftGolden,
-                         ::testing::Values("houlsby", "pfeiffer", "parallel", "scaled_parallel", "prefix", "prompt", "ia3"),
+                         ::testing::Values("houlsby", "pfeiffer", "parallel", "scaled_parallel", "prefix", "prompt", "ia3", "vera"),
                          [](const auto& info) { return std::string(info.param); });
-INSTANTIATE_TEST_SUITE_P(Libraries, PeftGolden, ::testing::Values("prefix", "prompt", "ia3"),
+INSTANTIATE_TEST_SUITE_P(Libraries, PeftGolden, ::testing::Values("prefix", "prompt", "ia3", "vera"),
                          [](const auto& info) { return std::string(info.param); });
 
 // A PEFT run of 20 steps on the default model; $CAMBIUM_TEST_PREFIX_RUN holds it: init/, training.json,

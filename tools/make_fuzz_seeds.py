@@ -91,6 +91,10 @@ def adapters():
            for name, shape in (("self_attn.k_proj", (KV, 1)), ("mlp.down_proj", (1, FFN)))}
     yield "peft_ia3", archive(0, peft(peft_type="IA3", target_modules=["k_proj", "down_proj"],
                                       feedforward_modules=["down_proj"]), tensors(ia3))
+    vera = {f"base_model.model.model.layers.{i}.{name}.vera_lambda_{which}": (size,) for i in blocks
+            for name, out in (("self_attn.k_proj", KV), ("mlp.down_proj", HIDDEN)) for which, size in (("d", 2), ("b", out))}
+    yield "peft_vera", archive(0, peft(peft_type="VERA", r=2, target_modules=["k_proj", "down_proj"]),
+                               tensors({**vera, "base_model.vera_A": (2, FFN), "base_model.vera_B": (HIDDEN, 2)}))
     common = {"num_virtual_tokens": 3, "num_layers": LAYERS, "num_transformer_submodules": 1}
     yield "peft_prefix", archive(0, peft(peft_type="PREFIX_TUNING", token_dim=KV, num_attention_heads=1,
                                          prefix_projection=False, **common),

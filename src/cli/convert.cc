@@ -28,6 +28,7 @@ std::string WhyNotLora(const std::string& kind) {
   if (kind == "prefix") return "a prefix is keys and values in the cache, and no change of a linear";
   if (kind == "prompt") return "a prompt is rows before the text, and no change of a linear";
   if (kind == "ia3") return "IA3 scales every row of a matrix, which takes a term of full rank";
+  if (kind == "vera") return "VeRA's linears share two matrices, for which they have no place; `merge` writes them into a model";
   if (IsHeads(kind)) return "draft heads change no linear";
   return "a bottleneck adapter has an activation between its matrices, and is no change of a linear";
 }

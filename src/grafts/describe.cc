@@ -89,6 +89,13 @@ void DescribePeft(const AdapterConfig& config, const std::vector<NamedTensor>& t
     for (const NamedTensor& tensor : tensors) {
       if (const std::string module = ModuleBefore(tensor.name, ".ia3_l"); !module.empty()) out["linears"][module] = tensor.shape;
     }
+  } else if (config.kind() == "VERA") {
+    out["kind"] = "vera";
+    copy("rank", "r");
+    for (const NamedTensor& tensor : tensors) {
+      const std::string module = ModuleBefore(tensor.name, ".vera_lambda_b");
+      if (!module.empty()) out["linears"][module] = tensor.shape;
+    }
   } else {
     out["kind"] = config.kind() + ", not supported";
   }

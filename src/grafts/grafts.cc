@@ -17,6 +17,7 @@
 #include "grafts/mtp.h"
 #include "grafts/prefix.h"
 #include "grafts/prompt.h"
+#include "grafts/vera.h"
 #include "io/json.h"
 
 namespace cambium {
@@ -27,6 +28,7 @@ const std::vector<GraftEntry>& GraftList() {
       {"lora", "low-rank terms at linears", LoraGraft::Make, LoraGraft::Recognises, LoraGraft::Load},
       {"prefix", "keys and values before every text", PrefixGraft::Make, PrefixGraft::Recognises, PrefixGraft::Load},
       {"prompt", "embeddings before every text", PromptGraft::Make, PromptGraft::Recognises, PromptGraft::Load},
+      {"vera", "vectors between shared random matrices at linears", VeraGraft::Make, VeraGraft::Recognises, VeraGraft::Load},
       {"ia3", "factors on linears' results", Ia3Graft::Make, Ia3Graft::Recognises, Ia3Graft::Load},
       {"adapter", "bottleneck adapters at sub-layers", AdapterGraft::Make, AdapterGraft::Recognises, AdapterGraft::Load},
       {"full", "every weight of the model", FullGraft::Make, nullptr, nullptr},
