@@ -54,8 +54,7 @@ std::string Shown(const Tokenizer& tokenizer, const std::vector<int32_t>& ids, c
 
 // Compares all cases with transformers' ids and masks; "unclear" ones only where the template has marks.
 void CompareWithTransformers(const char* form) {
-  const auto golden = Golden();
-  for (const Json& c : golden["cases"]) {
+  for (const Json& c : Golden()["cases"]) {
     const std::string family = c["family"], kind = c["tokenizer"], name = c["dialogue"];
     const Json& dialogue = Golden()["dialogues"][name];
     const Tokenizer tokenizer = FamilyTokenizer(kind, family, form);
@@ -76,8 +75,7 @@ TEST(Dialogue, WordsAloneGiveTheMasksOfTheMarks) { CompareWithTransformers("plai
 // whose prompt is another, or that have none for this dialogue, are left out.
 TEST(Dialogue, AnswersBeginWhereThePromptForThemEnds) {
   int compared = 0;
-  const auto golden = Golden();
-  for (const Json& c : golden["cases"]) {
+  for (const Json& c : Golden()["cases"]) {
     const std::string family = c["family"];
     const Json& dialogue = Golden()["dialogues"][c["dialogue"].get<std::string>()];
     const Tokenizer tokenizer = FamilyTokenizer(c["tokenizer"], family, "plain");
@@ -110,8 +108,7 @@ int CountControl(const Tokenizer& tokenizer, const std::vector<int32_t>& ids) {
 // and all bytes come back.
 RC_GTEST_PROP(Dialogue, ControlTokensInContentsStayText, ()) {
   std::vector<std::string> families;
-  const auto golden = Golden();
-  for (const auto& [name, family] : golden["families"].items()) families.push_back(name);
+  for (const auto& [name, family] : Golden()["families"].items()) families.push_back(name);
   const std::string name = *rc::gen::elementOf(families);
   const Tokenizer tokenizer = FamilyTokenizer("bytes", name, "plain");
   std::vector<std::string> parts = {"ok", "<|", "|>", "<", ">", "[", "/INST]", "im_", "end", "\n", "</", "s"};

@@ -508,8 +508,8 @@ TEST_F(Files, OtherDialectsAreNamed) {
   std::ofstream(path_ + "/adapter_config.json")
       << R"({"config": {"architecture": "prefix_tuning"}, "version": "adapters.1.0.0"})";
   ExpectParts(Says(model_), {"adapter_config.json", "\"architecture\" is \"prefix_tuning\"", "AdapterHub"});
-  std::ofstream(path_ + "/adapter_config.json") << R"({"peft_type": "VERA"})";
-  ExpectParts(Says(model_), {"adapter_config.json", "\"peft_type\" is \"VERA\""});
+  std::ofstream(path_ + "/adapter_config.json") << R"({"peft_type": "OFT"})";
+  ExpectParts(Says(model_), {"adapter_config.json", "\"peft_type\" is \"OFT\""});
 }
 
 TEST_F(Files, OptionsOutOfRangeAreRefused) {

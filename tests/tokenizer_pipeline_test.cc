@@ -35,8 +35,7 @@ std::string TokenizerJson(const Json& variant) {
 }
 
 const Json& Variant(const std::string& name) {
-  const auto golden = Golden();
-  for (const Json& variant : golden["variants"]) {
+  for (const Json& variant : Golden()["variants"]) {
     if (variant["name"] == name) return variant;
   }
   ADD_FAILURE() << "no variant " << name;
@@ -62,8 +61,7 @@ int Differences(const Tokenizer& tokenizer, const Json& variant, bool decode) {
 
 TEST(TokenizerPipeline, AgreesWithHuggingFace) {
   ASSERT_GT(Golden()["variants"].size(), 50u);
-  const auto golden = Golden();
-  for (const Json& variant : golden["variants"]) {
+  for (const Json& variant : Golden()["variants"]) {
     const std::string name = variant["name"];
     EXPECT_EQ(Differences(Tokenizer::FromJson(TokenizerJson(variant), "", "", name), variant, true), 0) << name;
   }
@@ -78,8 +76,7 @@ TEST(TokenizerPipeline, ComparisonSeesAWrongRule) {
 // Through GGUF and back, and through tokenizer.json as we write it: the same ids, or a refusal that names the rule.
 TEST(TokenizerPipeline, KeepsItsRulesThroughConversion) {
   std::set<std::string> refused;
-  const auto golden = Golden();
-  for (const Json& variant : golden["variants"]) {
+  for (const Json& variant : Golden()["variants"]) {
     const std::string name = variant["name"];
     const TempFolder folder;
     testing::WriteFile(folder / "tokenizer.json", TokenizerJson(variant));
