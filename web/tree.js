@@ -51,7 +51,7 @@ export function add(chat, message) {
   chat.messages[made.id] = made;
   chat.chosen[made.parent] = made.id;
   chat.updated = Date.now();
-  if (!chat.title && made.role === 'user') chat.title = made.content.trim().slice(0, 60) || made.files?.[0]?.name || 'Chat';
+  if (!chat.title && made.role === 'user') chat.title = made.content.trim().slice(0, 80) || made.files?.[0]?.name || 'Chat';
   return made;
 }
 

@@ -10,7 +10,9 @@
 #include <fstream>
 #include <sstream>
 
+#include "cambium/error.h"
 #include "io/atomic_file.h"
+#include "io/json.h"
 
 namespace cambium::server {
 namespace {
@@ -36,7 +38,14 @@ std::string ReadPart(const fs::path& path, int64_t from, size_t most, int64_t* s
   return bytes;
 }
 
-Json ParseLine(std::string_view line) { return Json::parse(line, nullptr, false); }  // discarded where it is none
+// Null where it is no JSON, or more than a run writes.
+Json ParseLine(std::string_view line) {
+  try {
+    return ParseOrderedJson(line, "a line", {.max_depth = 16, .max_values = size_t{1} << 16});
+  } catch (const Error&) {
+    return nullptr;
+  }
+}
 
 // Another process holds the run's lock. The kernel's list is read: taking the lock, if only for a moment, could turn a
 // run away that begins just then.
@@ -157,8 +166,7 @@ fs::path RunPath(const std::string& root, const std::string& name) {
 
 Json FirstJsonLine(const fs::path& path) {
   const std::string bytes = ReadPart(path, 0, kFirstLine);
-  Json value = ParseLine(std::string_view(bytes).substr(0, bytes.find('\n')));
-  return value.is_discarded() ? Json() : value;
+  return ParseLine(std::string_view(bytes).substr(0, bytes.find('\n')));
 }
 
 std::string LogEnd(const fs::path& path, size_t bytes) {
