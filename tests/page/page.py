@@ -130,8 +130,9 @@ class Page:
         self.wait(lambda: self.run("return document.body.dataset.view") == name, f"the view {name}")
 
     def ask(self, text):
+        before = len(self.all(".message.assistant"))
         self.one(".composer textarea").send_keys(text, Keys.ENTER)
-        self.wait(lambda: self.all(".running"), "the answer begins")
+        self.wait(lambda: len(self.all(".message.assistant")) > before, "the answer begins")
 
     def answered(self):
         self.wait(lambda: not self.all(".running"), "the answer ends")
