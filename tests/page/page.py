@@ -221,20 +221,32 @@ def chat(page):
     check(len(tokens) > 3, "the tokens' text")
 
 
-def stopping(page):
+def greedy_chat(page, most, drafter=""):
+    """A new chat at temperature 0 with at most so many tokens an answer."""
     page.button("New chat").click()
-    page.ask("Count from one to five hundred, in words.")
-    page.wait(lambda: len(page.all(".message.assistant")) and page.all(".message.assistant")[-1].text.strip(), "some text")
-    page.keys(Keys.ESCAPE)
-    check("stopped" in page.answered().text, "the answer says that it was stopped")
+    if page.run("return document.querySelector('.panel').hidden"):
+        page.button("Settings of this chat").click()
+    page.run("""const set = (input, value) => { input.value = value; input.dispatchEvent(new Event('input')); input.dispatchEvent(new Event('change')); };
+        set(document.querySelector('.panel input[type=range]'), 0);
+        set(document.querySelector('.panel input[type=number]'), arguments[0]);
+        if (arguments[1]) set(document.querySelector('.panel select'), arguments[1]);""", most, drafter)
+
+
+def stopping(page):
+    """Greedily and without drafts the model goes on for long; a short answer may be over before the key is pressed."""
+    for question in ("What is the capital of France?", "Count from one to five hundred, in words.", "Write a long story."):
+        greedy_chat(page, 1500, "none")
+        page.ask(question)
+        page.wait(lambda: len(page.all(".message.assistant")) and page.all(".message.assistant")[-1].text.strip(), "some text")
+        page.keys(Keys.ESCAPE)
+        if "stopped" in page.answered().text:
+            return
+    check(False, "an answer says that it was stopped")
 
 
 def drafts(page):
     """A text that repeats itself is drafted; without a drafter that is said."""
-    page.button("New chat").click()
-    page.button("Settings of this chat").click()
-    page.run("""const set = (input, value) => { input.value = value; input.dispatchEvent(new Event('input')); input.dispatchEvent(new Event('change')); };
-        set(document.querySelector('.panel input[type=range]'), 0); set(document.querySelector('.panel input[type=number]'), 64);""")
+    greedy_chat(page, 64)
     page.button("Drafts").click()
     page.ask("Repeat this line four times: the red oak and the white oak and the red oak.")
     answer = page.answered()
