@@ -45,7 +45,7 @@ void Watch::Stepped(const EngineStats& stats, const Engine& engine) {
   }
   last_ = stats;
   const Clock::time_point now = Clock::now();
-  if (now - costs_read_ < kCostsAge) return;
+  if (!costs_.empty() && now - costs_read_ < kCostsAge) return;
   costs_read_ = now;
   costs_ = engine.PassCosts();
 }
