@@ -141,11 +141,6 @@ void WriteMerged(const BaseModel& model, std::span<Graft* const> grafts, const s
   const std::string source = from_gguf ? base : scratch.Path("base.gguf");
   const std::string merged = scratch.Path("merged.gguf"), typed = scratch.Path("typed.gguf");
   if (!from_gguf) ConvertToGguf(base, source, progress, {.only_weights = !to_gguf});
-  bool quantized = false;
-  {
-    const GgufFile file(source);
-    for (const NamedTensor& tensor : file.tensors()) quantized |= tensor.view && IsQuantized(tensor.view.dtype);
-  }
   if (type && !to_gguf && IsQuantized(*type)) {
     Fail(ErrorCode::kUsage, "--type ", Info(*type).name, ": a Hugging Face directory holds F32, F16 or BF16");
   }
