@@ -2,6 +2,7 @@
 // What the engine does, twice a second: streams, passes, the cache, what a pass costs, and what drafters bring.
 import {duration, h, number} from './dom.js';
 import {call} from './api.js';
+import {LiveView} from './live.js';
 import {Chart, short} from './plot.js';
 
 const kPassesShown = 120, kInterval = 500;
@@ -15,11 +16,9 @@ export function tile(label, value, note) {
   return h('div', {class: 'tile'}, h('dt', {}, label), h('dd', {}, value, note ? h('small', {}, ' ' + note) : null));
 }
 
-class EngineView {
+class EngineView extends LiveView {
   constructor() {
-    this.title = 'Engine';
-    /** @type {ReturnType<typeof setTimeout> | undefined} */
-    this.timer = undefined;
+    super('Engine', kInterval);
     /** @type {{number: number, rows: number, prompt_rows: number, running: number, ms: number}[]} */
     this.passes = [];
     this.last = {time: 0, rows: 0, prompt_rows: 0};
@@ -30,7 +29,6 @@ class EngineView {
     this.rows = new Chart('Rows of each pass', {x: 'pass', zero: true, height: 150});
     this.ms = new Chart('Time of each pass', {x: 'pass', zero: true, height: 150, unit: ' ms'});
     this.costs = new Chart('What a verifying pass costs', {x: 'rows', zero: true, height: 190, unit: ' ms'});
-    this.note = h('p', {class: 'error', role: 'alert', hidden: true});
     this.root = h('div', {class: 'page'}, h('div', {class: 'page-inner'},
       h('div', {class: 'page-head'}, h('h1', {}, 'Engine')), this.note, this.tiles,
       h('div', {class: 'two'}, h('section', {class: 'card'}, this.rows.root), h('section', {class: 'card'}, this.ms.root)),
@@ -39,24 +37,8 @@ class EngineView {
       h('section', {class: 'card'}, this.costs.root, h('p', {class: 'hint'}, 'Learned from the passes that ran; a draft is made as long as its rows bring more than they cost.'))));
   }
 
-  enter() {
-    this.look();
-  }
-  leave() {
-    clearTimeout(this.timer);
-    this.timer = undefined;
-  }
-
-  async look() {
-    clearTimeout(this.timer);
-    try {
-      this.draw(await call('/v1/engine?after=' + (this.passes[this.passes.length - 1]?.number ?? 0)));
-      this.note.hidden = true;
-    } catch (error) {
-      this.note.textContent = /** @type {Error} */ (error).message;
-      this.note.hidden = false;
-    }
-    if (this.root.isConnected) this.timer = setTimeout(() => this.look(), kInterval);
+  async read() {
+    this.draw(await call('/v1/engine?after=' + (this.passes[this.passes.length - 1]?.number ?? 0)));
   }
 
   /** @param {any} state */

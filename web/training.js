@@ -2,6 +2,7 @@
 // Runs of training: laid over each other, one in detail, and a form that starts another.
 import {announce, bytes, duration, h, icon, number, toast} from './dom.js';
 import {call, keyOf, meet, server} from './api.js';
+import {LiveView} from './live.js';
 import {Chart, short, smooth} from './plot.js';
 import {tile} from './engine.js';
 import {TrainingForm} from './training_form.js';
@@ -12,18 +13,15 @@ import {TrainingForm} from './training_form.js';
 
 const kMostOver = 6, kInterval = 1000;
 
-class TrainingView {
+class TrainingView extends LiveView {
   constructor() {
-    this.title = 'Training';
+    super('Training', kInterval);
     /** @type {Summary[]} */
     this.runs = [];
     /** @type {Map<string, Loaded>} */
     this.loaded = new Map();
     this.focus = '';
-    /** @type {ReturnType<typeof setTimeout> | undefined} */
-    this.timer = undefined;
     this.list = h('ul', {class: 'runs'});
-    this.note = h('p', {class: 'error', role: 'alert', hidden: true});
     this.detail = h('div', {class: 'run-detail'});
     this.head = h('div', {class: 'run-head'});
     this.tiles = h('dl', {class: 'tiles'});
@@ -45,26 +43,6 @@ class TrainingView {
     this.root = h('div', {class: 'page'}, h('div', {class: 'page-inner wide'},
       h('div', {class: 'page-head'}, h('h1', {}, 'Training'), this.newButton), this.note, this.empty, this.body));
     addEventListener('met', () => this.root.isConnected && this.look());
-  }
-
-  enter() {
-    this.look();
-  }
-  leave() {
-    clearTimeout(this.timer);
-    this.timer = undefined;
-  }
-
-  async look() {
-    clearTimeout(this.timer);
-    try {
-      await this.read();
-      this.note.hidden = true;
-    } catch (error) {
-      this.note.textContent = /** @type {Error} */ (error).message;
-      this.note.hidden = false;
-    }
-    if (this.root.isConnected) this.timer = setTimeout(() => this.look(), kInterval);
   }
 
   async read() {

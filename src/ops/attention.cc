@@ -400,24 +400,18 @@ class Worker {
   float *maximum_, *total_, *acc_maximum_, *acc_total_, *tail_;
 };
 
-// f.operator()<T>() for what elements of the layer are stored as.
-template <class F>
-HWY_INLINE void WithStored(const KvLayer& layer, const F& f) {
-  switch (layer.dtype) {
-    case DType::kF16:
-      return f.template operator()<Half>();
-    case DType::kQ8_0:
-      return f.template operator()<int8_t>();
-    default:
-      return f.template operator()<float>();
-  }
-}
-
 }  // namespace
 
 void RunItem(const Problem& problem, const Item& item, float* scratch) {
   Worker worker(problem, item, scratch);
-  WithStored(problem.layer, [&]<class T>() HWY_ATTR { worker.Run<T>(); });
+  switch (problem.layer.dtype) {
+    case DType::kF16:
+      return worker.Run<Half>();
+    case DType::kQ8_0:
+      return worker.Run<int8_t>();
+    default:
+      return worker.Run<float>();
+  }
 }
 
 // Merges `chunks` partials of one (row, head), `step` floats apart, in chunk order, into partial 0.
