@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <limits>
 #include <map>
 #include <stdexcept>
 
@@ -173,6 +174,7 @@ void Interleave(World& world, uint64_t seed, int64_t requests, int64_t slots, in
   SchedulerOptions options;
   options.parallel = parallel;
   options.prefill_rows = 20;
+  if (seed % 2 == 1) options.prefill_stretch = std::numeric_limits<double>::infinity();
   std::map<const GraftSet*, std::vector<std::shared_ptr<DrafterSet>>> sets;
   std::vector<Answered> answers(static_cast<size_t>(requests));
   std::vector<Scheduler::Id> ids(answers.size());

@@ -24,6 +24,8 @@ struct EngineOptions {
   bool exact = false;   // fp32 activations and KV cache instead of int8 and f16
   KvType kv_type = KvType::kDefault;
   int64_t parallel = 16;     // requests under way at once; more wait
+  // Nobody reads along: prompts are read in whole passes, which gets more done and makes answers under way wait.
+  bool batch = false;
   int64_t cache_tokens = 0;  // slots of the KV cache, for requests under way and for what is remembered; 0 = enough
 };
 

@@ -293,13 +293,16 @@ def load(
     kv_type: str = "",
     parallel: int = 16,
     cache_tokens: int = 0,
+    batch: bool = False,
 ) -> Model:
     """Loads a model: a GGUF file, a Hugging Face directory, a name in the cache, or an alias such as "smollm2".
 
     threads: 0 = every core that this process may use.
     context: most tokens of a prompt and its answer; 0 = the model's own, at most 4096.
     exact: fp32 activations and KV cache instead of int8 and f16.
+    kv_type: storage of the KV cache: "f16", "f32" or "q8" (bytes with a scale for each 32).
     parallel: requests under way at once; more wait.
+    batch: nobody reads along; prompts are read in whole passes, which gets more done and makes answers under way wait.
     """
     native = _cambium.Model.load(os.fspath(model), threads)
-    return Model(native, _cambium.Engine.make(native, context, exact, kv_type, parallel, cache_tokens))
+    return Model(native, _cambium.Engine.make(native, context, exact, kv_type, parallel, cache_tokens, batch))

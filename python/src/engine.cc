@@ -168,17 +168,19 @@ void BindRequest(nb::module_& m) {
 }
 
 EngineOptions OptionsOf(int64_t context, bool exact, const std::string& kv_type, int64_t parallel,
-                        int64_t cache_tokens) {
+                        int64_t cache_tokens, bool batch) {
   EngineOptions options;
   options.context = context;
   options.exact = exact;
   if (kv_type == "f16") options.kv_type = KvType::kF16;
   if (kv_type == "f32") options.kv_type = KvType::kF32;
+  if (kv_type == "q8") options.kv_type = KvType::kQ8;
   if (!kv_type.empty() && options.kv_type == KvType::kDefault) {
-    Fail(ErrorCode::kUsage, "kv_type is \"", kv_type, "\", expected f16 or f32");
+    Fail(ErrorCode::kUsage, "kv_type is \"", kv_type, "\", expected f16, f32 or q8");
   }
   options.parallel = parallel;
   options.cache_tokens = cache_tokens;
+  options.batch = batch;
   return options;
 }
 
@@ -220,12 +222,12 @@ void BindEngine(nb::module_& m) {
       .def_static(
           "make",
           [](const NativeModel& model, int64_t context, bool exact, const std::string& kv_type, int64_t parallel,
-             int64_t cache_tokens) {
+             int64_t cache_tokens, bool batch) {
             return NativeEngine(
-                std::make_unique<Service>(model.get(), OptionsOf(context, exact, kv_type, parallel, cache_tokens)));
+                std::make_unique<Service>(model.get(), OptionsOf(context, exact, kv_type, parallel, cache_tokens, batch)));
           },
           nb::arg("model"), nb::arg("context"), nb::arg("exact"), nb::arg("kv_type"), nb::arg("parallel"),
-          nb::arg("cache_tokens"), Free())
+          nb::arg("cache_tokens"), nb::arg("batch"), Free())
       .def(
           "submit",
           [](NativeEngine& engine, const Request& request) {

@@ -107,6 +107,7 @@ class Bench {
       model.engine.parallel = std::max(model.engine.parallel, streams);
     }
     if (!flags.streams.streams.empty()) return model;
+    if (model.engine.batch) Fail(ErrorCode::kUsage, "--batch goes with --streams");
     if (model.engine.context == 0 && flags.draft.drafters.empty()) {
       model.engine.context =
           std::max(flags.depth + std::max(flags.prompt, flags.predict) + 2, flags.verify_depth + most_rows);
@@ -228,6 +229,8 @@ void AddBench(CLI::App& app) {
   verb->add_option("--streams", flags->streams.streams,
                    "Instead: so many requests at once, of -p tokens in and -n out, or --prompts; --graft is dealt out in turn")
       ->delimiter(',');
+  verb->add_flag("--batch", flags->model.engine.batch,
+                 "For --streams: nobody reads along, prompts are read in whole passes as generate --jsonl does");
   BenchDraftFlags& draft = flags->draft;
   verb->add_option("--draft", draft.drafters,
                    "Instead: decode --prompts plainly and with this drafter (a+b: with both) and compare; repeatable")

@@ -95,6 +95,7 @@ class Run {
 
   static ModelFlags Many(ModelFlags model) {
     model.engine.parallel = kParallel;
+    model.engine.batch = true;
     return model;
   }
 

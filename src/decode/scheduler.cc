@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <optional>
 #include <utility>
 
@@ -299,7 +300,7 @@ std::vector<Scheduler::Part> Scheduler::PlanDecoding() {
 }
 
 int64_t Scheduler::PrefillRows(int64_t decoding_rows) const {
-  if (decoding_rows == 0) return options_.prefill_rows;
+  if (decoding_rows == 0 || std::isinf(options_.prefill_stretch)) return options_.prefill_rows;
   if (prefill_ms_per_row_ <= 0) return kFirstPrefill;
   const VerifyCurve& curve = planner_.curve();
   // Where many decode, a pass is long already: then prompts may double it.

@@ -16,7 +16,7 @@ struct SchedulerOptions {
   int64_t parallel = 16;       // sequences under way
   int64_t prefill_rows = 512;  // of a pass in which nobody decodes
   // While somebody decodes, rows of prompts are added up to this many times the pass of one row, or twice the pass
-  // without them.
+  // without them. Infinite: as where nobody decodes.
   double prefill_stretch = 3.0;
   int64_t logit_floats = int64_t{64} << 20;  // most values that one pass's logits hold
 };

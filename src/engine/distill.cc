@@ -2,6 +2,7 @@
 
 #include <chrono>
 #include <filesystem>
+#include <limits>
 
 #include "decode/scheduler.h"
 #include "engine/training_impl.h"
@@ -66,6 +67,7 @@ Dataset Distill(Training::Impl& t) {
     const auto grafts = GraftsOf(t.setup.train.heads.trunk);
     SchedulerOptions scheduling;
     scheduling.parallel = 32;
+    scheduling.prefill_stretch = std::numeric_limits<double>::infinity();
     KvCache kv(t.transformer.config(), DType::kF16, scheduling.parallel * (grafts->slots_before() + c.seq_len + 64));
     Scheduler scheduler(t.transformer, kv, scheduling);
     for (size_t i = 0; i < answers.size(); ++i) {

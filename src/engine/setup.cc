@@ -1,6 +1,7 @@
 // What a request needs before it can be served: a cache, its grafts, its drafters.
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "drafters/drafters.h"
 #include "engine/constraint_impl.h"
@@ -102,6 +103,7 @@ void Engine::Impl::MakeCache(int64_t slots) {
   SchedulerOptions scheduling;
   scheduling.compute = compute;
   scheduling.parallel = options.parallel;
+  if (options.batch) scheduling.prefill_stretch = std::numeric_limits<double>::infinity();
   scheduler = std::make_unique<Scheduler>(m.transformer, *kv, scheduling);
 }
 
