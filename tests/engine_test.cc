@@ -10,6 +10,7 @@
 #include <thread>
 
 #include "cambium/cambium.h"
+#include "engine/curve_file.h"
 #include "temp_folder.h"
 #include "tiny_llama.h"
 
@@ -289,6 +290,73 @@ TEST_F(Library, AnAdapterOutlivesItsHandle) {
   })) {
   }
   EXPECT_EQ(got, want);
+}
+
+// Sets a variable of the environment for a while; null: it is not set.
+class Variable {
+ public:
+  Variable(const char* name, const char* value) : name_(name) {
+    const char* const was = getenv(name);
+    had_ = was != nullptr;
+    if (had_) was_ = was;
+    value != nullptr ? setenv(name, value, 1) : unsetenv(name);
+  }
+  ~Variable() { had_ ? setenv(name_, was_.c_str(), 1) : unsetenv(name_); }
+
+ private:
+  const char* name_;
+  bool had_;
+  std::string was_;
+};
+
+TEST(CurveFile, KeepsWhatPassesCost) {
+  const TempFolder home;
+  const Variable set("CAMBIUM_HOME", home.path().c_str());
+  const CurveFile file({.family = "llama", .layers = 3, .hidden = 64, .threads = 2}, Compute::kInt8, DType::kF16);
+  EXPECT_FALSE(file.Read().measured());
+  VerifyCurve curve;
+  for (int i = 0; i < 8; ++i) {
+    curve.Measure(1, 2);
+    curve.Measure(4, 3);
+  }
+  curve.Measure(16, 100);  // seen once
+  file.Write(curve);
+  const VerifyCurve read = file.Read();
+  ASSERT_TRUE(read.measured());
+  EXPECT_NEAR(read.Ms(1), 2, 0.2);
+  EXPECT_NEAR(read.Ms(4), 3, 0.3);
+  EXPECT_LT(read.Ms(16), 20);
+  VerifyCurve later = read;  // what is measured now soon counts more
+  for (int i = 0; i < 32; ++i) later.Measure(4, 6);
+  EXPECT_NEAR(later.Ms(4), 6, 0.3);
+  // Another instruction set, number of threads or model is another file.
+  const CurveFile other({.family = "llama", .layers = 3, .hidden = 64, .threads = 1}, Compute::kInt8, DType::kF16);
+  EXPECT_FALSE(other.Read().measured());
+}
+
+TEST(CurveFile, IsDoneWithoutWhereItCannotBe) {
+  const TempFolder home;
+  const ModelInfo info{.family = "gpt2", .layers = 1, .hidden = 8, .threads = 1};
+  VerifyCurve quick;
+  for (int i = 0; i < 8; ++i) quick.Measure(1, 0.1);
+  {
+    const Variable set("CAMBIUM_HOME", home.path().c_str());
+    const CurveFile file(info, Compute::kF32, DType::kF32);
+    file.Write(quick);  // passes so short tell nothing
+    EXPECT_FALSE(file.Read().measured());
+    VerifyCurve curve;
+    for (int i = 0; i < 8; ++i) curve.Measure(1, 2);
+    file.Write(curve);
+    ASSERT_TRUE(file.Read().measured());
+    for (const auto& entry : std::filesystem::recursive_directory_iterator(home.path())) {
+      if (entry.is_regular_file()) std::ofstream(entry.path()) << R"({"passes_ms": {"1": "x", "-3": 1e999}})";
+    }
+    EXPECT_FALSE(file.Read().measured());
+  }
+  const Variable home_set("CAMBIUM_HOME", nullptr), xdg("XDG_CACHE_HOME", nullptr), user("HOME", nullptr);
+  const CurveFile nowhere(info, Compute::kF32, DType::kF32);
+  nowhere.Write(quick);
+  EXPECT_FALSE(nowhere.Read().measured());
 }
 
 }  // namespace

@@ -137,6 +137,15 @@ bool VerifyCurve::measured() const {
   return std::ranges::any_of(sizes_, [](const Size& size) { return size.seen > 0; });
 }
 
+std::vector<VerifyCurve::Point> VerifyCurve::Known() const {
+  constexpr int64_t kOften = 4;
+  std::vector<Point> known;
+  for (const Size& size : sizes_) {
+    if (size.seen >= kOften) known.push_back({size.rows, size.ms.mean()});
+  }
+  return known;
+}
+
 double VerifyCurve::Ms(int64_t rows) const {
   const auto above = std::ranges::lower_bound(sizes_, rows, {}, &Size::rows);
   if (above == sizes_.end()) {

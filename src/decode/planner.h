@@ -23,6 +23,11 @@ class VerifyCurve {
   void MeasureRow(double ms);
   double Ms(int64_t rows) const;  // relative units until something was measured
   bool measured() const;
+  struct Point {
+    int64_t rows;
+    double ms;
+  };
+  std::vector<Point> Known() const;  // what was measured often enough to tell others
 
  private:
   struct Size {
@@ -104,6 +109,7 @@ class DrafterSet {
 // per second of all sequences together; nothing at all if plain decoding is best.
 class Planner {
  public:
+  explicit Planner(VerifyCurve curve = {}) : curve_(std::move(curve)) {}
   // A sequence that decodes: one row for its root, and a draft behind it.
   struct Task {
     std::shared_ptr<DrafterSet> set;  // null: it does not draft

@@ -27,7 +27,7 @@ double HeadShare(const ModelWeights& weights) {
 }  // namespace
 
 Scheduler::Scheduler(Transformer& transformer, KvCache& kv, const SchedulerOptions& options)
-    : transformer_(transformer), kv_(kv), options_(options), head_share_(HeadShare(transformer.weights())) {
+    : transformer_(transformer), kv_(kv), options_(options), planner_(options.curve), head_share_(HeadShare(transformer.weights())) {
   Check(options.parallel > 0 && options.prefill_rows > 0, "a scheduler runs sequences");
 }
 

@@ -18,6 +18,7 @@ struct SchedulerOptions {
   // While somebody decodes, rows of prompts are added up to this many times the pass of one row, or twice the pass
   // without them. Infinite: as where nobody decodes.
   double prefill_stretch = 3.0;
+  VerifyCurve curve;  // what is known of passes, such as from an earlier run
   int64_t logit_floats = int64_t{64} << 20;  // most values that one pass's logits hold
 };
 

@@ -79,6 +79,7 @@ struct Engine::Impl {
   static constexpr int64_t kMostRows = 1024;  // of a request in a verifying pass
 
   Impl(const Model& model, const EngineOptions& options);
+  ~Impl();  // keeps what passes cost
 
   // A request that was submitted, until its end was told.
   struct Active {

@@ -5,6 +5,7 @@
 
 #include "drafters/drafters.h"
 #include "engine/constraint_impl.h"
+#include "engine/curve_file.h"
 #include "engine/impl.h"
 #include "grafts/grafts.h"
 #include "model/heads.h"
@@ -96,11 +97,16 @@ Engine::Impl::Impl(const Model& on, const EngineOptions& wanted)
   MakeCache(options.cache_tokens > 0 ? options.cache_tokens : enough);
 }
 
+Engine::Impl::~Impl() {
+  if (scheduler) CurveFile(m.info, compute, KvDType(options)).Write(scheduler->planner().curve());
+}
+
 void Engine::Impl::MakeCache(int64_t slots) {
+  SchedulerOptions scheduling;
+  scheduling.curve = scheduler ? scheduler->planner().curve() : CurveFile(m.info, compute, KvDType(options)).Read();
   scheduler.reset();
   drafters.clear();
   kv = std::make_unique<KvCache>(m.transformer.config(), KvDType(options), slots);
-  SchedulerOptions scheduling;
   scheduling.compute = compute;
   scheduling.parallel = options.parallel;
   if (options.batch) scheduling.prefill_stretch = std::numeric_limits<double>::infinity();
