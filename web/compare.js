@@ -16,6 +16,7 @@ class CompareView {
     this.title = 'Compare';
     /** @type {Column[]} */
     this.columns = [];
+    this.made = 0;  // columns ever
     /** @type {AbortController | null} */
     this.running = null;
     this.sampling = {...kDefaults, max_tokens: 256, seed: 1};
@@ -59,9 +60,10 @@ class CompareView {
   add(grafts) {
     if (this.columns.length >= kMostColumns) return;
     this.grid.querySelector('.none')?.remove();
+    const number = ++this.made;
     /** @type {Column} */
-    const column = {grafts, head: h('h2'), place: h('div', {class: 'column-text', tabindex: '0', role: 'region', 'aria-label': 'Answer'}), root: h('section'), view: null};
-    column.root = h('section', {class: 'card column', 'aria-label': 'Column'}, h('div', {class: 'card-head'}, column.head,
+    const column = {grafts, head: h('h2'), place: h('div', {class: 'column-text', tabindex: '0', role: 'region', 'aria-label': `Answer of column ${number}`}), root: h('section'), view: null};
+    column.root = h('section', {class: 'card column', 'aria-label': `Column ${number}`}, h('div', {class: 'card-head'}, column.head,
       iconButton('close', 'Remove the column', () => {
         this.touched = true;
         this.columns = this.columns.filter((one) => one !== column);

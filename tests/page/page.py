@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 
+import axe_core_python
 from selenium import webdriver
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
@@ -17,6 +18,7 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.chrome.service import Service
 
 HERE = pathlib.Path(__file__).parent
+AXE = (pathlib.Path(axe_core_python.__file__).parent / "axe.min.js").read_text()
 SHOTS = os.environ.get("CAMBIUM_PAGE_SHOTS")
 PATIENCE = int(os.environ.get("CAMBIUM_PAGE_PATIENCE", 120))
 EXAMPLE = {"messages": [{"role": "user", "content": "What is a graft?"},
@@ -139,7 +141,9 @@ class Page:
         return self.all(".message.assistant")[-1]
 
     def accessible(self, what):
-        found = self.run((HERE / "accessible.js").read_text())
+        if not self.run("return Boolean(window.axe)"):
+            self.run(AXE)
+        found = self.driver.execute_async_script((HERE / "accessible.js").read_text())
         check(not found, f"{what} at {self.width} px, {'dark' if self.dark else 'light'}:\n  " + "\n  ".join(found))
 
     def shoot(self, name):
