@@ -7,10 +7,10 @@
 
 #include "cambium/warning.h"
 #include "file_testing.h"
-#include "io/convert.h"
+#include "families/convert.h"
 #include "io/gguf.h"
 #include "io/gguf_writer.h"
-#include "io/hf_config.h"
+#include "families/hf_config.h"
 #include "io/json.h"
 #include "io/safetensors.h"
 #include "io/tokenizer.h"

@@ -1,4 +1,4 @@
-#include "io/convert.h"
+#include "families/convert.h"
 
 #include <gtest/gtest.h>
 
@@ -8,7 +8,7 @@
 #include "file_testing.h"
 #include "io/gguf.h"
 #include "io/gguf_writer.h"
-#include "io/hf_config.h"
+#include "families/hf_config.h"
 #include "io/json.h"
 #include "io/safetensors.h"
 #include "io/tokenizer_files.h"
@@ -81,15 +81,15 @@ INSTANTIATE_TEST_SUITE_P(All, ConvertFamily,
 
 TEST(Convert, RefusesWhatItDoesNotKnow) {
   testing::ExpectError(ErrorCode::kData, {"model.layers.0.mystery.weight", "llama"},
-                       [] { RenameTensor("llama", ConvertDirection::kToGguf, "model.layers.0.mystery.weight"); });
+                       [] { RenameTensor(*FindFamily("llama"), ConvertDirection::kToGguf, "model.layers.0.mystery.weight"); });
   testing::ExpectError(ErrorCode::kData, {"blk.weight"},
-                       [] { RenameTensor("llama", ConvertDirection::kToHuggingFace, "blk.weight"); });
-  EXPECT_EQ(RenameTensor("gpt2", ConvertDirection::kToGguf, "transformer.h.3.attn.c_attn.weight").name,
+                       [] { RenameTensor(*FindFamily("llama"), ConvertDirection::kToHuggingFace, "blk.weight"); });
+  EXPECT_EQ(RenameTensor(*FindFamily("gpt2"), ConvertDirection::kToGguf, "transformer.h.3.attn.c_attn.weight").name,
             "blk.3.attn_qkv.weight");
-  EXPECT_TRUE(RenameTensor("gpt2", ConvertDirection::kToGguf, "transformer.h.3.attn.c_attn.weight").transposed);
-  EXPECT_EQ(RenameTensor("gpt2", ConvertDirection::kToGguf, "h.3.attn.bias").name, "");
+  EXPECT_TRUE(RenameTensor(*FindFamily("gpt2"), ConvertDirection::kToGguf, "transformer.h.3.attn.c_attn.weight").transposed);
+  EXPECT_EQ(RenameTensor(*FindFamily("gpt2"), ConvertDirection::kToGguf, "h.3.attn.bias").name, "");
   EXPECT_EQ(
-      RenameTensor("gemma3_text", ConvertDirection::kToGguf, "model.language_model.layers.0.mlp.up_proj.weight").name,
+      RenameTensor(*FindFamily("gemma3_text"), ConvertDirection::kToGguf, "model.language_model.layers.0.mlp.up_proj.weight").name,
       "blk.0.ffn_up.weight");
 }
 

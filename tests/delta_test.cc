@@ -9,7 +9,7 @@
 #include "grafts/extract.h"
 #include "grafts/full.h"
 #include "grafts/merge.h"
-#include "io/convert.h"
+#include "families/convert.h"
 #include "model/save.h"
 #include "temp_folder.h"
 #include "tiny_model.h"

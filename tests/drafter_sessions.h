@@ -326,7 +326,7 @@ inline std::string Sessions::SaveModel(int64_t padded) {
   writer.Set("tokenizer.ggml.eos_token_id", uint32_t{257});
   std::vector<OwnedTensor> values;
   values.reserve(1000);
-  UnpackWeights(pool_, *weights, GgufNames(arch), [&](const std::string& name, std::vector<int64_t>, const auto& make) {
+  UnpackWeights(pool_, *weights, TensorNames(*FindGgufFamily(arch), Dialect::kGguf), [&](const std::string& name, std::vector<int64_t>, const auto& make) {
     writer.AddTensor(name, values.emplace_back(make()).view);
   });
   const std::string path = folder_ / ("draft" + std::to_string(padded) + ".gguf");

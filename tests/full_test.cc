@@ -7,7 +7,7 @@
 #include <cmath>
 #include <filesystem>
 
-#include "io/convert.h"
+#include "families/convert.h"
 #include "model/save.h"
 #include "temp_folder.h"
 #include "test_model.h"

@@ -5,7 +5,7 @@
 #include <functional>
 
 #include "file_testing.h"
-#include "io/convert.h"
+#include "families/convert.h"
 #include "io/gguf.h"
 #include "io/gguf_writer.h"
 #include "model/load.h"

@@ -10,7 +10,7 @@
 #include <cstring>
 
 #include "file_testing.h"
-#include "io/convert.h"
+#include "families/convert.h"
 #include "io/gguf.h"
 #include "io/gguf_writer.h"
 #include "io/model_cache.h"

@@ -7,7 +7,7 @@
 #include "file_testing.h"
 #include "grafts/grafts.h"
 #include "grafts/merge.h"
-#include "io/convert.h"
+#include "families/convert.h"
 #include "io/gguf.h"
 #include "io/quantize_model.h"
 #include "random_lora.h"

@@ -10,7 +10,7 @@
 #include "grafts/merge.h"
 #include "grafts/mtp.h"
 #include "heads_testing.h"
-#include "io/convert.h"
+#include "families/convert.h"
 #include "io/gguf.h"
 #include "io/gguf_writer.h"
 #include "io/safetensors.h"

@@ -7,7 +7,7 @@
 #include <fstream>
 
 #include "file_testing.h"
-#include "io/hf_config.h"
+#include "families/hf_config.h"
 
 namespace cambium {
 namespace {
@@ -204,7 +204,7 @@ TEST(HfConfig, ReadsTheTextPartOfGemma3) {
       "intermediate_size":10240,"num_hidden_layers":34,"sliding_window":1024,
       "rope_scaling":{"factor":8.0,"rope_type":"linear"}}})",
       "c.json");
-  EXPECT_EQ(config.family, "gemma3_text");
+  EXPECT_EQ(config.family->hf_type, std::string("gemma3_text"));
   EXPECT_EQ(config.vocab, 262208);
   EXPECT_EQ(config.head_dim, 256);
   EXPECT_EQ(config.rope_theta, 1e6);

@@ -1,4 +1,4 @@
-#include "io/convert.h"
+#include "families/convert.h"
 
 #include <charconv>
 #include <filesystem>

@@ -6,6 +6,7 @@
 
 #include "io/atomic_file.h"
 #include "io/json.h"
+#include "model/load.h"
 
 namespace cambium {
 
@@ -99,8 +100,9 @@ nlohmann::json PeftTargets(const ModelConfig& config, const std::vector<Site>& s
   std::map<int64_t, std::set<std::string>> by_layer;
   std::set<std::string> whole;
   for (const Site site : sites) {
-    by_layer[site.layer].insert(SiteName(site.kind));
-    whole.insert(HfModule(config, site));
+    const std::string module = HfModule(config, site);
+    by_layer[site.layer].insert(module.substr(module.rfind('.') + 1));
+    whole.insert(module);
   }
   std::vector<int64_t> layers;
   bool alike = true;
@@ -122,14 +124,14 @@ void WriteAdapterConfig(const std::string& directory, const nlohmann::json& conf
   file.Commit();
 }
 
-std::string HfLayers(const ModelConfig& config) {
-  return config.family == "gpt2" ? "transformer.h." : "model.layers.";
-}
+std::string HfLayers(const ModelConfig& config) { return NamesOf(config, Dialect::kHuggingFace).Layers(); }
 
 std::string HfModule(const ModelConfig& config, Site site) {
-  if (config.family == "gpt2") Fail(ErrorCode::kUsage, "PEFT fuses q, k and v of gpt2: its adapters are not supported");
-  const bool attention = site.kind <= SiteKind::kO;
-  return HfLayers(config) + std::to_string(site.layer) + (attention ? ".self_attn." : ".mlp.") + SiteName(site.kind);
+  const TensorNames names = NamesOf(config, Dialect::kHuggingFace);
+  if (names.Has(Role::kQkv)) {
+    Fail(ErrorCode::kUsage, "PEFT fuses q, k and v of ", config.family, ": its adapters are not supported");
+  }
+  return names.Stem(RoleOf(site.kind), site.layer);
 }
 
 }  // namespace cambium

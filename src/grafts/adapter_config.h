@@ -57,7 +57,7 @@ void WriteAdapterConfig(const std::string& directory, const nlohmann::json& conf
 
 // What Hugging Face calls the blocks of the family: "model.layers." or, for gpt2, "transformer.h.".
 std::string HfLayers(const ModelConfig& config);
-// The module of a linear in Hugging Face's tree: "model.layers.3.mlp.up_proj". kUsage for gpt2, which fuses q, k and v.
+// The module of a linear in Hugging Face's tree: "model.layers.3.mlp.up_proj". kUsage for a family that fuses q, k and v.
 std::string HfModule(const ModelConfig& config, Site site);
 
 }  // namespace cambium

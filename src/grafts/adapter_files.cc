@@ -7,6 +7,7 @@
 #include "grafts/adapter_config.h"
 #include "io/json.h"
 #include "io/safetensors.h"
+#include "model/load.h"
 
 namespace cambium {
 namespace {
@@ -37,17 +38,10 @@ bool Flag(const nlohmann::json& config, const std::string& path, const char* fie
   return found->get<bool>();
 }
 
-// GGUF calls Mistral llama, and the two are the same to an adapter.
-std::string FamilyOf(const std::string& model_type) {
-  if (model_type == "mistral") return "llama";
-  return model_type == "gemma3_text" ? "gemma3" : model_type;
-}
-
-std::string ModelClass(const std::string& family) {
-  if (family == "gpt2") return "GPT2LMHeadModel";
-  if (family == "gemma3") return "Gemma3ForCausalLM";
-  if (family == "qwen2" || family == "qwen3") return family == "qwen2" ? "Qwen2ForCausalLM" : "Qwen3ForCausalLM";
-  return family == "mistral" ? "MistralForCausalLM" : "LlamaForCausalLM";
+// Families that GGUF calls alike are the same to an adapter.
+bool SameFamily(const nlohmann::json& model_type, const ModelConfig& c) {
+  const Family* family = model_type.is_string() ? FindFamily(model_type.get<std::string>()) : nullptr;
+  return family != nullptr && family->gguf == c.family;
 }
 
 }  // namespace
@@ -117,9 +111,7 @@ std::unique_ptr<Graft> AdapterGraft::Load(const std::string& path, const BaseMod
   const nlohmann::json hidden = whole.value("hidden_size", nlohmann::json());
   if (hidden != c.hidden) refuse("hidden_size", "this base has " + std::to_string(c.hidden));
   const nlohmann::json type = whole.value("model_type", nlohmann::json());
-  if (!type.is_string() || FamilyOf(type.get<std::string>()) != FamilyOf(c.family)) {
-    refuse("model_type", "this base is " + c.family);
-  }
+  if (!SameFamily(type, c)) refuse("model_type", "this base is " + c.family);
   const nlohmann::json name = whole.value("name", nlohmann::json());
   if (!name.is_string()) refuse("name", "expected the adapter's name");
   const Shape shape = ShapeOf(config.fields(), config.path());
@@ -174,11 +166,12 @@ std::unique_ptr<Graft> AdapterGraft::Load(const std::string& path, const BaseMod
 
 void AdapterGraft::Save(const std::string& path) {
   const ModelConfig& c = model_.config();
+  const Family& family = NamesOf(c, Dialect::kHuggingFace).family();
   WriteAdapterConfig(path, {{"config", config_},
                             {"hidden_size", c.hidden},
-                            {"model_class", ModelClass(c.family)},
+                            {"model_class", family.hf_class},
                             {"model_name", base_},
-                            {"model_type", c.family == "gemma3" ? "gemma3_text" : c.family},
+                            {"model_type", family.hf_type},
                             {"name", name_},
                             {"version", "adapters.1.3.0"}});
   std::vector<TensorToWrite> tensors;

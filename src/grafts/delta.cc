@@ -1,7 +1,5 @@
 #include "grafts/delta.h"
 
-#include <fmt/format.h>
-
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -56,7 +54,6 @@ PackedMatrix DeltaGraft::Difference(Tensor tuned, const PackedMatrix& base) cons
 
 void DeltaGraft::ReadNorm(const std::string& name, const std::string& gguf_stem, int layer, NormKind kind,
                           const NormWeights& base) {
-  if (!base.gain.view) return;
   const int64_t width = base.gain.view.size();
   const Tensor gain = Need(name, {width});
   const Tensor bias = base.bias.view ? Need(name + ".bias", {width}) : Tensor();
@@ -83,20 +80,19 @@ DeltaGraft::DeltaGraft(std::unique_ptr<Graft> terms, const std::string& whole, c
     : model_(model), terms_(std::move(terms)), whole_(std::make_shared<SafetensorsFile>(whole)), scale_(scale) {
   const ModelWeights& w = model.weights();
   if (w.config.learned_positions) Fail(ErrorCode::kUsage, whole, ": a delta of a model with learned positions");
-  const TensorNames names = GgufNames(w.config.family);
-  const auto at = [](const char* pattern, int layer) { return fmt::format(fmt::runtime(pattern), layer); };
+  const TensorNames names = NamesOf(w.config, Dialect::kGguf);
   for (int layer = 0; layer < static_cast<int>(w.config.layers); ++layer) {
     const BlockWeights& block = w.blocks[static_cast<size_t>(layer)];
     const std::string ours = "layers." + std::to_string(layer) + ".";
-    const auto norm = [&](const char* pattern, NormKind kind, const NormWeights& base) {
-      ReadNorm(ours + NormName(kind), at(pattern, layer), layer, kind, base);
+    const auto norm = [&](Role role, NormKind kind, const NormWeights& base) {
+      if (base.gain.view) ReadNorm(ours + NormName(kind), names.Stem(role, layer), layer, kind, base);
     };
-    norm(names.attention_norm, NormKind::kAttention, block.attention_norm);
-    norm(names.attention_post_norm, NormKind::kAttentionPost, block.attention_post_norm);
-    norm(names.ffn_norm, NormKind::kFfn, block.ffn_norm);
-    norm(names.ffn_post_norm, NormKind::kFfnPost, block.ffn_post_norm);
-    norm(names.q_norm, NormKind::kQ, block.q_norm);
-    norm(names.k_norm, NormKind::kK, block.k_norm);
+    norm(Role::kAttentionNorm, NormKind::kAttention, block.attention_norm);
+    norm(Role::kAttentionPostNorm, NormKind::kAttentionPost, block.attention_post_norm);
+    norm(Role::kFfnNorm, NormKind::kFfn, block.ffn_norm);
+    norm(Role::kFfnPostNorm, NormKind::kFfnPost, block.ffn_post_norm);
+    norm(Role::kQNorm, NormKind::kQ, block.q_norm);
+    norm(Role::kKNorm, NormKind::kK, block.k_norm);
     for (int kind = 0; kind < kSiteKinds; ++kind) {
       const Linear& linear = block.linears[kind];
       const std::string name = ours + SiteName(static_cast<SiteKind>(kind)) + ".bias";
@@ -106,19 +102,19 @@ DeltaGraft::DeltaGraft(std::unique_ptr<Graft> terms, const std::string& whole, c
       for (int64_t o = 0; o < linear.out(); ++o) {
         difference.view.f32()[o] = scale_ * (bias.f32()[o] - linear.bias.view.f32()[o]);
       }
-      gguf_names_[at(names.linears[kind], layer) + ".bias"] = name;
+      gguf_names_[names.Bias(RoleOf(static_cast<SiteKind>(kind)), layer)] = name;
     }
   }
-  ReadNorm(NormName(NormKind::kFinal), names.final_norm, static_cast<int>(w.config.layers), NormKind::kFinal,
+  ReadNorm(NormName(NormKind::kFinal), names.Stem(Role::kFinalNorm), static_cast<int>(w.config.layers), NormKind::kFinal,
            w.final_norm);
-  const auto matrix = [&](const std::string& name, const char* gguf_name, const PackedMatrix& base) {
+  const auto matrix = [&](const std::string& name, Role role, const PackedMatrix& base) {
     const Tensor tuned = base ? Need(name, {base.out(), base.in()}) : Tensor();
     if (!tuned) return PackedMatrix();
-    gguf_names_[std::string(gguf_name) + ".weight"] = name;
+    gguf_names_[names.Weight(role)] = name;
     return Difference(tuned, base);
   };
-  embedding_ = matrix("embedding", names.embedding, w.embedding);
-  head_ = matrix("head", names.head, w.separate_head);
+  embedding_ = matrix("embedding", Role::kEmbedding, w.embedding);
+  head_ = matrix("head", Role::kHead, w.separate_head);
   whole_->CheckIntact();
 }
 

@@ -45,7 +45,9 @@ void LoraGraft::Save(const std::string& path) { path.ends_with(".gguf") ? SaveGg
 void LoraGraft::SaveGguf(const std::string& path) const {
   const ModelConfig& config = model_.config();
   if (options_.dora) Fail(ErrorCode::kUsage, path, ": GGUF adapters cannot express DoRA; merge it instead");
-  if (config.family == "gpt2") Fail(ErrorCode::kUsage, path, ": GGUF fuses q, k and v of gpt2: no adapters for it");
+  if (NamesOf(config, Dialect::kGguf).Has(Role::kQkv)) {
+    Fail(ErrorCode::kUsage, path, ": GGUF fuses q, k and v of ", config.family, ": no adapters for it");
+  }
   GgufWriter writer;
   writer.Set("general.architecture", config.family);
   writer.Set("general.type", "adapter");
@@ -66,8 +68,8 @@ void LoraGraft::SaveGguf(const std::string& path) const {
       float* const to = rows.row(order.empty() ? o : order[static_cast<size_t>(o)]);
       for (int64_t k = 0; k < b.columns(); ++k) to[k] = static_cast<float>(fold * double{b.row(o)[k]});
     }
-    writer.AddTensor(GgufLinearName(term->site) + ".lora_a", a);
-    writer.AddTensor(GgufLinearName(term->site) + ".lora_b", rows);
+    writer.AddTensor(GgufLinearName(config, term->site) + ".lora_a", a);
+    writer.AddTensor(GgufLinearName(config, term->site) + ".lora_b", rows);
   }
   writer.Write(path);
 }
@@ -94,7 +96,7 @@ std::unique_ptr<Graft> LoraGraft::LoadGguf(const std::string& path, const BaseMo
       const Site site{layer, static_cast<SiteKind>(kind)};
       const Linear& linear = Base(model, site);
       if (!linear.w) continue;
-      const std::string name = GgufLinearName(site);
+      const std::string name = GgufLinearName(config, site);
       const Tensor* const a = file.FindTensor(name + ".lora_a");
       const Tensor* const b = file.FindTensor(name + ".lora_b");
       if (a == nullptr && b == nullptr) continue;
@@ -127,7 +129,7 @@ std::unique_ptr<Graft> LoraGraft::LoadGguf(const std::string& path, const BaseMo
   if (used != file.tensors().size()) {
     for (const NamedTensor& tensor : file.tensors()) {
       const bool known = std::any_of(terms.begin(), terms.end(), [&](const std::unique_ptr<Term>& term) {
-        return tensor.name.starts_with(GgufLinearName(term->site) + ".lora_");
+        return tensor.name.starts_with(GgufLinearName(config, term->site) + ".lora_");
       });
       if (!known) Fail(ErrorCode::kData, path, ": tensor ", tensor.name, " belongs to no linear of this base");
     }

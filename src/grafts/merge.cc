@@ -9,10 +9,10 @@
 #include <memory>
 
 #include "io/atomic_file.h"
-#include "io/convert.h"
+#include "families/convert.h"
 #include "io/gguf.h"
 #include "io/gguf_writer.h"
-#include "io/hf_config.h"
+#include "families/hf_config.h"
 #include "io/json.h"
 #include "io/quantize_model.h"
 #include "model/load.h"
@@ -23,14 +23,14 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// The linears behind each GGUF tensor: one, or gpt2's q, k and v, whose rows follow one another.
+// The linears behind each GGUF tensor: one, or several, whose rows follow one another.
 std::map<std::string, std::vector<Site>> SitesByTensor(const ModelConfig& config) {
   std::map<std::string, std::vector<Site>> sites;
   for (int layer = 0; layer < static_cast<int>(config.layers); ++layer) {
     for (int kind = 0; kind < kSiteKinds; ++kind) {
       const Site site{layer, static_cast<SiteKind>(kind)};
-      const bool fused = config.family == "gpt2" && site.kind <= SiteKind::kV;
-      sites[fused ? "blk." + std::to_string(layer) + ".attn_qkv.weight" : GgufLinearName(site)].push_back(site);
+      if (site.kind == SiteKind::kGate && !config.gated) continue;
+      sites[GgufLinearName(config, site)].push_back(site);
     }
   }
   return sites;

@@ -9,7 +9,7 @@
 #include "base/check.h"
 #include "cambium/error.h"
 #include "grafts/mtp.h"
-#include "io/convert.h"
+#include "families/convert.h"
 #include "io/gguf.h"
 #include "io/gguf_writer.h"
 #include "io/json.h"
@@ -38,8 +38,7 @@ std::string QwenName(const std::string& deepseek, int64_t layers) {
 
 constexpr int64_t kDepths = 4;  // guessed in a row where no file says otherwise
 
-// Our family's name at Hugging Face, for the tables of names.
-std::string HfFamily(const ModelConfig& config) { return config.family == "gemma3" ? "gemma3_text" : config.family; }
+const Family& FamilyOf(const ModelConfig& config) { return NamesOf(config, Dialect::kGguf).family(); }
 
 // Rows of the file of each row of ours; empty: the same.
 std::vector<int32_t> RowOrder(const ModelConfig& config, const TensorRename& rename) {
@@ -140,7 +139,7 @@ std::unique_ptr<Graft> MtpHeads::LoadOwn(const BaseModel& model) {
   const bool qwen = directory && tensors->FindTensor("mtp.fc.weight") != nullptr;
   auto heads = std::unique_ptr<MtpHeads>(new MtpHeads(model, std::move(described), depths, true));
   heads->VisitParams([&](Parameter& param) {
-    const TensorRename rename = RenameTensor(HfFamily(c), ConvertDirection::kToGguf, param.name);
+    const TensorRename rename = RenameTensor(FamilyOf(c), ConvertDirection::kToGguf, param.name);
     if (directory) {
       const std::string name = qwen ? QwenName(param.name, c.layers) : param.name;
       ReadHeadTensor(path, name, tensors->FindTensor(name), param.value);
@@ -179,7 +178,7 @@ void MtpHeads::SaveWithBase(const std::string& base, const std::string& out) {
     writer.AddTensor(tensor.name, *file.FindTensor(tensor.name));
   }
   VisitParams([&](Parameter& param) {
-    const TensorRename rename = RenameTensor(HfFamily(c), ConvertDirection::kToGguf, param.name);
+    const TensorRename rename = RenameTensor(FamilyOf(c), ConvertDirection::kToGguf, param.name);
     const Tensor values = param.value;
     const int64_t columns = values.columns();
     std::vector<int32_t> source(static_cast<size_t>(values.rows()));  // our row of each of the file's

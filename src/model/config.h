@@ -4,37 +4,30 @@
 #include <string>
 #include <vector>
 
+#include "families/family.h"
 #include "ops/ops.h"
 
 namespace cambium {
 
 // Everything that tells one family from another; the one transformer reads only this.
-struct ModelConfig {
-  enum class Norm : uint8_t { kRms, kLayer };
-
-  std::string family;  // "llama", "qwen2", "qwen3", "gemma3", "gpt2"
+struct ModelConfig : BlockTraits {
+  std::string family;  // as GGUF calls it: "llama", "qwen2", "gemma3", ...
   std::string name;
   int64_t vocab = 0, hidden = 0, layers = 0, heads = 0, kv_heads = 0, head_dim = 0, ffn = 0;
   int64_t context = 0;  // positions the model was trained for
 
-  Norm norm = Norm::kRms;
   float norm_eps = 1e-5f;
   Activation activation = Activation::kSilu;
-  bool gated = true;               // act(gate) * up; else act(up)
-  bool post_norms = false;         // a norm on each branch before its residual add (Gemma 3)
-  bool qk_norm = false;            // RmsNorm over head_dim on q and k (Qwen3, Gemma 3)
-  bool tied_head = false;          // output head = token embedding
-  bool learned_positions = false;  // GPT-2
-  float embedding_scale = 1.0f;    // sqrt(hidden) for Gemma
-  float attention_scale = 0.0f;    // usually 1 / sqrt(head_dim)
+  bool tied_head = false;        // output head = token embedding
+  float embedding_scale = 1.0f;  // sqrt(hidden) for Gemma
+  float attention_scale = 0.0f;  // usually 1 / sqrt(head_dim)
 
   // RoPE: inv_freq per pair, already scaled (linear, llama3, YaRN); layers that slide may have their own table.
-  bool rope = true;
-  std::vector<float> inv_freq, inv_freq_sliding;  // [head_dim / 2]
+  std::vector<float> inv_freq, inv_freq_sliding;       // [head_dim / 2]
   float rope_scale = 1.0f, rope_scale_sliding = 1.0f;  // multiply cos and sin
 
-  int sliding_window = 0;                // positions a sliding layer sees; 0 = none slides
-  std::vector<uint8_t> layer_slides;     // per layer; empty = all slide if sliding_window > 0
+  int sliding_window = 0;             // positions a sliding layer sees; 0 = none slides
+  std::vector<uint8_t> layer_slides;  // per layer; empty = all slide if sliding_window > 0
 
   bool Slides(int64_t layer) const {
     return sliding_window > 0 && (layer_slides.empty() || layer_slides[static_cast<size_t>(layer)] != 0);

@@ -4,11 +4,14 @@
 #include <string>
 #include <vector>
 
-#include "io/hf_config.h"
+#include "families/family.h"
+#include "io/rope_scaling.h"
 #include "model/weights.h"
 #include "tensor/tensor.h"
 
 namespace cambium {
+
+struct HfConfig;
 
 // Where LoadWeights finds tensors. Names are the file format's own.
 class WeightSource {
@@ -20,21 +23,13 @@ class WeightSource {
   virtual void CheckIntact() const = 0;
 };
 
-// What a family calls its tensors, and how the file keeps them. "{}" is the layer.
-struct TensorNames {
-  const char *embedding = nullptr, *positions = nullptr, *final_norm = nullptr, *head = nullptr;
-  const char *attention_norm = nullptr, *attention_post_norm = nullptr, *ffn_norm = nullptr, *ffn_post_norm = nullptr;
-  const char *q_norm = nullptr, *k_norm = nullptr;
-  const char* linears[kSiteKinds] = {};
-  const char* fused_qkv = nullptr;                    // one matrix of q, k and v rows; null if they are separate
-  const char *weight = ".weight", *bias = ".bias";    // suffixes
-  bool permuted_qk = false;       // rows of q and k are in GGUF's interleaved RoPE order (llama)
-  bool transposed = false;        // linears are stored [in, out] (GPT-2's Conv1D)
-  float norm_offset = 0.0f;       // added to stored RmsNorm gains (Gemma's 1)
-};
+// The names of the model's family; kData for one that is in no table.
+TensorNames NamesOf(const ModelConfig& config, Dialect dialect);
+// The role of the linear at a site.
+inline Role RoleOf(SiteKind kind) { return static_cast<Role>(static_cast<int>(Role::kQ) + static_cast<int>(kind)); }
 
-TensorNames GgufNames(const std::string& architecture);  // general.architecture
-TensorNames HfNames(const std::string& family);          // HfConfig's
+// What the transformer makes of a model's configuration. kData naming the file for what it cannot compute.
+ModelConfig MakeConfig(const HfConfig& config);
 
 // Packs every tensor that `config` asks for; sets config.vocab, tied_head and config.context if positions are learned.
 std::unique_ptr<ModelWeights> PackWeights(ThreadPool& pool, ModelConfig config, const TensorNames& names,
@@ -45,8 +40,8 @@ using VisitTensor =
     std::function<void(const std::string& name, std::vector<int64_t> shape, std::function<OwnedTensor()> make)>;
 void UnpackWeights(ThreadPool& pool, const ModelWeights& weights, const TensorNames& names, const VisitTensor& visit);
 
-// Frequencies theta^(-2i / head_dim), stretched: linear (Chen et al. 2023), llama3 (Llama 3.1's rule), yarn (Peng et al.
-// 2023). `scale` multiplies cos and sin.
+// Frequencies theta^(-2i / head_dim), stretched: linear (Chen et al. 2023), llama3 (Llama 3.1's rule), yarn (Peng et
+// al. 2023). `scale` multiplies cos and sin.
 struct RopeTable {
   std::vector<float> inv_freq;
   float scale = 1.0f;
@@ -57,8 +52,8 @@ RopeTable MakeRopeTable(double theta, int64_t head_dim, const RopeScaling& scali
 std::vector<int32_t> UnpermutedRows(int64_t heads, int64_t head_dim);
 // That order where a GGUF file of this family has it at the site; else empty.
 std::vector<int32_t> GgufRowOrder(const ModelConfig& config, SiteKind kind);
-// "blk.3.attn_q.weight"
-std::string GgufLinearName(Site site);
+// The tensor that GGUF keeps the linear in: "blk.3.attn_q.weight", or one that holds others' rows too.
+std::string GgufLinearName(const ModelConfig& config, Site site);
 
 // kData naming `path` unless every size is positive and consistent.
 void ValidateConfig(const ModelConfig& config, const std::string& path);

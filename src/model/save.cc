@@ -6,10 +6,10 @@
 
 #include "cambium/error.h"
 #include "io/atomic_file.h"
-#include "io/convert.h"
+#include "families/convert.h"
 #include "io/gguf.h"
 #include "io/gguf_writer.h"
-#include "io/hf_config.h"
+#include "families/hf_config.h"
 #include "io/json.h"
 #include "io/safetensors.h"
 #include "model/load.h"
@@ -32,7 +32,7 @@ void SaveGguf(ThreadPool& pool, const ModelWeights& weights, const std::string& 
   if (const Tensor* divisors = file.FindTensor("rope_freqs.weight"); divisors != nullptr) {
     writer.AddTensor("rope_freqs.weight", *divisors);
   }
-  UnpackWeights(pool, weights, GgufNames(file.Str("general.architecture")),
+  UnpackWeights(pool, weights, NamesOf(weights.config, Dialect::kGguf),
                 [&](const std::string& name, std::vector<int64_t> shape, std::function<OwnedTensor()> make) {
                   const auto made = std::make_shared<OwnedTensor>();
                   const int64_t columns = shape.back(), all = shape.size() > 1 ? shape[0] : 1;
@@ -54,7 +54,7 @@ void SaveHuggingFace(ThreadPool& pool, const ModelWeights& weights, const std::s
     if (config.contains(key)) config[key] = "float32";
   }
   std::vector<TensorToWrite> tensors;
-  UnpackWeights(pool, weights, HfNames(ReadHfConfig(base).family),
+  UnpackWeights(pool, weights, TensorNames(*ReadHfConfig(base).family, Dialect::kHuggingFace),
                 [&](const std::string& name, std::vector<int64_t> shape, std::function<OwnedTensor()> make) {
                   TensorToWrite item{name, Tensor(), [make = std::move(make)] {
                                        const OwnedTensor values = make();

@@ -4,7 +4,7 @@
 #include <string>
 
 #include "cambium/error.h"
-#include "io/hf_config.h"
+#include "families/hf_config.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   try {

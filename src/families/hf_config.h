@@ -6,31 +6,38 @@
 #include <string>
 #include <vector>
 
+#include "families/family.h"
 #include "io/rope_scaling.h"
 
 namespace cambium {
 
-// config.json of a Hugging Face model directory, with each family's defaults filled in.
+// What a model's files say of it, whichever dialect they are in, with the family's defaults filled in. Beside what is
+// read here (hf_config.cc, gguf_config.cc) stands what is written; ModelConfig is what the transformer makes of it.
 struct HfConfig {
-  std::string path;
-  std::string family;  // llama, mistral, qwen2, qwen3, gemma3_text, gpt2
+  std::string path;  // config.json, or the GGUF file
+  const Family* family = nullptr;
+  std::string name;
   int64_t vocab = 0, hidden = 0, layers = 0, heads = 0, kv_heads = 0, head_dim = 0, ffn = 0, context = 0;
   double norm_eps = 0;
   std::string activation;  // HF's name: silu, gelu_pytorch_tanh, gelu_new, gelu
   bool tied_head = false;
-  bool attention_bias = false;  // on q, k and v (and o: see output_bias)
-  bool output_bias = false;     // on o
-  bool mlp_bias = false;
+  bool attention_bias = false;
+  double embedding_scale = 1;
+  double attention_scale = 0;                           // 0: 1 / sqrt(head_dim)
   double rope_theta = 10000, rope_local_theta = 10000;  // local: layers that slide (Gemma 3)
   RopeScaling rope_scaling;                             // of layers that do not slide
   bool local_rope = false;                              // layers that slide have RoPE of their own
   RopeScaling rope_local_scaling;
-  int64_t sliding_window = 0;                           // positions; 0: no layer slides
-  std::vector<uint8_t> layer_slides;                    // [layers]
-  double query_scale = 0;                               // Gemma's query_pre_attn_scalar; attention uses its -1/2 power
+  std::vector<float> rope_divisors;   // GGUF's rope_freqs.weight: llama3's scaling, [head_dim / 2]
+  int64_t sliding_window = 0;         // positions; 0: no layer slides
+  std::vector<uint8_t> layer_slides;  // [layers]; empty: all slide, if there is a window
+  int64_t next_token_modules = 0;     // behind the layers
   std::vector<int64_t> eos_ids;
   std::optional<int64_t> bos_id, pad_id;
 };
+
+// A float's shortest decimal form, so that 1e-5f is written as 1e-05.
+double Decimal(double value);
 
 // Reads `directory`/config.json. Throws kData naming file, field and value.
 HfConfig ReadHfConfig(const std::string& directory);
@@ -38,5 +45,9 @@ HfConfig ReadHfConfig(const std::string& directory);
 nlohmann::json HfTextConfig(const nlohmann::json& root, const std::string& path);
 // The same from text; `path` names it in errors.
 HfConfig ParseHfConfig(const std::string& text, const std::string& path);
+// The way back: config.json, for a model that is stored in `dtype`. kData for what it cannot express.
+nlohmann::ordered_json HfConfigJson(const HfConfig& config, const std::string& dtype);
+// bos, eos and pad as config.json and generation_config.json state them.
+void WriteTokenIds(const HfConfig& config, nlohmann::ordered_json& json);
 
 }  // namespace cambium

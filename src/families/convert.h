@@ -4,6 +4,7 @@
 #include <functional>
 #include <string>
 
+#include "families/family.h"
 #include "tensor/tensor.h"
 
 namespace cambium {
@@ -32,23 +33,19 @@ void CopyModelFiles(const std::string& from, const std::string& to);
 void ConvertToHuggingFace(const std::string& gguf, const std::string& directory, DType dense,
                           const ConvertProgress& progress = {});
 
-// A Hugging Face model type and GGUF architecture that the two name tables know; kData for a name in neither.
+// What becomes of a tensor on its way between the two tables of names.
 struct TensorRename {
-  std::string name;
+  std::string name;          // empty: the tensor is not part of the language model's weights
   bool transposed = false;   // [in, out] at Hugging Face (GPT-2's Conv1D)
   bool gain_offset = false;  // GGUF stores 1 + the gain (Gemma)
   char permuted = 0;         // 'q' or 'k': GGUF interleaves the halves that RoPE pairs (Llama)
 };
 enum class ConvertDirection : uint8_t { kToGguf, kToHuggingFace };
-// `family` is HfConfig's; an empty name means that the tensor is not part of the language model's weights.
-TensorRename RenameTensor(const std::string& family, ConvertDirection direction, const std::string& name);
+// kData for a name that the family does not know.
+TensorRename RenameTensor(const Family& family, ConvertDirection direction, const std::string& name);
 
 // A tensor of the module that predicts further tokens, under Qwen3-Next's name (mtp.fc ...), as DeepSeek-V3 calls it
 // (model.layers.{layers}.eh_proj ...); another name as it is.
 std::string MtpTensorName(const std::string& name, int64_t layers);
-
-// Divisors of RoPE's frequencies under "llama3" scaling, [head_dim / 2] (transformers, modeling_rope_utils.py).
-std::vector<float> Llama3RopeDivisors(double theta, int64_t head_dim, double factor, double low, double high,
-                                      int64_t original_context);
 
 }  // namespace cambium

@@ -1,4 +1,4 @@
-#include "io/convert.h"
+#include "families/convert.h"
 
 #include <algorithm>
 #include <cmath>
@@ -9,13 +9,12 @@
 #include <set>
 
 #include "base/check.h"
+#include "families/gguf_config.h"
+#include "families/hf_config.h"
 #include "io/atomic_file.h"
-#include "io/convert_config.h"
 #include "io/gguf.h"
 #include "io/gguf_writer.h"
-#include "io/hf_config.h"
 #include "io/json.h"
-#include "io/known_keys.h"
 #include "io/safetensors.h"
 #include "io/tokenizer_files.h"
 #include "tensor/quantize.h"
@@ -97,7 +96,8 @@ std::string ConvertToGguf(const std::string& directory, const std::string& out, 
   uint32_t file_type = 0, modules = 0;
   const std::vector<NamedTensor> tensors = source.tensors();
   for (const NamedTensor& tensor : tensors) {
-    const TensorRename rename = RenameTensor(config.family, ConvertDirection::kToGguf, MtpTensorName(tensor.name, config.layers));
+    const TensorRename rename =
+        RenameTensor(*config.family, ConvertDirection::kToGguf, MtpTensorName(tensor.name, config.layers));
     if (rename.name.empty() || (config.tied_head && rename.name == "output.weight")) continue;
     if (!written.insert(rename.name).second)
       Fail(ErrorCode::kData, directory, ": tensor ", rename.name, " is there twice");
@@ -131,7 +131,7 @@ std::string ConvertToGguf(const std::string& directory, const std::string& out, 
   }
   writer.Set("general.file_type", file_type);
   if (modules > 0) {
-    const std::string arch = GgufArchitecture(config.family);
+    const std::string arch = config.family->gguf;
     writer.Set(arch + ".block_count", static_cast<uint32_t>(config.layers) + modules);
     writer.Set(arch + ".nextn_predict_layers", modules);
   }
@@ -146,22 +146,18 @@ void ConvertToHuggingFace(const std::string& gguf, const std::string& directory,
                           const ConvertProgress& progress) {
   Check(dense == DType::kF32 || dense == DType::kF16 || dense == DType::kBF16, "dense is a float type");
   const GgufFile file(gguf);
-  CheckGgufKeys(file);
-  const std::string family = HfFamilyOf(file);
-  const std::string dot = file.Str("general.architecture") + ".";
-  const auto heads = static_cast<int64_t>(file.U64(dot + "attention.head_count"));
-  const auto kv_heads = static_cast<int64_t>(file.U64(dot + "attention.head_count_kv", static_cast<uint64_t>(heads)));
+  const HfConfig config = ReadGgufConfig(file);
   std::vector<TensorToWrite> tensors;
   DType widest = DType::kBF16;
   for (const NamedTensor& tensor : file.tensors()) {
-    const TensorRename rename = RenameTensor(family, ConvertDirection::kToHuggingFace, tensor.name);
+    const TensorRename rename = RenameTensor(*config.family, ConvertDirection::kToHuggingFace, tensor.name);
     if (rename.name.empty()) continue;
     const Tensor view = *file.FindTensor(tensor.name);
     Transform how;
     how.target = IsQuantized(view.dtype) ? dense : view.dtype;
     how.transposed = rename.transposed;
     how.added = rename.gain_offset ? -1.0f : 0.0f;
-    how.heads = rename.permuted == 'q' ? heads : rename.permuted == 'k' ? kv_heads : 0;
+    how.heads = rename.permuted == 'q' ? config.heads : rename.permuted == 'k' ? config.kv_heads : 0;
     CheckHeads(gguf, tensor, how);
     if (view.rank == 2) widest = how.target;
     TensorToWrite item{rename.name, view, [how, view, &file] {
@@ -175,12 +171,12 @@ void ConvertToHuggingFace(const std::string& gguf, const std::string& directory,
     tensors.push_back(std::move(item));
   }
   const char* dtype = widest == DType::kF32 ? "float32" : widest == DType::kF16 ? "float16" : "bfloat16";
-  const ordered_json config = HfConfigJson(file, family, dtype);
+  const ordered_json json = HfConfigJson(config, dtype);
   std::error_code error;
   fs::create_directories(directory, error);
   if (error) Fail(ErrorCode::kResource, directory, ": cannot create: ", error.message());
   if (file.Find("tokenizer.ggml.model") != nullptr) WriteTokenizerJson(TokenizerSpecFromGguf(file), directory);
-  if (const ordered_json generation = GenerationConfigJson(file); !generation.empty()) {
+  if (const ordered_json generation = GenerationConfigJson(file, config); !generation.empty()) {
     WriteText(directory + "/generation_config.json", generation.dump(2) + "\n");
   }
   WriteSafetensors(directory + "/model.safetensors", std::move(tensors), {{"format", "pt"}},
@@ -188,7 +184,7 @@ void ConvertToHuggingFace(const std::string& gguf, const std::string& directory,
                      file.CheckIntact();
                      if (progress) progress(done, total);
                    });
-  WriteText(directory + "/config.json", config.dump(2) + "\n");  // last: a directory without it is no model
+  WriteText(directory + "/config.json", json.dump(2) + "\n");  // last: a directory without it is no model
 }
 
 std::string RejoinGguf(const std::string& in, const std::string& out, uint64_t part_bytes,

@@ -1,0 +1,70 @@
+#include "families/family.h"
+
+#include <algorithm>
+#include <vector>
+
+#include "base/check.h"
+
+namespace cambium {
+namespace {
+
+std::string_view NameIn(const TensorRow& row, Dialect dialect) {
+  return dialect == Dialect::kHuggingFace ? row.hf : row.gguf;
+}
+
+}  // namespace
+
+const Family* FindFamily(std::string_view hf_type) {
+  const auto found =
+      std::ranges::find(Families(), hf_type, [](const Family* f) { return std::string_view(f->hf_type); });
+  return found == Families().end() ? nullptr : *found;
+}
+
+const Family* FindGgufFamily(std::string_view architecture) {
+  const auto fits = [&](const Family* family) { return family->gguf == architecture && family->claims == nullptr; };
+  const auto found = std::ranges::find_if(Families(), fits);
+  return found == Families().end() ? nullptr : *found;
+}
+
+std::string FamilyNames(Dialect dialect) {
+  std::vector<std::string_view> names;
+  for (const Family* family : Families()) {
+    const std::string_view name = dialect == Dialect::kHuggingFace ? family->hf_type : family->gguf;
+    if (std::ranges::find(names, name) == names.end()) names.push_back(name);
+  }
+  std::string list;
+  for (size_t i = 0; i < names.size(); ++i) {
+    if (i > 0) list += i + 1 < names.size() ? ", " : " and ";
+    list += names[i];
+  }
+  return list;
+}
+
+const TensorRow* TensorNames::Find(Role role) const {
+  for (const TensorRow& row : family_->tensors) {
+    if (row.role == role && !NameIn(row, dialect_).empty()) return &row;
+  }
+  return nullptr;
+}
+
+std::string TensorNames::Stem(Role role, int64_t layer) const {
+  const TensorRow* row = Find(role);
+  Check(row != nullptr, "the family has the tensor");
+  std::string name(NameIn(*row, dialect_));
+  if (const size_t at = name.find("{}"); at != std::string::npos) name.replace(at, 2, std::to_string(layer));
+  return name;
+}
+
+std::string TensorNames::Layers() const {
+  const std::string_view pattern = NameIn(*Find(Role::kO), dialect_);
+  return std::string(pattern.substr(0, pattern.find("{}")));
+}
+
+Layout TensorNames::LayoutOf(Role role) const {
+  const TensorRow* row = Find(role);
+  Check(row != nullptr, "the family has the tensor");
+  const bool of_gguf = row->layout == Layout::kRopePairs;
+  return of_gguf == (dialect_ == Dialect::kGguf) ? row->layout : Layout::kPlain;
+}
+
+}  // namespace cambium
