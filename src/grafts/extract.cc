@@ -50,6 +50,7 @@ WeightDelta::WeightDelta(const BaseModel& base, const ModelWeights& tuned, int64
     : base_(base), tuned_(tuned) {
   const ModelWeights& before = base.weights();
   const ModelConfig &c = before.config, &t = tuned.config;
+  if (c.experts > 0) Fail(ErrorCode::kUsage, "a mixture of experts has no delta; ", c.family, " is one");
   if (c.learned_positions) Fail(ErrorCode::kUsage, "a model with learned positions (GPT-2) has no delta");
   if (c.family != t.family || c.layers != t.layers || c.heads != t.heads || c.kv_heads != t.kv_heads ||
       c.tied_head != t.tied_head) {

@@ -48,7 +48,26 @@ std::string GraftKinds() {
   return kinds;
 }
 
+namespace {
+
+// Of what acts at linears, LoRA alone knows experts.
+void CheckExperts(const std::string& kind, const GraftOptions& options, const ModelConfig& config) {
+  if (config.experts == 0) return;
+  if (kind == "full") Fail(ErrorCode::kUsage, "graft full: a mixture of experts is not trained whole; train a lora");
+  if (kind != "ia3" && kind != "vera") return;
+  const auto feed_forward = [](const std::string& name) {
+    return name == SiteName(SiteKind::kGate) || name == SiteName(SiteKind::kUp) || name == SiteName(SiteKind::kDown);
+  };
+  const auto found = std::find_if(options.targets.begin(), options.targets.end(), feed_forward);
+  if (!options.targets.empty() && found == options.targets.end()) return;
+  Fail(ErrorCode::kUsage, "graft ", kind, ", target \"", options.targets.empty() ? "down_proj" : *found,
+       "\": only a lora acts at experts; name linears of attention as targets");
+}
+
+}  // namespace
+
 std::unique_ptr<Graft> MakeGraft(const std::string& kind, const GraftOptions& options, BaseModel& model) {
+  CheckExperts(kind, options, model.config());
   for (const GraftEntry& entry : GraftList()) {
     if (kind == entry.kind && entry.make != nullptr) return entry.make(options, model);
   }

@@ -10,16 +10,15 @@
 namespace cambium {
 namespace {
 
-std::vector<SiteKind> TargetKinds(const std::vector<std::string>& names, const BlockWeights& block) {
+std::vector<SiteKind> TargetKinds(const std::vector<std::string>& names, std::span<const Site> sites) {
   std::vector<SiteKind> kinds;
   std::string known;
-  for (int kind = 0; kind < kSiteKinds; ++kind) {
-    if (!block.linears[kind].w) continue;
-    const std::string name = SiteName(static_cast<SiteKind>(kind));
+  for (int index = 0; index < kSiteKinds; ++index) {
+    const SiteKind kind = static_cast<SiteKind>(index);
+    if (std::none_of(sites.begin(), sites.end(), [&](const Site& site) { return site.kind == kind; })) continue;
+    const std::string name = SiteName(kind);
     known += (known.empty() ? "" : ", ") + name;
-    if (names.empty() || std::find(names.begin(), names.end(), name) != names.end()) {
-      kinds.push_back(static_cast<SiteKind>(kind));
-    }
+    if (names.empty() || std::find(names.begin(), names.end(), name) != names.end()) kinds.push_back(kind);
   }
   for (const std::string& name : names) {
     const bool found = std::any_of(kinds.begin(), kinds.end(), [&](SiteKind kind) { return SiteName(kind) == name; });
@@ -55,7 +54,8 @@ std::unique_ptr<LoraGraft::Term> LoraGraft::MakeTerm(const BaseModel& model, Sit
   term->scale = scale;
   term->a_values = OwnedTensor({rank, term->in});
   term->b_values = OwnedTensor({term->out, rank});
-  const std::string name = "layers." + std::to_string(site.layer) + "." + SiteName(site.kind);
+  const std::string expert = site.expert < 0 ? "" : "experts." + std::to_string(site.expert) + ".";
+  const std::string name = "layers." + std::to_string(site.layer) + "." + expert + SiteName(site.kind);
   term->a.name = name + ".lora_A";
   term->b.name = name + ".lora_B";
   term->a.value = term->a_values.view;
@@ -74,7 +74,8 @@ LoraGraft::LoraGraft(const GraftOptions& options, const BaseModel& model) : mode
   if (!(options.dropout >= 0 && options.dropout < 1)) {
     Fail(ErrorCode::kUsage, "dropout is ", options.dropout, ", expected 0 to 1");
   }
-  const std::vector<SiteKind> kinds = TargetKinds(options.targets, model.weights().blocks.front());
+  const std::vector<Site> sites = model.weights().sites();
+  const std::vector<SiteKind> kinds = TargetKinds(options.targets, sites);
   for (const auto* pattern : {&options.rank_pattern, &options.alpha_pattern}) {
     for (const auto& entry : *pattern) {
       const std::string& name = entry.first;  // clang 14 captures no structured bindings
@@ -88,22 +89,22 @@ LoraGraft::LoraGraft(const GraftOptions& options, const BaseModel& model) : mode
     return found == values.end() ? otherwise : found->second;
   };
   const Philox noise(options.seed);
-  for (int layer = 0; layer < static_cast<int>(model.config().layers); ++layer) {
-    for (const SiteKind kind : kinds) {
-      const double rank = pattern(options.rank_pattern, kind, static_cast<double>(options.rank));
-      const double alpha = pattern(options.alpha_pattern, kind, options.alpha);
-      if (!(rank >= 1 && rank <= static_cast<double>(model.config().hidden)) || rank != std::floor(rank)) {
-        Fail(ErrorCode::kUsage, "rank is ", rank, ", expected 1 to ", model.config().hidden);
-      }
-      auto term =
-          MakeTerm(model, {layer, kind}, static_cast<int64_t>(rank), static_cast<float>(ScaleOf(options, rank, alpha)));
-      const double bound = 1 / std::sqrt(static_cast<double>(term->in));
-      const uint64_t stream = 0x6c6f7261 + static_cast<uint64_t>(layer * kSiteKinds) + static_cast<uint64_t>(kind);
-      for (int64_t i = 0; i < term->a.value.size(); ++i) {
-        term->a.value.f32()[i] = static_cast<float>(bound * (2 * noise.Uniform(static_cast<uint64_t>(i), stream) - 1));
-      }
-      terms_.push_back(std::move(term));
+  for (const Site site : sites) {
+    // Experts are adapted where their linears are asked for by name: there are many, and each sees few rows.
+    const bool expert = site.expert >= 0;
+    if ((expert && options.targets.empty()) || std::find(kinds.begin(), kinds.end(), site.kind) == kinds.end()) continue;
+    const double rank = pattern(options.rank_pattern, site.kind, static_cast<double>(options.rank));
+    const double alpha = pattern(options.alpha_pattern, site.kind, options.alpha);
+    if (!(rank >= 1 && rank <= static_cast<double>(model.config().hidden)) || rank != std::floor(rank)) {
+      Fail(ErrorCode::kUsage, "rank is ", rank, ", expected 1 to ", model.config().hidden);
     }
+    auto term = MakeTerm(model, site, static_cast<int64_t>(rank), static_cast<float>(ScaleOf(options, rank, alpha)));
+    const double bound = 1 / std::sqrt(static_cast<double>(term->in));
+    const uint64_t stream = 0x6c6f7261 + static_cast<uint64_t>(Index(site));
+    for (int64_t i = 0; i < term->a.value.size(); ++i) {
+      term->a.value.f32()[i] = static_cast<float>(bound * (2 * noise.Uniform(static_cast<uint64_t>(i), stream) - 1));
+    }
+    terms_.push_back(std::move(term));
   }
   IndexTerms();
   if (options.pissa) StartFromSingularVectors();
@@ -116,15 +117,27 @@ std::unique_ptr<Graft> LoraGraft::Make(const GraftOptions& options, BaseModel& m
   return std::make_unique<LoraGraft>(options, model);
 }
 
+size_t LoraGraft::Index(Site site) const {
+  const int64_t experts = model_.config().experts, kind = static_cast<int64_t>(site.kind);
+  const int64_t place = site.expert < 0
+                            ? kind
+                            : kSiteKinds + (kind - static_cast<int64_t>(SiteKind::kGate)) * experts + site.expert;
+  return static_cast<size_t>(site.layer * (kSiteKinds + 3 * experts) + place);
+}
+
 void LoraGraft::IndexTerms() {
-  by_site_.assign(static_cast<size_t>(model_.config().layers * kSiteKinds), nullptr);
+  const int64_t layers = model_.config().layers;
+  by_site_.assign(Index({static_cast<int>(layers), static_cast<SiteKind>(0)}), nullptr);
+  at_experts_.assign(static_cast<size_t>(layers), 0);
   for (const auto& term : terms_) {
     by_site_[Index(term->site)] = term.get();
+    if (term->site.expert >= 0) at_experts_[static_cast<size_t>(term->site.layer)] = 1;
   }
 }
 
 void LoraGraft::AddMagnitude(const BaseModel& model, Term& term) {
   const PackedMatrix& w = Base(model, term.site).w;
+  w.Ready(model.pool());
   term.squares = OwnedTensor({term.out});
   term.magnitude_values = OwnedTensor({term.out});
   term.magnitude.value = term.magnitude_values.view;
@@ -196,7 +209,7 @@ void LoraGraft::MaskGradient(const GraftContext& context, const Term& term, Tens
   const Philox noise(context.noise);
   const float keep = static_cast<float>(1 / (1 - options_.dropout));
   const uint32_t limit = static_cast<uint32_t>(options_.dropout * 4294967295.0);
-  const uint64_t stream = static_cast<uint64_t>(term.site.layer * kSiteKinds) + static_cast<uint64_t>(term.site.kind);
+  const uint64_t stream = static_cast<uint64_t>(Index(term.site));
   const int64_t columns = dx.columns();
   context.pool.Run(dx.rows(), [&](int64_t row, int) {
     float* const values = dx.row(row);

@@ -25,6 +25,7 @@ class LoraGraft : public Graft {
 
   std::string kind() const override { return "lora"; }
   bool ActsAt(Site site) const override { return Find(site) != nullptr; }
+  bool ActsAtExperts(int layer) const override { return at_experts_[static_cast<size_t>(layer)] != 0; }
   void AtLinear(const GraftContext& context, Site site, Tensor x, Tensor y) override;
   void AtLinearBackward(const GraftContext& context, Site site, Tensor x, Tensor dy, Tensor dx) override;
   void VisitParams(const std::function<void(Parameter&)>& visit) override;
@@ -80,12 +81,10 @@ class LoraGraft : public Graft {
   static std::unique_ptr<Term> MakeTerm(const BaseModel& model, Site site, int64_t rank, float scale);
   static void AddMagnitude(const BaseModel& model, Term& term);  // DoRA: the lengths of W's rows
   void StartFromSingularVectors();  // PiSSA
-  static size_t Index(Site site) {
-    return static_cast<size_t>(site.layer * kSiteKinds) + static_cast<size_t>(site.kind);
-  }
+  size_t Index(Site site) const;  // of all sites that the model's configuration could have
   Term* Find(Site site) const { return by_site_[Index(site)]; }
   static const Linear& Base(const BaseModel& model, Site site) {
-    return model.weights().blocks[static_cast<size_t>(site.layer)][site.kind];
+    return model.weights().At(site);
   }
   void IndexTerms();
   void Refresh(ThreadPool& pool, Term& term);
@@ -103,6 +102,7 @@ class LoraGraft : public Graft {
   GraftOptions options_;
   std::vector<std::unique_ptr<Term>> terms_;  // by layer, then kind
   std::vector<Term*> by_site_;
+  std::vector<uint8_t> at_experts_;  // by layer: whether a term is an expert's
   // All terms one behind the other, as a pass reads them, for rows whose activations are in 8 bits: eight adapters in
   // fp32 weigh as much as a small base in 4 bits. Empty: not made yet.
   OwnedTensor packed_memory_;

@@ -17,20 +17,39 @@ namespace cambium {
 namespace {
 
 // The module of a linear in Hugging Face's tree of the family.
-std::string ModuleName(const ModelConfig& config, Site site) {
-  return "base_model.model." + HfModule(config, site);
-}
+std::string ModuleName(const ModelConfig& config, Site site) { return "base_model.model." + HfModule(config, site); }
 
-// Keys of adapter_config.json that we read, and those that say nothing about a finished adapter: where it came from, how
-// it was begun or trained, and which modules were chosen (the tensors say that). Any other key that is set means
+// Keys of adapter_config.json that we read, and those that say nothing about a finished adapter: where it came from,
+// how it was begun or trained, and which modules were chosen (the tensors say that). Any other key that is set means
 // something that we do not compute.
-constexpr std::string_view kKnownKeys[] = {
-    "peft_type",       "r",             "lora_alpha",     "use_rslora",         "rank_pattern",
-    "alpha_pattern",   "use_dora",      "init_lora_weights", "lora_dropout",    "base_model_name_or_path",
-    "auto_mapping",    "corda_config",  "ensure_weight_tying", "eva_config",    "exclude_modules",
-    "inference_mode",  "layers_pattern", "layers_to_transform", "loftq_config", "lora_ga_config",
-    "megatron_config", "megatron_core", "peft_version",   "qalora_group_size",  "revision",
-    "runtime_config",  "target_modules", "task_type"};
+constexpr std::string_view kKnownKeys[] = {"peft_type",
+                                           "r",
+                                           "lora_alpha",
+                                           "use_rslora",
+                                           "rank_pattern",
+                                           "alpha_pattern",
+                                           "use_dora",
+                                           "init_lora_weights",
+                                           "lora_dropout",
+                                           "base_model_name_or_path",
+                                           "auto_mapping",
+                                           "corda_config",
+                                           "ensure_weight_tying",
+                                           "eva_config",
+                                           "exclude_modules",
+                                           "inference_mode",
+                                           "layers_pattern",
+                                           "layers_to_transform",
+                                           "loftq_config",
+                                           "lora_ga_config",
+                                           "megatron_config",
+                                           "megatron_core",
+                                           "peft_version",
+                                           "qalora_group_size",
+                                           "revision",
+                                           "runtime_config",
+                                           "target_modules",
+                                           "task_type"};
 
 // Beginnings that changed the base too, unless the adapter was converted to one of the base as it is.
 constexpr std::string_view kBaseChanging[] = {"pissa", "olora", "corda", "loftq", "lora_ga"};
@@ -129,58 +148,55 @@ std::unique_ptr<Graft> LoraGraft::LoadPeft(const std::string& directory, const B
   for (const auto* patterns : {&ranks, &alphas}) {
     for (const auto& [key, value] : *patterns) {
       if (key.find_first_of("\\()[]{}|*+?^$") == std::string::npos) continue;
-      refuse(patterns == &ranks ? "rank_pattern" : "alpha_pattern", "\"" + key + "\"", "a regular expression, which is not supported");
+      refuse(patterns == &ranks ? "rank_pattern" : "alpha_pattern", "\"" + key + "\"",
+             "a regular expression, which is not supported");
     }
   }
 
   const SafetensorsFile file(AdapterConfig::Read(directory)->WeightsPath());
   std::vector<std::unique_ptr<Term>> terms;
   size_t used = 0;
-  for (int layer = 0; layer < static_cast<int>(model.config().layers); ++layer) {
-    for (int kind = 0; kind < kSiteKinds; ++kind) {
-      const Site site{layer, static_cast<SiteKind>(kind)};
-      const Linear& linear = model.weights().blocks[static_cast<size_t>(layer)].linears[kind];
-      if (!linear.w) continue;
-      const std::string module = ModuleName(model.config(), site);
-      const Tensor* const a = file.FindTensor(module + ".lora_A.weight");
-      const Tensor* const b = file.FindTensor(module + ".lora_B.weight");
-      if (a == nullptr && b == nullptr) continue;
-      if (a == nullptr || b == nullptr)
-        Fail(ErrorCode::kData, file.path(), ": ", module, " has only one of lora_A, lora_B");
-      // Keys are literal names or their ends; PEFT reads them as regular expressions, of which this is what it writes.
-      const auto pattern = [&](const std::vector<std::pair<std::string, double>>& patterns, double otherwise) {
-        for (const auto& [key, value] : patterns) {
-          if (module == "base_model.model." + key || module.ends_with("." + key)) return value;
-        }
-        return otherwise;
-      };
-      const int64_t rank = static_cast<int64_t>(pattern(ranks, static_cast<double>(options.rank)));
-      const double alpha = pattern(alphas, options.alpha), r = static_cast<double>(rank);
-      const auto check = [&](const Tensor& t, const char* name, int64_t rows, int64_t columns) {
-        if (t.rank == 2 && t.shape[0] == rows && t.shape[1] == columns) return;
-        Fail(ErrorCode::kData, file.path(), ": ", module, ".", name, " is [", t.rows(), ", ", t.columns(),
-             "], this base and rank want [", rows, ", ", columns, "]; is the adapter for another base?");
-      };
-      check(*a, "lora_A", rank, linear.in());
-      check(*b, "lora_B", linear.out(), rank);
-      const double scale = effect * alpha / (options.rslora ? std::sqrt(r) : r);
-      auto term = MakeTerm(model, site, rank, static_cast<float>(scale));
-      Convert(model.pool(), *a, term->a.value);
-      Convert(model.pool(), *b, term->b.value);
-      if (options.dora) {
-        const Tensor* const magnitude = file.FindTensor(module + ".lora_magnitude_vector");
-        if (magnitude == nullptr) Fail(ErrorCode::kData, file.path(), ": ", module, " has no lora_magnitude_vector");
-        if (magnitude->size() != linear.out()) {
-          Fail(ErrorCode::kData, file.path(), ": ", module, ".lora_magnitude_vector has ", magnitude->size(),
-               " values, this base wants ", linear.out(), "; is the adapter for another base?");
-        }
-        AddMagnitude(model, *term);
-        Convert(model.pool(), Tensor(magnitude->data, magnitude->dtype, {linear.out()}), term->magnitude.value);
-        ++used;
+  for (const Site site : model.weights().sites()) {
+    const Linear& linear = Base(model, site);
+    const std::string module = ModuleName(model.config(), site);
+    const Tensor* const a = file.FindTensor(module + ".lora_A.weight");
+    const Tensor* const b = file.FindTensor(module + ".lora_B.weight");
+    if (a == nullptr && b == nullptr) continue;
+    if (a == nullptr || b == nullptr)
+      Fail(ErrorCode::kData, file.path(), ": ", module, " has only one of lora_A, lora_B");
+    // Keys are literal names or their ends; PEFT reads them as regular expressions, of which this is what it writes.
+    const auto pattern = [&](const std::vector<std::pair<std::string, double>>& patterns, double otherwise) {
+      for (const auto& [key, value] : patterns) {
+        if (module == "base_model.model." + key || module.ends_with("." + key)) return value;
       }
-      terms.push_back(std::move(term));
-      used += 2;
+      return otherwise;
+    };
+    const int64_t rank = static_cast<int64_t>(pattern(ranks, static_cast<double>(options.rank)));
+    const double alpha = pattern(alphas, options.alpha), r = static_cast<double>(rank);
+    const auto check = [&](const Tensor& t, const char* name, int64_t rows, int64_t columns) {
+      if (t.rank == 2 && t.shape[0] == rows && t.shape[1] == columns) return;
+      Fail(ErrorCode::kData, file.path(), ": ", module, ".", name, " is [", t.rows(), ", ", t.columns(),
+           "], this base and rank want [", rows, ", ", columns, "]; is the adapter for another base?");
+    };
+    check(*a, "lora_A", rank, linear.in());
+    check(*b, "lora_B", linear.out(), rank);
+    const double scale = effect * alpha / (options.rslora ? std::sqrt(r) : r);
+    auto term = MakeTerm(model, site, rank, static_cast<float>(scale));
+    Convert(model.pool(), *a, term->a.value);
+    Convert(model.pool(), *b, term->b.value);
+    if (options.dora) {
+      const Tensor* const magnitude = file.FindTensor(module + ".lora_magnitude_vector");
+      if (magnitude == nullptr) Fail(ErrorCode::kData, file.path(), ": ", module, " has no lora_magnitude_vector");
+      if (magnitude->size() != linear.out()) {
+        Fail(ErrorCode::kData, file.path(), ": ", module, ".lora_magnitude_vector has ", magnitude->size(),
+             " values, this base wants ", linear.out(), "; is the adapter for another base?");
+      }
+      AddMagnitude(model, *term);
+      Convert(model.pool(), Tensor(magnitude->data, magnitude->dtype, {linear.out()}), term->magnitude.value);
+      ++used;
     }
+    terms.push_back(std::move(term));
+    used += 2;
   }
   file.CheckIntact();
   if (used != file.tensors().size() || terms.empty()) {

@@ -96,6 +96,7 @@ void LoraGraft::SaveMlx(const std::string& directory) const {
   int64_t rank = 0;
   std::vector<Factors> factors;
   for (const auto& term : terms_) {
+    if (term->site.expert >= 0) Fail(ErrorCode::kUsage, directory, ": MLX stacks the experts of a layer; save PEFT's files");
     factors.push_back(FactorsOf(*term));
     rank = std::max(rank, factors.back().a.rows());
   }

@@ -30,6 +30,9 @@ MtpModule::MtpModule(const BaseModel& base, bool chained, std::string name)
   if (c.norm != ModelConfig::Norm::kRms || c.learned_positions) {
     Fail(ErrorCode::kUsage, "multi-token prediction wants a base with RMS norms and rotary positions; this one is ", c.family);
   }
+  if (c.experts > 0) {
+    Fail(ErrorCode::kUsage, "multi-token prediction: the base is a mixture of experts, whose blocks a module cannot begin as");
+  }
   auto own = std::make_unique<ModelWeights>();
   own->config = c;
   own->config.layers = 1;

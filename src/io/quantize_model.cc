@@ -36,9 +36,12 @@ uint32_t FileType(DType type) {
   }
 }
 
+// A matrix, or an expert's each; a mixture's router stays as exact as it is, as a choice hangs on it.
 bool IsMatrix(const NamedTensor& tensor) {
-  return tensor.shape.size() == 2 && tensor.shape[0] > 1 && tensor.name.ends_with(".weight") &&
-         tensor.name.find("norm") == std::string::npos && tensor.name != "position_embd.weight";
+  const size_t rank = tensor.shape.size();
+  return (rank == 2 || rank == 3) && tensor.shape[rank - 2] > 1 && tensor.name.ends_with(".weight") &&
+         tensor.name.find("norm") == std::string::npos && tensor.name.find("ffn_gate_inp") == std::string::npos &&
+         tensor.name != "position_embd.weight";
 }
 
 DType TypeOf(const GgufFile& file, const NamedTensor& tensor, DType wanted) {
@@ -47,7 +50,7 @@ DType TypeOf(const GgufFile& file, const NamedTensor& tensor, DType wanted) {
   const bool head = tensor.name == "output.weight" || (tied && tensor.name == "token_embd.weight");
   const DType first = head && Info(wanted).bytes < Info(wanted).block ? DType::kQ8_0 : wanted;
   for (DType type : {first, DType::kQ4_1, DType::kQ8_0}) {
-    if (tensor.shape[1] % Info(type).block == 0) return type;
+    if (tensor.shape.back() % Info(type).block == 0) return type;
   }
   return DType::kF16;
 }

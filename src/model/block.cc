@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "model/experts.h"
+
 namespace cambium {
 namespace {
 
@@ -252,14 +254,15 @@ void AttentionBranchBackward(BlockRun& run, const BlockWeights& w, int layer, Te
   AtLinearBackward(run, {layer, SiteKind::kQ}, normed, dq, dnormed);
 }
 
-// h [rows, hidden] = feed-forward branch of the normed input.
-void FfnBranch(BlockRun& run, const BlockWeights& w, int layer, Tensor normed, Tensor h) {
+// h [rows, hidden] = feed-forward layer of the normed input.
+void Ffn(BlockRun& run, const BlockWeights& w, int layer, Tensor normed, Tensor h) {
   const ModelConfig& c = run.config;
+  const int64_t width = w[SiteKind::kUp].out();
   Workspace& ws = run.workspace;
-  Tensor up = ws.New({normed.rows(), c.ffn});
+  Tensor up = ws.New({normed.rows(), width});
   Tensor activated = up;
   if (c.gated) {
-    Tensor gate = ws.New({normed.rows(), c.ffn});
+    Tensor gate = ws.New({normed.rows(), width});
     const Product products[] = {w[SiteKind::kGate].To(gate), w[SiteKind::kUp].To(up)};
     MatMul(run.pool, ws, run.pass.compute, normed, products);
     const SiteResult opened[] = {{SiteKind::kGate, gate}, {SiteKind::kUp, up}};
@@ -283,26 +286,27 @@ void FfnBranch(BlockRun& run, const BlockWeights& w, int layer, Tensor normed, T
   AtLinears(run, layer, activated, closed);
 }
 
-void FfnBranchBackward(BlockRun& run, const BlockWeights& w, int layer, Tensor normed, Tensor dh, Tensor dnormed) {
+void FfnBackward(BlockRun& run, const BlockWeights& w, int layer, Tensor normed, Tensor dh, Tensor dnormed) {
   const ModelConfig& c = run.config;
+  const int64_t width = w[SiteKind::kUp].out();
   Workspace& ws = run.workspace;
   const Compute compute = run.pass.compute;
   Tensor up = run.tape->PopF32(run.pool, ws);
   Tensor gate = c.gated ? run.tape->PopF32(run.pool, ws) : Tensor();
-  Tensor activated = ws.New({normed.rows(), c.ffn});
+  Tensor activated = ws.New({normed.rows(), width});
   if (c.gated) {
     GatedActivation(run.pool, c.activation, gate, up, activated);
   } else {
     Activate(run.pool, c.activation, up, activated);
   }
 
-  Tensor dactivated = ws.New({normed.rows(), c.ffn});
+  Tensor dactivated = ws.New({normed.rows(), width});
   MatMulBackward(run.pool, ws, compute, dh, w[SiteKind::kDown].w, dactivated);
   AtLinearBackward(run, {layer, SiteKind::kDown}, activated, dh, dactivated);
 
-  Tensor dup = ws.New({normed.rows(), c.ffn});
+  Tensor dup = ws.New({normed.rows(), width});
   if (c.gated) {
-    Tensor dgate = ws.New({normed.rows(), c.ffn});
+    Tensor dgate = ws.New({normed.rows(), width});
     GatedActivationBackward(run.pool, c.activation, dactivated, gate, up, dgate, dup);
     MatMulBackward(run.pool, ws, compute, dgate, w[SiteKind::kGate].w, dnormed);
     MatMulBackward(run.pool, ws, compute, dup, w[SiteKind::kUp].w, dnormed, true);
@@ -313,6 +317,26 @@ void FfnBranchBackward(BlockRun& run, const BlockWeights& w, int layer, Tensor n
     MatMulBackward(run.pool, ws, compute, dup, w[SiteKind::kUp].w, dnormed);
     AtLinearBackward(run, {layer, SiteKind::kUp}, normed, dup, dnormed);
   }
+}
+
+// h [rows, hidden] = feed-forward branch of the normed input.
+void FfnBranch(BlockRun& run, const BlockWeights& w, int layer, Tensor normed, Tensor h) {
+  if (w[SiteKind::kUp].w) {
+    Ffn(run, w, layer, normed, h);
+  } else {
+    Scale(run.pool, 0.0f, h);
+  }
+  if (w.experts != nullptr) ExpertsBranch(run, *w.experts, layer, normed, h);
+}
+
+void FfnBranchBackward(BlockRun& run, const BlockWeights& w, int layer, Tensor normed, Tensor dh, Tensor dnormed) {
+  if (w.experts == nullptr) return FfnBackward(run, w, layer, normed, dh, dnormed);
+  Tensor routed = run.workspace.New({normed.rows(), normed.columns()});
+  Scale(run.pool, 0.0f, routed);
+  ExpertsBranchBackward(run, *w.experts, layer, normed, dh, routed);
+  if (!w[SiteKind::kUp].w) return Convert(run.pool, routed, dnormed);
+  FfnBackward(run, w, layer, normed, dh, dnormed);
+  Add(run.pool, routed, dnormed);
 }
 
 // The two sub-layers share this frame: x += post_norm(branch(norm(x))).

@@ -22,6 +22,12 @@ struct ModelConfig : BlockTraits {
   float embedding_scale = 1.0f;  // sqrt(hidden) for Gemma
   float attention_scale = 0.0f;  // usually 1 / sqrt(head_dim)
 
+  // A mixture of experts in the place of a block's feed-forward layer, where a block has one.
+  int64_t experts = 0, expert_ffn = 0;
+  int64_t shared_ffn = 0;             // of the expert that every row goes through; 0 = none
+  RouteRule route;
+  std::vector<uint8_t> layer_routes;  // per layer; empty = all have experts, if there are any
+
   // RoPE: inv_freq per pair, already scaled (linear, llama3, YaRN); layers that slide may have their own table.
   std::vector<float> inv_freq, inv_freq_sliding;       // [head_dim / 2]
   float rope_scale = 1.0f, rope_scale_sliding = 1.0f;  // multiply cos and sin
@@ -31,6 +37,9 @@ struct ModelConfig : BlockTraits {
 
   bool Slides(int64_t layer) const {
     return sliding_window > 0 && (layer_slides.empty() || layer_slides[static_cast<size_t>(layer)] != 0);
+  }
+  bool Routes(int64_t layer) const {
+    return experts > 0 && (layer_routes.empty() || layer_routes[static_cast<size_t>(layer)] != 0);
   }
   AttentionShape Shape(int64_t layer) const {
     return {static_cast<int>(heads), static_cast<int>(kv_heads), static_cast<int>(head_dim), attention_scale,

@@ -51,6 +51,8 @@ class Graft {
 
   // Adds to y [rows, out], the result of linear `site` on x [rows, in].
   virtual bool ActsAt(Site) const { return false; }
+  // Whether it acts at any expert of the layer's mixture: only then is it asked about their sites.
+  virtual bool ActsAtExperts(int /*layer*/) const { return false; }
   virtual void AtLinear(const GraftContext&, Site, Tensor /*x*/, Tensor /*y*/) {}
   virtual void AtLinearBackward(const GraftContext&, Site, Tensor /*x*/, Tensor /*dy*/, Tensor /*dx*/) {}
 

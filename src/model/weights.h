@@ -17,6 +17,7 @@ inline constexpr int kSiteKinds = 7;
 struct Site {
   int layer = 0;
   SiteKind kind = SiteKind::kQ;
+  int expert = -1;  // of the layer's mixture; -1: the layer's own linear, or that of the expert that all rows share
 };
 // "q_proj" ... as HF and PEFT name the modules of Llama-like models.
 const char* SiteName(SiteKind kind);
@@ -37,6 +38,18 @@ struct NormWeights {
   OwnedTensor gain, bias;  // f32; bias only for LayerNorm
 };
 
+// A mixture of experts: gated feed-forward layers, of which each row goes through a few.
+struct ExpertWeights {
+  struct Expert {
+    Linear gate, up, down;
+    Linear& operator[](SiteKind kind) { return kind == SiteKind::kGate ? gate : kind == SiteKind::kUp ? up : down; }
+    const Linear& operator[](SiteKind kind) const { return const_cast<Expert&>(*this)[kind]; }
+  };
+  Linear router;  // [experts, hidden]
+  std::vector<Expert> experts;
+  Linear shared_gate;  // [1, hidden]: what scales the shared expert's result; empty if nothing does
+};
+
 struct BlockWeights {
   NormWeights attention_norm, ffn_norm;
   NormWeights attention_post_norm, ffn_post_norm;  // if config.post_norms
@@ -44,6 +57,8 @@ struct BlockWeights {
   Linear linears[kSiteKinds];                      // kGate is empty unless config.gated
   Linear& operator[](SiteKind kind) { return linears[static_cast<int>(kind)]; }
   const Linear& operator[](SiteKind kind) const { return linears[static_cast<int>(kind)]; }
+  // If the layer routes: then kGate, kUp and kDown above are the shared expert, empty if there is none.
+  std::unique_ptr<ExpertWeights> experts;
 };
 
 // The frozen base: packed matrices and f32 vectors. Rows of q and k are in HF's half-split RoPE order, whatever the file.
@@ -58,6 +73,9 @@ struct ModelWeights {
   std::string mtp_source;
   const PackedMatrix& head() const { return separate_head ? separate_head : embedding; }
   int64_t bytes() const;
+  // Every site that has a linear: by layer, then kind, an experts' kind by expert.
+  std::vector<Site> sites() const;
+  const Linear& At(Site site) const;
 };
 
 // Reads a GGUF file, or a HF directory (config.json + safetensors). Throws kData naming file, tensor and both shapes;

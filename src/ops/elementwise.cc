@@ -244,6 +244,7 @@ void AddScaled(ThreadPool& pool, float scale, Tensor x, Tensor y) {
 
 void Scale(ThreadPool& pool, float scale, Tensor x) {
   ForRanges(pool, x.size(), kElementsPerTask, [&](int64_t begin, int64_t end) {
+    if (scale == 0) return static_cast<void>(std::fill(x.f32() + begin, x.f32() + end, 0.0f));
     HWY_DYNAMIC_DISPATCH(ScaleRange)(scale, begin, end, x.f32());
   });
 }

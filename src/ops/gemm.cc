@@ -329,6 +329,7 @@ void MatMulBackward(ThreadPool& pool, Workspace& workspace, Compute compute, Ten
                     Tensor dx, bool add) {
   Check(dy.columns() == w.out(), "dy and the weights disagree on the number of outputs");
   Check(dx.columns() == w.in() && dx.rows() == dy.rows(), "dx has another shape than dy w");
+  w.Ready(pool);
   const Plan plan{
       .isa = IsaFor(compute), .a = {.dense = dy}, .rows = dy.rows(), .k = w.out(), .beta = add ? 1.0f : 0.0f};
   Job job{.b = {.kind = Operand::kWeightsByInput, .dense = {}, .w = &w},

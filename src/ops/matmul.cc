@@ -1,6 +1,7 @@
 #include "ops/matmul.h"
 
 #include <algorithm>
+#include <atomic>
 #include <memory>
 #include <mutex>
 #include <tuple>
@@ -100,45 +101,81 @@ const uint32_t* RowsAsPairs(ThreadPool& pool, Workspace& workspace, const Kernel
   return to;
 }
 
-const ActBlock* QuantizeRows(ThreadPool& pool, Workspace& workspace, const KernelTable& kernels, const float* x,
-                             int64_t rows, int64_t in) {
-  const int64_t blocks = in / kBlock, group = kernels.int8_group;
-  ActBlock* to = workspace.Array<ActBlock>(rows * blocks);
-  ForRows(pool, (rows + group - 1) / group, group * in, [&](int64_t begin, int64_t end) {
-    for (int64_t row = begin * group; row < std::min(rows, end * group); ++row) {
-      const int64_t first = row / group * group, width = std::min(group, rows - first);
-      kernels.quantize(x + row * in, blocks, to + first * blocks + (row - first), width);
+// One product of rows [begin, begin + count) of the activations.
+struct Job {
+  int64_t begin, count;
+  const Product* product;
+};
+
+// Quantises the rows of each group, [begin, begin + count), by themselves: a kernel takes int8_group rows of one group.
+const ActBlock* QuantizeRows(ThreadPool& pool, Workspace& workspace, const KernelTable& kernels, Tensor x,
+                             const float* f32, std::span<const RowProducts> groups) {
+  const int64_t in = x.columns(), blocks = in / kBlock, width = kernels.int8_group;
+  ActBlock* to = workspace.Array<ActBlock>(x.rows() * blocks);
+  struct Rows {
+    int64_t begin, count;  // interleaved
+  };
+  std::vector<Rows> all;
+  for (const RowProducts& group : groups) {
+    for (int64_t row = 0; row < group.count; row += width) {
+      all.push_back({group.begin + row, std::min(width, group.count - row)});
+    }
+  }
+  ForRows(pool, static_cast<int64_t>(all.size()), width * in, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const Rows rows = all[static_cast<size_t>(i)];
+      for (int64_t r = 0; r < rows.count; ++r) {
+        kernels.quantize(f32 + (rows.begin + r) * in, blocks, to + rows.begin * blocks + r, rows.count);
+      }
     }
   });
   return to;
 }
 
-// A run of panels, counted through all products of a call.
+// A run of panels, counted through all jobs of a call.
 struct PanelRange {
   int64_t begin, end;
 };
 
 // Two equal runs a thread, so that one held up can leave its second run to the others. Not shorter: a run begins with
 // panels that nobody has fetched ahead, and what is fetched beyond its end is for another core. Measured on SmolLM2
-// Q4_1, two threads: 2.4 ms a token; with runs that shrink to single panels 2.8. How panels fall into runs depends on
-// the thread count, what is summed does not.
-std::vector<PanelRange> CutPanels(int64_t panels, int threads) {
-  const int64_t runs = 2 * threads, count = std::max<int64_t>(1, (panels + runs - 1) / runs);
+// Q4_1, two threads: 2.4 ms a token; with runs that shrink to single panels 2.8. A panel counts as often as it meets a
+// group of `group` rows. How panels fall into runs depends on the thread count, what is summed does not.
+std::vector<PanelRange> CutPanels(std::span<const Job> jobs, int64_t group, int threads) {
+  const auto cost_of = [&](const Job& job) { return (job.count + group - 1) / group; };
+  int64_t cost = 0;
+  for (const Job& job : jobs) cost += Panels(job.product->w->out()) * cost_of(job);
+  const int64_t runs = 2 * threads, share = std::max<int64_t>(1, (cost + runs - 1) / runs);
   std::vector<PanelRange> ranges;
-  for (int64_t begin = 0; begin < panels; begin += count) ranges.push_back({begin, std::min(panels, begin + count)});
+  int64_t begin = 0, end = 0, spent = 0;
+  for (const Job& job : jobs) {
+    for (int64_t left = Panels(job.product->w->out()); left > 0;) {
+      const int64_t each = cost_of(job), count = std::min(left, (share - spent + each - 1) / each);
+      end += count;
+      left -= count;
+      spent += count * each;
+      if (spent < share) continue;
+      ranges.push_back({begin, end});
+      begin = end;
+      spent = 0;
+    }
+  }
+  if (begin < end) ranges.push_back({begin, end});
   return ranges;
 }
 
-// y rows [row_begin, row_end) of the given panels.
-void MultiplyPanels(const KernelTable& kernels, std::span<const Product> products, const Activations& activations,
-                    int64_t in, int64_t rows, int64_t row_begin, int64_t row_end, PanelRange range) {
+// y rows [row_begin, row_end), as far as a job has them, of the given panels.
+void MultiplyPanels(const KernelTable& kernels, std::span<const Job> jobs, const Activations& activations, int64_t in,
+                    int64_t row_begin, int64_t row_end, PanelRange range) {
   const int64_t group = activations.GroupRows(kernels);
-  int64_t first = 0;  // of this product, in the count through all products
-  for (const Product& product : products) {
+  int64_t first = 0;  // of this job, in the count through all jobs
+  for (const Job& job : jobs) {
+    const Product& product = *job.product;
     const PackedMatrix& w = *product.w;
     const PanelLayout layout(w.dtype(), in);
     const int64_t panels = Panels(w.out());
     const int64_t begin = std::max<int64_t>(0, range.begin - first), end = std::min(panels, range.end - first);
+    const int64_t last_row = std::min(row_end, job.count);
     for (int64_t p = begin; p < end; ++p) {
       const uint8_t* panel = w.panels() + p * layout.bytes;
       PanelCall call = {.dtype = w.dtype(),
@@ -153,17 +190,18 @@ void MultiplyPanels(const KernelTable& kernels, std::span<const Product> product
                         .bias = product.bias == nullptr ? nullptr : product.bias + p * kPanel,
                         .outputs = static_cast<int>(std::min<int64_t>(kPanel, w.out() - p * kPanel)),
                         .prefetch = true};
-      for (int64_t row = row_begin; row < row_end; row += group) {
-        call.rows = static_cast<int>(std::min(group, rows - row));
+      for (int64_t row = row_begin; row < last_row; row += group) {
+        call.rows = static_cast<int>(std::min(group, job.count - row));
         call.y = product.y.f32() + row * call.y_stride + p * kPanel;
+        const int64_t at = job.begin + row;
         if (activations.x8 != nullptr) {
-          call.x8 = activations.x8 + row * (in / kBlock);
+          call.x8 = activations.x8 + at * (in / kBlock);
           kernels.int8(call);
         } else if (activations.pairs != nullptr) {
-          call.pairs = activations.pairs + row * BF16Words(in);
+          call.pairs = activations.pairs + at * BF16Words(in);
           kernels.bf16(call);
         } else {
-          call.x = activations.x + row * in;
+          call.x = activations.x + at * in;
           kernels.f32(call);
         }
         call.prefetch = false;
@@ -173,18 +211,19 @@ void MultiplyPanels(const KernelTable& kernels, std::span<const Product> product
   }
 }
 
-void MultiplyAll(ThreadPool& pool, const KernelTable& kernels, std::span<const Product> products,
-                 const Activations& activations, int64_t in, int64_t rows) {
-  int64_t panels = 0;
-  for (const Product& product : products) panels += Panels(product.w->out());
-  const std::vector<PanelRange> ranges = CutPanels(panels, pool.threads());
+void MultiplyAll(ThreadPool& pool, const KernelTable& kernels, std::span<const Job> jobs, const Activations& activations,
+                 int64_t in) {
+  int64_t rows = 0;
+  for (const Job& job : jobs) rows = std::max(rows, job.count);
   const int64_t group = activations.GroupRows(kernels);
+  const std::vector<PanelRange> ranges = CutPanels(jobs, group, pool.threads());
   const int64_t count = static_cast<int64_t>(ranges.size());
   const int64_t row_bytes = activations.x8 != nullptr ? in / kBlock * static_cast<int64_t>(sizeof(ActBlock)) : in * 4;
   const int64_t chunk = std::max<int64_t>(1, kChunkBytes / std::max<int64_t>(1, group * row_bytes)) * group;
   pool.Run((rows + chunk - 1) / chunk * count, [&](int64_t task, int) {
     const int64_t row = task / count * chunk;
-    MultiplyPanels(kernels, products, activations, in, rows, row, std::min(rows, row + chunk), ranges[task % count]);
+    MultiplyPanels(kernels, jobs, activations, in, row, std::min(rows, row + chunk),
+                   ranges[static_cast<size_t>(task % count)]);
   });
 }
 
@@ -221,53 +260,101 @@ const KernelTable& Kernels() {
 }
 
 void MatMul(ThreadPool& pool, Workspace& workspace, Compute compute, Tensor x, std::span<const Product> products) {
-  const int64_t rows = x.rows(), in = x.columns();
+  const RowProducts all = {0, x.rows(), products};
+  MatMulGroups(pool, workspace, compute, x, {&all, 1});
+}
+
+void MatMulGroups(ThreadPool& pool, Workspace& workspace, Compute compute, Tensor x, std::span<const RowProducts> groups) {
+  const int64_t in = x.columns();
   const KernelTable& kernels = Kernels();
   const bool pairs = compute == Compute::kInt8 && kernels.bf16 != nullptr && gemm::BF16Isa().k_per_word == 2;
-  std::vector<Product> integer, paired, streamed, decoded;
-  for (const Product& product : products) {
-    Check(product.w->in() == in && product.y.rows() == rows && product.y.columns() == product.w->out(),
-          "a product is [rows, in] by [out, in]");
-    if (compute == Compute::kInt8 && IsQuantized(product.w->dtype())) {
-      integer.push_back(product);
-    } else if (pairs && product.w->dtype() == DType::kBF16) {
-      paired.push_back(product);
-    } else {
-      const bool stream = compute != Compute::kBF16 && (rows <= kDecodeRows || !IsQuantized(product.w->dtype()));
-      (stream ? streamed : decoded).push_back(product);
-    }
-  }
-  if (rows == 0) return;
+  std::vector<Job> integer, paired, streamed;
   const Workspace::Mark mark = workspace.GetMark();
-  if (!paired.empty() && rows > kPairRows) {
-    DenseMatMul(pool, workspace, Compute::kBF16, x, paired);
-    paired.clear();
+  for (const RowProducts& group : groups) {
+    if (group.count == 0) continue;
+    std::vector<Product> decoded, wide;  // wide: pairs of bf16 for many rows
+    for (const Product& product : group.products) {
+      const DType dtype = product.w->dtype();
+      Check(product.w->in() == in && product.y.rows() == group.count && product.y.columns() == product.w->out(),
+            "a product is [rows, in] by [out, in]");
+      product.w->Ready(pool);
+      const Job job = {group.begin, group.count, &product};
+      if (compute == Compute::kInt8 && IsQuantized(dtype)) {
+        integer.push_back(job);
+      } else if (pairs && dtype == DType::kBF16) {
+        if (group.count > kPairRows) {
+          wide.push_back(product);
+        } else {
+          paired.push_back(job);
+        }
+      } else if (compute != Compute::kBF16 && (group.count <= kDecodeRows || !IsQuantized(dtype))) {
+        streamed.push_back(job);
+      } else {
+        decoded.push_back(product);
+      }
+    }
+    const Tensor rows = x.Rows(group.begin, group.count);
+    if (!wide.empty()) DenseMatMul(pool, workspace, Compute::kBF16, rows, wide);
+    if (!decoded.empty()) DenseMatMul(pool, workspace, compute, rows, decoded);
   }
   if (!integer.empty() || !paired.empty() || !streamed.empty()) {
     const float* f32 = RowsAsF32(pool, workspace, x);
     if (!integer.empty()) {
-      const ActBlock* x8 = QuantizeRows(pool, workspace, kernels, f32, rows, in);
-      MultiplyAll(pool, kernels, integer, {.x8 = x8}, in, rows);
+      const ActBlock* x8 = QuantizeRows(pool, workspace, kernels, x, f32, groups);
+      MultiplyAll(pool, kernels, integer, {.x8 = x8}, in);
     }
     if (!paired.empty()) {
-      const uint32_t* words = RowsAsPairs(pool, workspace, kernels, f32, rows, in);
-      MultiplyAll(pool, kernels, paired, {.pairs = words}, in, rows);
+      const uint32_t* words = RowsAsPairs(pool, workspace, kernels, f32, x.rows(), in);
+      MultiplyAll(pool, kernels, paired, {.pairs = words}, in);
     }
-    if (!streamed.empty()) MultiplyAll(pool, kernels, streamed, {.x = f32}, in, rows);
+    if (!streamed.empty()) MultiplyAll(pool, kernels, streamed, {.x = f32}, in);
   }
-  if (!decoded.empty()) DenseMatMul(pool, workspace, compute, x, decoded);
   workspace.Release(mark);
 }
+
+struct PackedMatrix::Late {
+  std::mutex mutex;
+  std::atomic<bool> ready{false};
+  std::shared_ptr<const StoredWeights> source;
+  Tensor weights;
+};
+
+PackedMatrix::PackedMatrix() = default;
+PackedMatrix::PackedMatrix(PackedMatrix&&) noexcept = default;
+PackedMatrix& PackedMatrix::operator=(PackedMatrix&&) noexcept = default;
+PackedMatrix::~PackedMatrix() = default;
 
 PackedMatrix::PackedMatrix(ThreadPool& pool, Tensor weights, std::span<const int32_t> row_order,
                            void (*release)(void* context, int64_t row, int64_t rows), void* context)
     : out_(weights.rows()), in_(weights.columns()), dtype_(weights.dtype) {
+  bytes_ = Panels(out_) * PanelLayout(dtype_, in_).bytes;
+  Pack(pool, weights, row_order, release, context);
+}
+
+PackedMatrix::PackedMatrix(std::shared_ptr<const StoredWeights> source, Tensor weights)
+    : late_(std::make_unique<Late>()), out_(weights.rows()), in_(weights.columns()), dtype_(weights.dtype) {
+  bytes_ = Panels(out_) * PanelLayout(dtype_, in_).bytes;
+  late_->source = std::move(source);
+  late_->weights = weights;
+}
+
+void PackedMatrix::Ready(ThreadPool& pool) const {
+  if (late_ == nullptr || late_->ready.load(std::memory_order_acquire)) return;
+  const std::lock_guard lock(late_->mutex);
+  if (late_->ready.load(std::memory_order_relaxed)) return;
+  Pack(pool, late_->weights, {}, nullptr, nullptr);
+  late_->source->WasRead(late_->weights);
+  late_->source.reset();
+  late_->ready.store(true, std::memory_order_release);
+}
+
+void PackedMatrix::Pack(ThreadPool& pool, Tensor weights, std::span<const int32_t> row_order,
+                        void (*release)(void* context, int64_t row, int64_t rows), void* context) const {
   Check(dtype_ != DType::kI32 && dtype_ != DType::kI64, "weights are not integers");
   Check(in_ % Info(dtype_).block == 0, "a row of weights is whole blocks");
   Check(row_order.empty() || static_cast<int64_t>(row_order.size()) == out_, "row_order names every row once");
   const int64_t panels = Panels(out_), panel_bytes = PanelLayout(dtype_, in_).bytes;
-  bytes_ = panels * panel_bytes;
-  std::tie(memory_, panels_) = AllocatePanels(static_cast<size_t>(bytes_));
+  std::tie(memory_, panels_) = AllocatePanels(static_cast<size_t>(panels * panel_bytes));
   // Without a permutation the source is given back in pieces, so that the two copies never exist together.
   constexpr int64_t kPieceBytes = int64_t{4} << 20;
   const int64_t piece =
@@ -287,6 +374,7 @@ void PackedMatrix::UnpackRow(int64_t row, float* dst) const {
 
 void PackedMatrix::Unpack(ThreadPool& pool, Tensor dst) const {
   Check(dst.rows() == out_ && dst.columns() == in_, "Unpack fills [out, in]");
+  Ready(pool);
   pool.Run(Panels(out_), [&](int64_t panel, int) {
     for (int64_t row = panel * kPanel; row < std::min(out_, (panel + 1) * kPanel); ++row) UnpackRow(row, dst.row(row));
   });

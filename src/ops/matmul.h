@@ -18,26 +18,41 @@ enum class Compute : uint8_t {
   kBF16,  // mixed precision: both sides rounded to bf16, fp32 sums
 };
 
+// Who keeps the stored weights of a matrix that is packed when a product first needs it: an expert that no row is sent to
+// costs no memory.
+class StoredWeights {
+ public:
+  virtual ~StoredWeights() = default;
+  // All of `weights` was read: its pages may go. Throws if what was read is not what was stored.
+  virtual void WasRead(const Tensor& weights) const = 0;
+};
+
 // A weight matrix [out, in], repacked once into panels of 16 outputs; the only place that knows storage (law 4). The
 // packing is lossless: every stored type decodes to exactly the value that Dequantize (tensor/quantize.h) gives.
 class PackedMatrix {
  public:
-  PackedMatrix() = default;
-  PackedMatrix(PackedMatrix&&) = default;
-  PackedMatrix& operator=(PackedMatrix&&) = default;
+  PackedMatrix();
+  PackedMatrix(PackedMatrix&&) noexcept;
+  PackedMatrix& operator=(PackedMatrix&&) noexcept;
   // weights [out, in] of any dtype. row_order, if not empty, is the source row of each packed row (undoes GGUF's q/k
   // permutation). `release` is called with (first source row, rows) when those rows are no longer needed, so that a
   // mapped file need not stay resident beside its packed copy; may be null.
   PackedMatrix(ThreadPool& pool, Tensor weights, std::span<const int32_t> row_order = {},
                void (*release)(void* context, int64_t row, int64_t rows) = nullptr, void* context = nullptr);
+  // Packed by the first call of Ready; `weights` are memory of `source`'s.
+  PackedMatrix(std::shared_ptr<const StoredWeights> source, Tensor weights);
+  ~PackedMatrix();
 
   int64_t out() const { return out_; }
   int64_t in() const { return in_; }
   DType dtype() const { return dtype_; }
-  int64_t bytes() const { return bytes_; }
-  explicit operator bool() const { return memory_ != nullptr; }
+  int64_t bytes() const { return bytes_; }  // once it is packed
+  explicit operator bool() const { return memory_ != nullptr || late_ != nullptr; }
 
-  // Decodes row `row` (or rows [row, row + rows)) to f32: embedding lookups, merges, exports.
+  // Packs what waits for its first use; products and Unpack call it. Any number of threads may.
+  void Ready(ThreadPool& pool) const;
+
+  // Decodes row `row` to f32: embedding lookups, merges, exports. The matrix is packed.
   void UnpackRow(int64_t row, float* dst) const;
   void Unpack(ThreadPool& pool, Tensor dst) const;  // [out, in] f32
   // Replaces the values by weights [out, in], f32, rounded; for f32, f16 and bf16 matrices only (full fine-tuning).
@@ -46,8 +61,13 @@ class PackedMatrix {
   const uint8_t* panels() const { return panels_; }
 
  private:
-  std::shared_ptr<Buffer> memory_;  // shared with the matrices packed before and after
-  uint8_t* panels_ = nullptr;
+  struct Late;  // what waits
+  void Pack(ThreadPool& pool, Tensor weights, std::span<const int32_t> row_order,
+            void (*release)(void* context, int64_t row, int64_t rows), void* context) const;
+
+  std::unique_ptr<Late> late_;
+  mutable std::shared_ptr<Buffer> memory_;  // shared with the matrices packed before and after
+  mutable uint8_t* panels_ = nullptr;
   int64_t out_ = 0, in_ = 0, bytes_ = 0;
   DType dtype_ = DType::kF32;
 };
@@ -61,6 +81,14 @@ struct Product {
 
 // All products of x [rows, in] (f32, f16 or bf16) in one parallel region. Overwrites every y (f32). Row-invariant.
 void MatMul(ThreadPool& pool, Workspace& workspace, Compute compute, Tensor x, std::span<const Product> products);
+
+// Neighbouring rows [begin, begin + count) of x, and their products; y [count, out].
+struct RowProducts {
+  int64_t begin, count;
+  std::span<const Product> products;
+};
+// MatMul of each group of rows with products of its own (a mixture's experts), as far as it can be in one parallel region.
+void MatMulGroups(ThreadPool& pool, Workspace& workspace, Compute compute, Tensor x, std::span<const RowProducts> groups);
 
 // dx [rows, in] = dy [rows, out] w; adds to dx if `add`. kInt8 is not a training mode: it computes as kF32.
 void MatMulBackward(ThreadPool& pool, Workspace& workspace, Compute compute, Tensor dy, const PackedMatrix& w,

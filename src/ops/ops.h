@@ -48,7 +48,7 @@ void ActivateBackward(ThreadPool& pool, Activation act, Tensor dy, Tensor x, Ten
 
 void Add(ThreadPool& pool, Tensor x, Tensor y);                      // y += x
 void AddScaled(ThreadPool& pool, float scale, Tensor x, Tensor y);   // y += scale * x
-void Scale(ThreadPool& pool, float scale, Tensor x);                 // x *= scale
+void Scale(ThreadPool& pool, float scale, Tensor x);                 // x *= scale; 0 whatever it was where scale is 0
 void AddBias(ThreadPool& pool, Tensor bias, Tensor y);               // y[row] += bias
 void BiasBackward(ThreadPool& pool, Tensor dy, Tensor dbias);        // dbias += sum over rows of dy, in row order
 
@@ -57,6 +57,30 @@ void Convert(ThreadPool& pool, Tensor from, Tensor to);
 
 // Sum of squares in double, in a fixed order; +inf or NaN if any element is not finite.
 double SquaredNorm(ThreadPool& pool, Tensor x);
+
+// ---- routing.cc -------------------------------------------------------------------------------------------------
+// How a row's logits over a mixture's experts become those it goes through, and their weights in its result.
+struct RouteRule {
+  int64_t used = 0;        // experts of a row
+  bool normalise = false;  // the weights sum to 1: a softmax over the chosen ones alone; else what one over all gives them
+};
+// logits [rows, experts]; chosen [rows * used], the greatest logit first and of equal ones the first; weights [rows, used].
+void Route(ThreadPool& pool, const RouteRule& rule, Tensor logits, std::span<int32_t> chosen, Tensor weights);
+void RouteBackward(ThreadPool& pool, const RouteRule& rule, Tensor logits, std::span<const int32_t> chosen,
+                   Tensor dweights, Tensor dlogits);
+
+// y[i] = x[rows[i]]
+void GatherRows(ThreadPool& pool, Tensor x, std::span<const int32_t> rows, Tensor y);
+// h[row] += sum over k of weights[row, k] * y[places[row * used + k]], k ascending; without weights, those of 1.
+void AddGathered(ThreadPool& pool, Tensor y, std::span<const int32_t> places, Tensor weights, Tensor h);
+// dy and dweights [rows, used] of that; each row of y is in one place.
+void AddGatheredBackward(ThreadPool& pool, Tensor dh, Tensor y, std::span<const int32_t> places, Tensor weights, Tensor dy,
+                         Tensor dweights);
+
+// y[row] *= sigmoid(gate[row]); gate [rows, 1].
+void GateRows(ThreadPool& pool, Tensor gate, Tensor y);
+// y is the ungated one; dy becomes its gradient, in place.
+void GateRowsBackward(ThreadPool& pool, Tensor gate, Tensor y, Tensor dy, Tensor dgate);
 
 // ---- low_rank.cc ------------------------------------------------------------------------------------------------
 // y [rows, out] += scale * (x [rows, in] a^T) b, a [rank, in], b [rank, out]: a low-rank term beside a linear (Hu et al.,
