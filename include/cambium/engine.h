@@ -79,6 +79,7 @@ struct Request {
   int64_t min_tokens = 0;         // before so many, end tokens are not drawn and stop strings not looked for
   std::vector<std::string> stop;  // the text ends before the first of these
   bool ignore_end = false;        // go on past end tokens
+  bool loop_guard = false;   // end an answer that repeats itself for ever; not with ignore_end or a constraint
   int top_logprobs = -1;     // likeliest tokens to report beside the drawn one, 0 to 1024; -1 = no log-probabilities
   int prompt_logprobs = -1;  // the same of the prompt's own tokens (Generation::prompt_logprobs)
   bool embed = false;        // draw nothing; Generation::embedding
@@ -102,9 +103,10 @@ enum class FinishReason {
   kStop,    // an end token or a stop string
   kLength,  // max_tokens or the context
   kCancelled,
-  kFailed,  // Event::error says why
+  kFailed,      // Event::error says why
+  kRepetition,  // Request::loop_guard
 };
-std::string_view Name(FinishReason reason);  // "stop", "length", "cancelled", "failed"
+std::string_view Name(FinishReason reason);  // "stop", "length", "cancelled", "failed", "repetition"
 
 struct Timings {
   double load_ms = 0;         // of the model

@@ -15,7 +15,7 @@ class Result(NamedTuple):
 
     text: str
     ids: list[int]
-    finish_reason: str  # "stop", "length" or "cancelled"
+    finish_reason: str  # "stop", "length", "repetition" or "cancelled"
     stopped_by: str  # the stop string or the end token's piece
     logprobs: list[float]  # of each id, where asked for
     top_logprobs: list[list[tuple[int, float]]]  # the likeliest ids there, highest first

@@ -173,6 +173,7 @@ class Model:
         prompt_logprobs: Optional[int] = None,
         min_tokens: int = 0,
         ignore_eos: bool = False,
+        loop_guard: bool = False,
         grafts: Grafts = None,
         draft: Union[str, Sequence[str], None] = None,
         draft_rows: int = 64,
@@ -193,6 +194,7 @@ class Model:
         grafts: adapters that act on this request alone: a path, an Adapter, (one of them, scale), or several.
         draft: who drafts ahead, "auto" by default; drafts change no token with verify "match".
         constraint, json_schema, regex, choice, grammar: what the text must be.
+        loop_guard: end an answer that repeats itself for ever, with finish_reason "repetition".
         special: special tokens spelled in the prompt are those tokens.
         """
         r = _cambium.Request()
@@ -210,6 +212,7 @@ class Model:
             if "" in r.stop:
                 raise UsageError("stop: the string is empty")
         r.ignore_end = ignore_eos
+        r.loop_guard = loop_guard
         if logprobs is not None and logprobs is not False:
             r.top_logprobs = 0 if logprobs is True else logprobs
         if prompt_logprobs is not None:

@@ -144,6 +144,7 @@ void BindRequest(nb::module_& m) {
       .def_rw("min_tokens", &Request::min_tokens)
       .def_rw("stop", &Request::stop)
       .def_rw("ignore_end", &Request::ignore_end)
+      .def_rw("loop_guard", &Request::loop_guard)
       .def_rw("top_logprobs", &Request::top_logprobs)
       .def_rw("prompt_logprobs", &Request::prompt_logprobs)
       .def_rw("embed", &Request::embed)

@@ -123,7 +123,7 @@ void AddConvert(CLI::App& app) {
   CLI::App* const verb = app.add_subcommand(
       "convert", "Turn a Hugging Face directory or adapter into a GGUF file, or back; split or join GGUF files");
   const auto flags = std::make_shared<Flags>();
-  verb->add_option("MODEL", flags->in, "A model directory, a .gguf file, or a cached name; with --base, an adapter")->required();
+  verb->add_option("MODEL,-m,--model", flags->in, "A model directory, a .gguf file, or a cached name; with --base, an adapter")->required();
   verb->add_option("OUT", flags->out, "A .gguf file, or the directory to make")->required();
   verb->add_option("--base", flags->base, "The model that the adapter MODEL was trained on");
   verb->add_option("--dialect", flags->dialect, "What an adapter becomes (default: gguf by OUT's name, else its library's own)")

@@ -17,7 +17,7 @@ namespace {
 struct Flags {
   std::string model, out;
   std::vector<std::string> files;
-  bool append = false;
+  bool append = false, yes = false;
   OutputFlags output;
 };
 
@@ -52,6 +52,7 @@ std::vector<std::string> Documents(const std::string& path) {
 }
 
 void Build(const Flags& flags) {
+  if (!flags.append) RequireOverwrite(flags.out, flags.yes);
   const Tokenizer tokenizer = LoadTokenizer(ResolveModel(flags.model));
   std::vector<std::vector<int32_t>> documents;
   for (const std::string& path : flags.files) {
@@ -67,6 +68,7 @@ void Build(const Flags& flags) {
   } else {
     Note(flags.output, flags.out + ": " + std::to_string(documents.size()) + " documents, " +
                                 std::to_string(index.size()) + " tokens in all");
+    Next(flags.output, "cambium generate " + Word(flags.model) + " --draft " + Word("corpus:index=" + flags.out) + " -p TEXT");
   }
 }
 
@@ -77,10 +79,11 @@ void AddCorpus(CLI::App& app) {
   corpus->require_subcommand(1);
   CLI::App* build = corpus->add_subcommand("build", "Index text files (plain, or jsonl by document)");
   auto flags = std::make_shared<Flags>();
-  build->add_option("FILES", flags->files, "text or jsonl files")->required();
-  build->add_option("-o,--out", flags->out, "the index to write")->required();
-  build->add_option("-m,--model", flags->model, "whose vocabulary")->default_val("smollm2");
-  build->add_flag("--append", flags->append, "merge into the index that is there");
+  build->add_option("FILES", flags->files, "Text or jsonl files")->required();
+  build->add_option("-o,--out", flags->out, "The index to write")->required();
+  build->add_option("-m,--model", flags->model, "The model whose vocabulary it has")->default_val("smollm2");
+  build->add_flag("--append", flags->append, "Merge into the index that is there");
+  AddYes(*build, flags->yes);
   AddOutput(*build, flags->output);
   build->callback([flags] { Build(*flags); });
 }

@@ -78,7 +78,7 @@ void WriteTable(const Flags& flags, const std::vector<Row>& rows, std::optional<
 }
 
 void RunExtract(const Flags& flags) {
-  CheckRange("--threads", flags.threads, 0, 1024);
+  CheckThreads(flags.threads);
   CheckRange("--rank", static_cast<double>(flags.rank), 0, 1 << 20);
   CheckRange("--energy", flags.energy, 1e-9, 1);
   CheckRange("--tokens", static_cast<double>(flags.tokens), 2, 1 << 24);

@@ -116,6 +116,7 @@ class Run {
     settings["logit_bias"] = flags_.logit_bias;
     settings["stop"] = defaults_.stop;
     settings["ignore_eos"] = defaults_.ignore_end;
+    settings["loop_guard"] = defaults_.loop_guard;
     settings["verify"] = flags_.verify;
     const ConstraintFlags& c = constraint_;
     for (const std::string* text : {&c.json_schema, &c.json_schema_file, &c.regex, &c.grammar, &c.grammar_file}) {

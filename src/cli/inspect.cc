@@ -206,7 +206,7 @@ void Inspect(const Flags& flags) {
 void AddInspect(CLI::App& app) {
   CLI::App* const verb = app.add_subcommand("inspect", "Show a model file's tensors, types, sizes and metadata");
   const auto flags = std::make_shared<Flags>();
-  verb->add_option("MODEL", flags->path, "A .gguf or .safetensors file, a model directory, or a cached name")
+  verb->add_option("MODEL,-m,--model", flags->path, "A .gguf or .safetensors file, a model directory, or a cached name")
       ->required();
   verb->add_flag("--check", flags->check, "Read every weight; NaN or infinite ones are an error");
   AddOutput(*verb, flags->output);

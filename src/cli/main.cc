@@ -1,6 +1,5 @@
 #include <unistd.h>
 
-#include <algorithm>
 #include <cerrno>
 #include <csignal>
 #include <cstdio>
@@ -11,6 +10,7 @@
 #include <set>
 
 #include "cambium/warning.h"
+#include "cli/command_line.h"
 #include "cli/options.h"
 #include "cli/verbs.h"
 
@@ -19,7 +19,10 @@ namespace {
 using namespace cambium;
 
 // Text is flushed as it is written, so nothing is lost.
-void ExitOnInterrupt(int) { _exit(130); }
+void ExitOnInterrupt(int) {
+  if (isatty(STDOUT_FILENO) == 1) [[maybe_unused]] const ssize_t ignored = write(STDOUT_FILENO, "\n", 1);
+  _exit(130);
+}
 
 int Report(int code, std::string_view message) {
   const bool color = cli::UseColor(stderr);
@@ -41,18 +44,12 @@ int Run(int argc, char** argv) {
   app.get_formatter()->column_width(34);
   for (const auto add_verb : cli::kVerbs) add_verb(app);
 
-  if (argc < 2) return Report(2, "a verb is required; `cambium --help` lists them");
-  const auto is_verb = [&](const CLI::App* verb) { return verb->get_name() == argv[1]; };
-  if (argv[1][0] != '-' && std::ranges::none_of(app.get_subcommands(nullptr), is_verb)) {
-    return Report(2, std::string("unknown verb `") + argv[1] + "`; `cambium --help` lists them");
-  }
+  cli::CheckNames(app, argc, argv);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
     if (error.get_exit_code() == 0) return app.exit(error);  // --help, --version
-    std::string message = error.what();
-    std::replace(message.begin(), message.end(), '\n', ' ');
-    return Report(2, message + "; see `cambium " + (argv[1][0] == '-' ? "" : argv[1] + std::string(" ")) + "--help`");
+    return Report(2, cli::Sentence(app, error) + "; see `cambium " + (argv[1][0] == '-' ? "" : argv[1] + std::string(" ")) + "--help`");
   }
   return 0;
 }

@@ -138,7 +138,7 @@ struct Merge {
 
 void RunMerge(const Flags& flags) {
   if (flags.grafts.empty()) Fail(ErrorCode::kUsage, "--graft is required: what is merged");
-  CheckRange("--threads", flags.threads, 0, 1024);
+  CheckThreads(flags.threads);
   CheckRange("--threshold", flags.threshold, 0, 1e9);
   CheckRange("--rank", static_cast<double>(flags.rank), 0, 1 << 20);
   if (flags.rank > 0 && !flags.adapter) Fail(ErrorCode::kUsage, "--rank goes with --adapter");

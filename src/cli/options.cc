@@ -3,15 +3,20 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <cctype>
 #include <cerrno>
 #include <charconv>
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
+#include <filesystem>
 #include <iostream>
 #include <limits>
 #include <random>
 
+#include "base/parallel.h"
+#include "cambium/warning.h"
 #include "decode/sampler.h"
 #include "decode/verify.h"
 #include "grafts/grafts.h"
@@ -26,8 +31,22 @@ void AddOutput(CLI::App& verb, OutputFlags& flags) {
 }
 
 void AddModelName(CLI::App& verb, std::string& model) {
-  verb.add_option("MODEL", model, "A GGUF file, a Hugging Face directory, a cached name, or an alias (smollm2)")
+  verb.add_option("MODEL,-m,--model", model,
+                  "A GGUF file, a Hugging Face directory, a cached name, or an alias (smollm2)")
       ->required();
+}
+
+void CheckThreads(int threads) {
+  constexpr int kPerCore = 8, kAlways = 64;
+  const int cores = DefaultThreads();
+  CheckRange("--threads", threads, 0, 1024);
+  if (threads <= cores) return;
+  if (threads > std::max(kAlways, kPerCore * cores)) {
+    Fail(ErrorCode::kUsage, "--threads: ", threads, " on ", cores, " cores; at most ", std::max(kAlways, kPerCore * cores),
+         " are taken, and more than ", cores, " only wait for each other");
+  }
+  Warn("--threads: " + std::to_string(threads) + " on " + std::to_string(cores) + " cores is slower than " +
+       std::to_string(cores));
 }
 
 void AddModel(CLI::App& verb, ModelFlags& flags) {
@@ -41,7 +60,7 @@ void AddModel(CLI::App& verb, ModelFlags& flags) {
 }
 
 Engine LoadModel(const ModelFlags& flags, const OutputFlags& output) {
-  CheckRange("--threads", flags.engine.threads, 0, 1024);
+  CheckThreads(flags.engine.threads);
   CheckRange("--ctx-size", static_cast<double>(flags.engine.context), 0, std::numeric_limits<int32_t>::max());
   EngineOptions options = flags.engine;
   if (flags.kv_type == "f16") options.kv_type = KvType::kF16;
@@ -71,10 +90,19 @@ void AddGrafts(CLI::App& verb, std::vector<std::string>& grafts) {
   verb.add_option("--graft", grafts, "An adapter to use, NAME or NAME=SCALE; repeatable")->allow_extra_args(false);
 }
 
+namespace {
+
+std::string IsDash(const std::string& word) {
+  if (word == "-") return "";
+  return "\"" + word + "\" stands alone; a text follows -p, a file's name -f, and - is standard input";
+}
+
+}  // namespace
+
 void AddInput(CLI::App& verb, InputFlags& flags, const std::string& names) {
   flags.text_option = verb.add_option(names, flags.text, "The text");
   verb.add_option("-f,--file", flags.file, "Read the text from a file");
-  verb.add_option("DASH", flags.dash, "- reads the text from standard input")->check(CLI::IsMember({"-"}));
+  verb.add_option("DASH", flags.dash, "- reads the text from standard input")->check(IsDash);
   flags.ids_option = verb.add_option("--ids", flags.ids, "Token ids instead of a text: 1,2,3")->delimiter(',');
   verb.add_flag("--special", flags.special, "Parse special tokens such as <|im_end|> in the text");
 }
@@ -138,6 +166,8 @@ void AddGenerateOptions(CLI::App& verb, GenerateFlags& flags) {
                   "Tokens before which no end token and no stop string ends it")
       ->capture_default_str();
   verb.add_flag("--ignore-eos", flags.request.ignore_end, "Go on past end-of-generation tokens");
+  verb.add_flag("--loop-guard,!--no-loop-guard", flags.request.loop_guard,
+                "End an answer that repeats itself for ever (on; the end is called repetition)");
   verb.add_option("--draft", flags.request.drafting.drafters,
                   "Who drafts ahead: auto, none, ngram, recycle, corpus:index=FILE, model:path=MODEL, exit:layer=K; "
                   "repeatable. Drafts never change the text")
@@ -226,6 +256,22 @@ void CheckUtf8(std::string_view text, std::string_view name) {
   }
 }
 
+void AddYes(CLI::App& verb, bool& yes) { verb.add_flag("-y,--yes", yes, "Write over what is there without asking"); }
+
+void RequireOverwrite(const std::string& path, bool yes) {
+  std::error_code unknown;
+  const bool there = std::filesystem::is_directory(path, unknown) ? !std::filesystem::is_empty(path, unknown)
+                                                                  : std::filesystem::exists(path, unknown);
+  if (!there || yes) return;
+  if (IsTerminal(stdin) && IsTerminal(stderr)) {
+    std::cerr << path << " is there already; write over it? [y/N] " << std::flush;
+    std::string answer;
+    std::getline(std::cin, answer);
+    if (answer == "y" || answer == "Y" || answer == "yes") return;
+  }
+  Fail(ErrorCode::kUsage, path, ": is there already; --yes writes over it");
+}
+
 std::string ReadStdin() {
   std::string text;
   char buffer[65536];
@@ -248,30 +294,39 @@ std::string Quoted(std::string_view bytes) {
   return nlohmann::json(bytes).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
 }
 
+void Next(const OutputFlags& flags, std::string_view command) { Note(flags, fmt::format("next: {}", command)); }
+
+std::string Word(const std::string& text) {
+  constexpr std::string_view kPlain = "-_./=:,+@%";
+  const auto plain = [&](unsigned char c) { return std::isalnum(c) || kPlain.find(static_cast<char>(c)) != kPlain.npos; };
+  if (!text.empty() && std::ranges::all_of(text, plain)) return text;
+  std::string quoted = "'";
+  for (const char c : text) quoted += c == '\'' ? "'\\''" : std::string(1, c);
+  return quoted + "'";
+}
+
 void Note(const OutputFlags& flags, std::string_view line) {
   if (!flags.quiet) std::cerr << line << '\n';
 }
 
-void NoteTimings(const OutputFlags& flags, const Timings& timings) {
-  const auto rate = [](int64_t tokens, double ms) { return ms > 0 ? 1000.0 * static_cast<double>(tokens) / ms : 0.0; };
-  Note(flags, fmt::format("load {:.0f} ms; prompt {} tokens, {:.1f} tokens/s; decode {} tokens, {:.1f} tokens/s",
-                          timings.load_ms, timings.prompt_tokens, rate(timings.prompt_tokens, timings.prompt_ms),
-                          timings.decode_tokens, rate(timings.decode_tokens, timings.decode_ms)));
-}
-
-void NoteDraft(const OutputFlags& flags, const DraftReport& draft, int64_t decode_tokens) {
-  if (draft.num_drafts == 0 || draft.passes == 0) return;
-  const double tokens_per_pass = static_cast<double>(decode_tokens) / static_cast<double>(draft.passes);
-  const double speed_up = static_cast<double>(decode_tokens) * draft.plain_ms / (draft.draft_ms + draft.verify_ms);
-  std::string depths;
-  for (const int64_t accepted : draft.num_accepted_tokens_per_pos) {
-    depths += fmt::format(" {:.0f}%", 100.0 * static_cast<double>(accepted) / static_cast<double>(draft.num_drafts));
+void NoteEnd(const OutputFlags& flags, const Generation& generation, int64_t context) {
+  if (flags.quiet || !IsTerminal(stderr)) return;
+  const Timings& t = generation.timings;
+  const int64_t tokens = std::ssize(generation.ids);
+  std::string line = fmt::format("{} tokens", tokens);
+  if (t.decode_ms > 0) line += fmt::format(", {:.0f} a second", 1000 * static_cast<double>(t.decode_tokens) / t.decode_ms);
+  line += fmt::format("; prompt {} in {:.2f} s", t.prompt_tokens + t.cached_tokens, t.prompt_ms / 1000);
+  if (generation.draft.num_drafts > 0) {
+    line += fmt::format("; {:.1f} tokens a pass by drafts", static_cast<double>(t.decode_tokens) /
+                                                                static_cast<double>(generation.draft.passes));
   }
-  Note(flags,
-       fmt::format("draft {:.2f} tokens a pass; {} of {} nodes verified were accepted, by depth{}; drafting {:.1f} "
-                   "ms, verifying {:.1f} ms; {:.2f} x the plain rate",
-                   tokens_per_pass, draft.num_accepted_tokens, draft.num_draft_tokens, depths, draft.draft_ms,
-                   draft.verify_ms, speed_up));
+  const bool full = t.prompt_tokens + t.cached_tokens + tokens >= context;
+  if (generation.finish_reason == FinishReason::kRepetition) line += "; it repeated itself (--no-loop-guard goes on)";
+  if (generation.finish_reason == FinishReason::kCancelled) line += "; stopped";
+  if (generation.finish_reason == FinishReason::kLength) {
+    line += full ? fmt::format("; cut off: the context of {} tokens is full (-c)", context) : "; cut off (-n)";
+  }
+  Note(flags, "[" + line + "]");
 }
 
 nlohmann::ordered_json ToJson(const Generation& generation) {

@@ -22,6 +22,8 @@ struct OutputFlags {
 };
 void AddOutput(CLI::App& verb, OutputFlags& flags);
 
+// kUsage where --threads are far more than the cores; more than the cores are warned of.
+void CheckThreads(int threads);
 // MODEL alone.
 void AddModelName(CLI::App& verb, std::string& model);
 // MODEL, and how it is loaded.
@@ -79,6 +81,7 @@ struct GenerateFlags {
   std::string verify = "match";
   std::vector<std::string> logit_bias;  // ID+BIAS or ID-BIAS
   int64_t seed = -1;                    // -1 = a new one each time
+  GenerateFlags() { request.loop_guard = true; }  // people are at the command line
 };
 void AddGenerateOptions(CLI::App& verb, GenerateFlags& flags);
 // The options, checked, without prompt and adapters; a seed of -1 is drawn from the system.
@@ -90,6 +93,11 @@ void ApplyConfigFile(CLI::App& verb, const std::string& file);
 // kUsage with the byte and its offset unless the text is UTF-8.
 void CheckUtf8(std::string_view text, std::string_view name);
 
+// Whether a file or a directory that holds something may be written over: with `yes`, or where somebody at a terminal
+// says so; kUsage naming it otherwise.
+void RequireOverwrite(const std::string& path, bool yes);
+void AddYes(CLI::App& verb, bool& yes);
+
 // Standard input, whole.
 std::string ReadStdin();
 // Writes to stdout at once.
@@ -100,10 +108,13 @@ void WriteJson(const nlohmann::ordered_json& value);
 std::string Quoted(std::string_view bytes);
 // A line on stderr unless --quiet.
 void Note(const OutputFlags& flags, std::string_view line);
-// "prompt 12 tokens, 250 tokens/s; decode ..." on stderr unless --quiet.
-void NoteTimings(const OutputFlags& flags, const Timings& timings);
-// How speculation went, where something was drafted: "draft 2.31 tokens a pass; ..." on stderr unless --quiet.
-void NoteDraft(const OutputFlags& flags, const DraftReport& draft, int64_t decode_tokens);
+// "[29 tokens, 165 a second; prompt 37 in 0.05 s]" on stderr, where that is a terminal, unless --quiet; and why the
+// answer ended, where it did not end by itself.
+void NoteEnd(const OutputFlags& flags, const Generation& generation, int64_t context);
+// "next: cambium ...": what to try now, unless --quiet.
+void Next(const OutputFlags& flags, std::string_view command);
+// As a shell takes it for one word.
+std::string Word(const std::string& text);
 // As documented in docs/cli.md.
 nlohmann::ordered_json ToJson(const Generation& generation);
 

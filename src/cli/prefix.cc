@@ -14,17 +14,20 @@ struct Flags {
   ModelFlags model;
   InputFlags input;
   std::string directory;
+  bool yes = false;
 };
 
 void Compile(const Flags& flags) {
   const Input input = ReadInput(flags.input);
+  RequireOverwrite(flags.directory, flags.yes);
   Engine engine = LoadModel(flags.model, flags.output);
   const std::vector<int32_t> ids = input.Ids(engine.model());
   engine.CompilePrefix(ids, flags.directory);
   if (flags.output.json) {
     WriteJson({{"path", flags.directory}, {"tokens", ids.size()}});
   } else {
-    Note(flags.output, fmt::format("wrote {}: {} tokens", flags.directory, ids.size()));
+    Note(flags.output, fmt::format("{}: {} tokens", flags.directory, ids.size()));
+    Next(flags.output, "cambium generate " + Word(flags.model.model) + " --graft " + Word(flags.directory) + " -p TEXT");
   }
 }
 
@@ -37,6 +40,7 @@ void AddPrefix(CLI::App& app) {
   AddModel(*verb, flags->model);
   AddInput(*verb, flags->input, "-p,--text");
   verb->add_option("-o,--output", flags->directory, "Directory for the prefix")->required();
+  AddYes(*verb, flags->yes);
   AddOutput(*verb, flags->output);
   verb->callback([flags] { Compile(*flags); });
 }

@@ -15,13 +15,13 @@ struct Flags {
   OutputFlags output;
   std::string in, out, type;
   bool requantize = false;
-  int threads = DefaultThreads();
+  int threads = 0;
 };
 
 void QuantizeFile(const Flags& flags) {
   const DType type = ParseQuantizeType(flags.type);
-  CheckRange("--threads", flags.threads, 1, 1024);
-  ThreadPool pool(flags.threads);
+  CheckThreads(flags.threads);
+  ThreadPool pool(flags.threads > 0 ? flags.threads : DefaultThreads());
   QuantizeReport report;
   {
     ProgressBar bar(flags.output.quiet);
@@ -47,11 +47,12 @@ void QuantizeFile(const Flags& flags) {
 void AddQuantize(CLI::App& app) {
   CLI::App* const verb = app.add_subcommand("quantize", "Write a GGUF file again in a smaller type");
   const auto flags = std::make_shared<Flags>();
-  verb->add_option("MODEL", flags->in, "A .gguf file or a cached name")->required();
+  verb->add_option("MODEL,-m,--model", flags->in, "A .gguf file or a cached name")->required();
   verb->add_option("OUT", flags->out, "The .gguf file to write")->required();
-  verb->add_option("TYPE", flags->type, "Q8_0, Q4_0, Q4_1, Q4_K, F16, BF16 or F32")->required();
+  verb->add_option("TYPE,--type", flags->type, "Q8_0, Q4_0, Q4_1, Q4_K, F16, BF16 or F32")->required();
   verb->add_flag("--allow-requantize", flags->requantize, "Accept a source that is quantised already");
-  verb->add_option("-t,--threads", flags->threads, "Threads")->capture_default_str();
+  verb->add_option("-t,--threads", flags->threads, "Threads (0: every core that may be used)")
+      ->envname("CAMBIUM_THREADS");
   AddOutput(*verb, flags->output);
   verb->callback([flags] { QuantizeFile(*flags); });
 }

@@ -131,6 +131,11 @@ const std::map<std::string, Setter, std::less<>>& Setters() {
          if (!v.is_boolean()) Wrong(f, v, "true or false");
          r.ignore_end = v.get<bool>();
        }},
+      {"loop_guard",
+       [](Request& r, const std::string& f, const Json& v) {
+         if (!v.is_boolean()) Wrong(f, v, "true or false");
+         r.loop_guard = v.get<bool>();
+       }},
       {"logit_bias", [](Request& r, const std::string& f, const Json& v) { r.sampling.logit_bias = Biases(f, v); }},
       {"logprobs",
        [](Request& r, const std::string& f, const Json& v) {

@@ -29,7 +29,7 @@ struct AddField {
 
 void AddTrainOptions(CLI::App& verb, TrainFlags& f) {
   verb.option_defaults()->always_capture_default();  // --print-config shows them
-  verb.add_option("MODEL", f.model, "A GGUF file, a Hugging Face directory, a cached name, or an alias (smollm2)");
+  verb.add_option("MODEL,-m,--model", f.model, "A GGUF file, a Hugging Face directory, a cached name, or an alias (smollm2)");
   VisitDataFields(f.train, AddField{verb});
   verb.add_option("--config", f.config, "A TOML file with these options; flags win");
   verb.add_flag("--print-config", f.print_config, "Print the options as TOML and stop");
@@ -47,7 +47,7 @@ bool ApplyConfig(CLI::App& verb, TrainFlags& flags) {
 }
 
 Model LoadToTrain(const TrainFlags& flags, const TrainConfig& config) {
-  CheckRange("--threads", flags.threads, 0, 1024);
+  CheckThreads(flags.threads);
   config.Check();
   if (flags.model.empty()) Fail(ErrorCode::kUsage, "MODEL is required");
   return Model::Load(flags.model, flags.threads);

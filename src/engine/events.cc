@@ -8,14 +8,15 @@
 namespace cambium {
 namespace {
 
-FinishReason ReasonOf(const DecodeResult& result, bool stopped) {
+FinishReason ReasonOf(const DecodeResult& result, bool stopped, bool looped) {
   switch (result.reason) {
     case StopReason::kEnd:
       return FinishReason::kStop;
     case StopReason::kLength:
       return FinishReason::kLength;
     case StopReason::kStopped:
-      return stopped ? FinishReason::kStop : FinishReason::kCancelled;
+      if (stopped) return FinishReason::kStop;
+      return looped ? FinishReason::kRepetition : FinishReason::kCancelled;
     case StopReason::kCancelled:
       return FinishReason::kCancelled;
     case StopReason::kFailed:
@@ -36,7 +37,7 @@ std::vector<float> UnitVector(const std::vector<double>& sum) {
 }  // namespace
 
 std::string_view Name(FinishReason reason) {
-  static constexpr std::string_view kNames[] = {"stop", "length", "cancelled", "failed"};
+  static constexpr std::string_view kNames[] = {"stop", "length", "cancelled", "failed", "repetition"};
   return kNames[static_cast<size_t>(reason)];
 }
 
@@ -98,7 +99,10 @@ void Engine::Impl::Connect(const std::shared_ptr<Active>& active, const Request&
       event.top = emitted.top;
     }
     Tell(event);
-    return !active->cancelled && !active->filter.done();
+    if (active->guard && std::ssize(generation.ids) > active->min_tokens) {
+      active->looped = active->guard->Push(emitted.token) && !active->filter.done() && !active->cancelled;
+    }
+    return !active->cancelled && !active->filter.done() && !active->looped;
   };
   decode.on_end = [this, active](const DecodeResult& result) { TellEnd(*active, result); };
   if (request.prompt_logprobs >= 0) ReportPrompt(active, request, decode);
@@ -150,7 +154,7 @@ void Engine::Impl::TellEnd(Active& a, const DecodeResult& result) {
   std::string rest;
   if (!stopped) rest = a.filter.Push(a.utf8.Finish()) + a.filter.Finish();
   generation.text += rest;
-  generation.finish_reason = ReasonOf(result, stopped);
+  generation.finish_reason = ReasonOf(result, stopped, a.looped);
   if (generation.finish_reason == FinishReason::kStop) {
     generation.stopped_by = stopped ? a.filter.stop() : std::string(m.tokenizer.Piece(result.end_token));
   }

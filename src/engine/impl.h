@@ -5,6 +5,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -13,6 +14,7 @@
 #include "base/turns.h"
 #include "cambium/cambium.h"
 #include "decode/scheduler.h"
+#include "engine/loop_guard.h"
 #include "engine/text_stream.h"
 #include "grammar/vocabulary.h"
 #include "io/dialogue.h"
@@ -91,6 +93,8 @@ struct Engine::Impl {
     Utf8Stream utf8;
     Generation generation;
     int64_t min_tokens;
+    std::optional<LoopGuard> guard;  // nothing: a loop goes on
+    bool looped = false;
     std::vector<double> hidden_sum;  // over the prompt's rows, where an embedding is wanted
     std::shared_ptr<DrafterSet> drafters;
   };

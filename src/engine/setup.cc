@@ -1,6 +1,7 @@
 // What a request needs before it can be served: a cache, its grafts, its drafters.
 #include <algorithm>
 #include <cmath>
+#include <filesystem>
 #include <limits>
 
 #include "drafters/drafters.h"
@@ -44,6 +45,11 @@ VerifyRule RuleOf(const DraftOptions& options) {
   return rule;
 }
 
+bool SamePath(const std::string& a, const std::string& b) {
+  std::error_code unknown;
+  return a == b || std::filesystem::equivalent(a, b, unknown);
+}
+
 uint64_t SaltOf(const std::string& salt) {
   if (salt.empty()) return 0;
   uint64_t hash = 0xCBF29CE484222325u;  // FNV-1a
@@ -79,7 +85,9 @@ EngineMark::~EngineMark() {
 }
 
 Engine::Impl::Active::Active(RequestId number, const Request& request)
-    : id(number), filter(request.stop), min_tokens(request.min_tokens) {}
+    : id(number), filter(request.stop), min_tokens(request.min_tokens) {
+  if (request.loop_guard && !request.ignore_end && !request.constraint) guard.emplace();
+}
 
 Engine::Impl::Impl(const Model& on, const EngineOptions& wanted)
     : model(on),
@@ -136,6 +144,10 @@ std::shared_ptr<const GraftSet> Engine::Impl::Grafts(
   uint64_t key = 0;
   for (const AdapterUse& use : adapters) {
     Adapter::Impl& adapter = *use.adapter.shared();
+    const auto same = [&](const AdapterUse& other) { return &other < &use && SamePath(other.adapter.path(), adapter.path); };
+    if (std::ranges::any_of(adapters, same)) {
+      Fail(ErrorCode::kUsage, "--graft ", adapter.path, ": given twice; give it once, with the sum of the scales");
+    }
     if (adapter.model.get() != &m) {
       Fail(ErrorCode::kUsage, adapter.path, ": the adapter was loaded onto another model than this engine's");
     }

@@ -1,6 +1,7 @@
 #include "io/json.h"
 
 #include <algorithm>
+#include <filesystem>
 #include <fstream>
 #include <iterator>
 #include <sstream>
@@ -189,6 +190,8 @@ int64_t WholeNumber(const nlohmann::json& value, std::string_view what, int64_t 
 }
 
 std::string ReadTextFile(const std::string& path, size_t max_bytes) {
+  std::error_code unknown;
+  if (std::filesystem::is_directory(path, unknown)) Fail(ErrorCode::kData, path, ": is a directory, expected a file");
   std::ifstream file(path, std::ios::binary | std::ios::ate);
   if (!file) Fail(ErrorCode::kData, path, ": cannot be opened");
   const std::streamoff size = file.tellg();

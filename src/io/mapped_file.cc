@@ -68,7 +68,7 @@ MappedFile::MappedFile(std::string path) : MappedFile() {
   struct stat status;
   const bool readable = fstat(descriptor_, &status) == 0;
   if (!readable || !S_ISREG(status.st_mode)) {
-    Fail(ErrorCode::kData, path_, readable && S_ISDIR(status.st_mode) ? ": is a directory" : ": is not a regular file");
+    Fail(ErrorCode::kData, path_, readable && S_ISDIR(status.st_mode) ? ": is a directory, expected a file" : ": is not a regular file");
   }
   size_ = static_cast<uint64_t>(status.st_size);
   if (size_ == 0) return;

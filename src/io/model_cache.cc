@@ -4,6 +4,7 @@
 #include <cstdlib>
 #include <filesystem>
 
+#include "base/nearest.h"
 #include "cambium/error.h"
 #include "io/gguf.h"
 #include "io/hub.h"
@@ -94,6 +95,18 @@ std::vector<CachedModel> ListModels() {
   return models;
 }
 
+namespace {
+
+// Names that MODEL may be, as far as this machine knows.
+std::vector<std::string> KnownNames() {
+  std::vector<std::string> names;
+  for (const PackagedModel& packaged : PackagedModels()) names.emplace_back(packaged.alias);
+  for (const CachedModel& cached : ListModels()) names.push_back(cached.name);
+  return names;
+}
+
+}  // namespace
+
 std::string ResolveModel(const std::string& model) {
   std::error_code error;
   if (model.empty()) Fail(ErrorCode::kUsage, "MODEL is empty");
@@ -115,8 +128,8 @@ std::string ResolveModel(const std::string& model) {
     if (!path.empty()) return path;
     Fail(ErrorCode::kData, model, ": no such file, and not in the cache; `cambium pull ", model, "` downloads it");
   }
-  Fail(ErrorCode::kData, model,
-       ": no such file, and no cached model of that name; `cambium list` shows those there are");
+  Fail(ErrorCode::kData, model, ": no such file, and no cached model of that name", NearestHint(model, KnownNames()),
+       "; `cambium list` shows those there are");
 }
 
 uint64_t RemoveModel(const std::string& name) {
@@ -126,7 +139,8 @@ uint64_t RemoveModel(const std::string& name) {
            (!model.in_hub_cache && fs::path(model.path).filename() == name + ".gguf");
   });
   if (found == models.end())
-    Fail(ErrorCode::kUsage, name, ": no cached model of that name; `cambium list` shows those there are");
+    Fail(ErrorCode::kUsage, name, ": no cached model of that name", NearestHint(name, KnownNames()),
+         "; `cambium list` shows those there are");
   std::error_code error;
   if (!found->in_hub_cache) {
     fs::remove_all(found->path, error);

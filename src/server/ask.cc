@@ -246,6 +246,7 @@ Request ReadAsk(const Fields& fields, const Service& service, Ask& ask) {
   request.trace = ask.trace || ask.timings;
   request.progress = ask.progress || ask.timings;
   request.ignore_end = fields.Bool("ignore_eos").value_or(false);
+  request.loop_guard = fields.Bool("loop_guard").value_or(false);
   request.min_tokens = fields.Whole("min_tokens", 0, kMostTokens).value_or(0);
   ask.choices = fields.Whole("n", 1, kMostChoices).value_or(1);
   if (fields.Whole("best_of", 1, kMostChoices).value_or(ask.choices) != ask.choices) {

@@ -86,7 +86,7 @@ void Exchange::Count(size_t answer, const Event& event) {
   }
   if (event.kind != Event::Kind::kFinished) return;
   service_.watch.Ended({this, answer}, *event.generation);
-  static constexpr std::string_view kReasons[] = {"stop", "length", "abort", "error"};
+  static constexpr std::string_view kReasons[] = {"stop", "length", "abort", "error", "repetition"};
   Metrics::Ended ended;
   ended.reason = kReasons[static_cast<size_t>(event.generation->finish_reason)];
   ended.prompt_tokens = std::ssize(ask_->prompts[ask_->PromptOf(answer)]);

@@ -90,8 +90,9 @@ class MessagesFormat : public PiecesFormat {
   }
 
   Json Ending(const Generation& generation, size_t calls) const {
+    const bool looped = generation.finish_reason == FinishReason::kRepetition;
     if (generation.finish_reason != FinishReason::kStop)
-      return {{"stop_reason", "max_tokens"}, {"stop_sequence", nullptr}};
+      return {{"stop_reason", looped ? "repetition" : "max_tokens"}, {"stop_sequence", nullptr}};
     if (calls > 0) return {{"stop_reason", "tool_use"}, {"stop_sequence", nullptr}};
     if (std::ranges::find(ask_->stop, generation.stopped_by) == ask_->stop.end()) {
       return {{"stop_reason", "end_turn"}, {"stop_sequence", nullptr}};

@@ -166,8 +166,9 @@ class ResponsesFormat : public PiecesFormat {
   }
   Json Ended(const Generation& generation) const {
     Json response = Response(Status(generation), items_);
+    const bool looped = generation.finish_reason == FinishReason::kRepetition;
     if (generation.finish_reason != FinishReason::kStop)
-      response["incomplete_details"] = {{"reason", "max_output_tokens"}};
+      response["incomplete_details"] = {{"reason", looped ? "repetition" : "max_output_tokens"}};
     const Usage usage = UsageOf(*ask_, {generation});
     response["usage"] = {{"input_tokens", usage.prompt_tokens},
                          {"input_tokens_details", {{"cached_tokens", usage.cached_tokens}}},

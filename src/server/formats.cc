@@ -17,7 +17,11 @@ Json UsageJson(const Usage& usage) {
 
 std::string SseEvent(const Json& data) { return "data: " + Dump(data) + "\n\n"; }
 
-std::string_view OpenAiReason(FinishReason reason) { return reason == FinishReason::kStop ? "stop" : "length"; }
+std::string_view OpenAiReason(FinishReason reason) {
+  // "repetition" only where the request asked for the guard: clients that know OpenAI's reasons alone meet no other.
+  if (reason == FinishReason::kRepetition) return Name(reason);
+  return reason == FinishReason::kStop ? "stop" : "length";
+}
 
 double ShownLogprob(float logprob) { return std::max(-9999.0, static_cast<double>(logprob)); }
 

@@ -60,7 +60,7 @@ Metrics::Metrics(std::string model, int64_t context) : model_(std::move(model)) 
     Count(name, "", 0);
   }
   Count("http_requests_client_disconnected", "", 0);
-  for (const char* reason : {"stop", "length", "abort", "error"}) {
+  for (const char* reason : {"stop", "length", "abort", "error", "repetition"}) {
     Count("request_success", std::string("finished_reason=\"") + reason + "\"", 0);
   }
 }
