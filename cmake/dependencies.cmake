@@ -12,3 +12,4 @@ pkg_check_modules(HWY REQUIRED IMPORTED_TARGET libhwy)
 pkg_check_modules(PCRE2 REQUIRED IMPORTED_TARGET libpcre2-8)
 pkg_check_modules(UTF8PROC REQUIRED IMPORTED_TARGET libutf8proc)
 pkg_check_modules(EDITLINE REQUIRED IMPORTED_TARGET libedit)
+find_package(MPI COMPONENTS C QUIET)  # optional: training by several processes

@@ -87,6 +87,7 @@ struct TrainConfig {
   int keep = 2;                  // checkpoints
   std::string resume = "never";  // auto goes on from the newest whole checkpoint
   bool yes = false;              // train even if the stop token is not trained
+  double dist_timeout = 0;       // seconds that ranks wait for one; 0: by the steps
 
   // A TOML file with the options' names as keys, such as the train.toml that a run of the program leaves (whose MODEL,
   // threads, json and quiet are the program's own and say nothing here). kUsage naming an unknown key or a bad value.
@@ -119,7 +120,12 @@ struct TrainPlan {
   int64_t steps = 0, rows = 0;  // rows of all steps
   int64_t max_rows = 0;         // of one micro-batch
   int64_t peak_bytes = 0;       // resident memory, predicted
-  double tokens_per_s = 0, seconds = 0;
+  double tokens_per_s = 0, seconds = 0;  // of this process alone
+  // Of a step that `ranks` processes share.
+  int ranks = 1;
+  int64_t rounds = 0;                      // micro-batches that each computes
+  int64_t bytes_sent = 0;                  // by each, and as many received
+  double step_seconds = 0;                 // of computing
 };
 
 // A run of an example's text that is trained on, or that is not.
@@ -157,6 +163,9 @@ struct TrainResult {
 // One run of training on a model, which other requests may use meanwhile: passes take turns. One at a time on a model
 // (kUsage). With `full` the model itself is what changes: no engine may be on it until the training is gone.
 //
+// Started as one of several processes by mpirun or srun, all make the same Training and call the same members; they share the
+// work, and rank 0 alone writes files (docs/scale.md).
+//
 // All members but Stop are called by one thread at a time. Every call may throw Error; after one from Step the last
 // checkpoint stays, and a Training with resume "auto" goes on from it.
 class Training {
@@ -180,7 +189,8 @@ class Training {
   std::string Preview(bool color) const;
   std::vector<PreviewPart> PreviewParts() const;
   // Runs two micro-batches; the run is the same with it and without.
-  TrainPlan Plan();
+  // ranks: the processes that would share it; where they do already, they count.
+  TrainPlan Plan(int ranks = 1);
   // kUsage where answers would never end, because their stop token is not trained, unless config.yes. Step does it too.
   void RequireStopToken() const;
 

@@ -13,6 +13,7 @@
 #include "cli/command_line.h"
 #include "cli/options.h"
 #include "cli/verbs.h"
+#include "scale/launch.h"
 
 namespace {
 
@@ -25,6 +26,7 @@ void ExitOnInterrupt(int) {
 }
 
 int Report(int code, std::string_view message) {
+  if (!SpeaksForRanks(code, message)) return code;
   const bool color = cli::UseColor(stderr);
   std::cerr << (color ? "\033[1;31merror:\033[0m " : "error: ") << message << '\n';
   return code;
@@ -33,7 +35,7 @@ int Report(int code, std::string_view message) {
 // Once each: a model's files may be read more than once.
 void PrintWarning(const std::string& text) {
   static std::set<std::string> said;
-  if (!said.insert(text).second) return;
+  if (!said.insert(text).second || !IsFirst(JoinedRanks())) return;
   std::cerr << (cli::UseColor(stderr) ? "\033[1;33mwarning:\033[0m " : "warning: ") << text << '\n';
 }
 
@@ -54,11 +56,7 @@ int Run(int argc, char** argv) {
   return 0;
 }
 
-}  // namespace
-
-int main(int argc, char** argv) {
-  std::signal(SIGINT, ExitOnInterrupt);
-  SetWarningHandler(PrintWarning);
+int Guarded(int argc, char** argv) {
   try {
     int code = Run(argc, argv);
     if (std::fflush(stdout) != 0 && code == 0) {
@@ -72,4 +70,17 @@ int main(int argc, char** argv) {
   } catch (const std::exception& error) {
     return Report(static_cast<int>(ErrorCode::kRuntime), error.what());
   }
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  std::signal(SIGINT, ExitOnInterrupt);
+  SetWarningHandler(PrintWarning);
+  // As mpirun writes it; options of one dash have one letter.
+  for (int i = 1; i < argc; ++i) {
+    static char np[] = "--np";
+    if (std::string_view(argv[i]) == "-np") argv[i] = np;
+  }
+  return LeaveRanks(Guarded(argc, argv));
 }

@@ -7,6 +7,7 @@
 #include "cli/train_flags.h"
 #include "cli/verbs.h"
 #include "io/atomic_file.h"
+#include "scale/launch.h"
 
 namespace cambium::cli {
 namespace {
@@ -14,7 +15,8 @@ namespace {
 std::atomic<Training*> running = nullptr;
 static_assert(std::atomic<Training*>::is_always_lock_free);
 
-// The first Ctrl-C ends the run with a checkpoint, the second one at once.
+// The first Ctrl-C ends the run with a checkpoint, the second one at once. mpirun and Slurm send SIGTERM, and SIGUSR1 where
+// they are asked to.
 void Interrupt(int signal) {
   if (Training* const training = running) training->Stop();
   std::signal(signal, SIG_DFL);
@@ -77,14 +79,17 @@ std::string ShortAccuracy(const StepReport& step) {
 
 TrainResult RunToEnd(Training& training, TrainProgress& progress) {
   running = &training;
-  const auto before = std::signal(SIGINT, Interrupt);
-  const struct Restore {
-    void (*handler)(int);
-    ~Restore() {
-      std::signal(SIGINT, handler);
+  const struct Handlers {
+    using Handler = void (*)(int);
+    const Handler on_int = std::signal(SIGINT, Interrupt), on_term = std::signal(SIGTERM, Interrupt),
+                  on_usr1 = std::signal(SIGUSR1, Interrupt);
+    ~Handlers() {
+      std::signal(SIGINT, on_int);
+      std::signal(SIGTERM, on_term);
+      std::signal(SIGUSR1, on_usr1);
       running = nullptr;
     }
-  } restore{before};
+  } handlers;
   while (const std::optional<StepReport> step = training.Step()) {
     progress.Step(*step, ShortAccuracy(*step));
     if (!step->valid_loss) continue;
@@ -94,14 +99,16 @@ TrainResult RunToEnd(Training& training, TrainProgress& progress) {
   return training.result();
 }
 
-void Train(const TrainFlags& flags, const TrainConfig& stage, const std::string& config) {
+void Train(TrainFlags& flags, const TrainConfig& stage, const std::string& config) {
   if (stage.output.empty()) Fail(ErrorCode::kUsage, "-o is required: the directory for what is trained");
   const Model model = LoadToTrain(flags, stage);
   Training training(model, stage, [&](const std::string& line) { Note(flags.output, line); });
   const int64_t predicted = PrintPlan(training, flags.output);
-  AtomicFile file(stage.output + "/train.toml");
-  file.Write(config);
-  file.Commit();
+  if (IsFirst(JoinRanks(stage.dist_timeout))) {
+    AtomicFile file(stage.output + "/train.toml");
+    file.Write(config);
+    file.Commit();
+  }
 
   TrainProgress progress(flags.output, training.total_steps());
   const TrainResult result = RunToEnd(training, progress);

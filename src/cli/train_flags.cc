@@ -4,7 +4,9 @@
 
 #include <iostream>
 
+#include "cli/progress.h"
 #include "engine/train_fields.h"
+#include "scale/launch.h"
 
 namespace cambium::cli {
 namespace {
@@ -46,15 +48,20 @@ bool ApplyConfig(CLI::App& verb, TrainFlags& flags) {
   return true;
 }
 
-Model LoadToTrain(const TrainFlags& flags, const TrainConfig& config) {
+Model LoadToTrain(TrainFlags& flags, const TrainConfig& config) {
   CheckThreads(flags.threads);
   config.Check();
   if (flags.model.empty()) Fail(ErrorCode::kUsage, "MODEL is required");
-  return Model::Load(flags.model, flags.threads);
+  Ranks* const ranks = JoinRanks(config.dist_timeout);
+  if (!IsFirst(ranks)) {
+    flags.output.quiet = true;
+    flags.output.json = false;
+  }
+  return Model::Load(flags.model, flags.threads == 0 ? ThreadsOfRank() : flags.threads);
 }
 
-int64_t PrintPlan(Training& training, const OutputFlags& output) {
-  const TrainPlan plan = training.Plan();
+int64_t PrintPlan(Training& training, const OutputFlags& output, int ranks) {
+  const TrainPlan plan = training.Plan(ranks);
   const DatasetReport& r = training.data();
   const auto line = [&](const std::string& text) { Note(output, text); };
   line(fmt::format("training    {} parameters ({})", plan.parameters, training.kind()));
@@ -67,6 +74,13 @@ int64_t PrintPlan(Training& training, const OutputFlags& output) {
   if (training.valid_examples() > 0) line(fmt::format("validation  {} examples", training.valid_examples()));
   line(fmt::format("work        {} steps, {} tokens; about {:.0f} s at {:.0f} tokens/s", plan.steps, plan.rows,
                    plan.seconds, plan.tokens_per_s));
+  if (plan.ranks > 1) {
+    const auto at = [&](double gigabits) { return static_cast<double>(plan.bytes_sent) * 8 / (gigabits * 1e9); };
+    line(fmt::format("network     {} ranks: each computes {} micro-batches a step, {:.2f} s, and sends {}: {:.2g} s at "
+                     "1 Gbit/s, {:.2g} s at 10",
+                     plan.ranks, plan.rounds, plan.step_seconds, HumanBytes(static_cast<uint64_t>(plan.bytes_sent)),
+                     at(1), at(10)));
+  }
   line(fmt::format("memory      about {} MiB at its peak", plan.peak_bytes >> 20));
   const bool stops = r.stop_token_trained();
   line(fmt::format("stop token  trained: {}", stops ? "yes" : "no"));
@@ -78,6 +92,14 @@ int64_t PrintPlan(Training& training, const OutputFlags& output) {
     nlohmann::ordered_json preview = nlohmann::ordered_json::array();
     for (const PreviewPart& part : training.PreviewParts()) {
       preview.push_back({{"text", part.text}, {"trained", part.trained}});
+    }
+    nlohmann::ordered_json network;
+    if (plan.ranks > 1) {
+      network = {{"ranks", plan.ranks},
+                 {"micro_batches", plan.rounds},
+                 {"step_seconds", plan.step_seconds},
+                 {"bytes_sent", plan.bytes_sent},
+                 {"seconds_at_1gbit", static_cast<double>(plan.bytes_sent) * 8e-9}};
     }
     WriteJson({{"parameters", plan.parameters},
                {"examples", r.examples},
@@ -91,6 +113,7 @@ int64_t PrintPlan(Training& training, const OutputFlags& output) {
                {"peak_bytes", plan.peak_bytes},
                {"stop_token_trained", stops},
                {"validation_examples", training.valid_examples()},
+               {"network", std::move(network)},
                {"preview", std::move(preview)}});
   }
   training.RequireStopToken();

@@ -63,6 +63,7 @@ void CheckRanges(const TrainConfig& c) {
   CheckRange("--feature-weight", static_cast<double>(c.feature_weight.value_or(0)), 0, 1e6);
   CheckRange("--heads-lr", static_cast<double>(c.heads_lr), 0, 100);
   CheckRange("--distill-tokens", static_cast<double>(c.distill_tokens), 1, 1 << 24);
+  CheckRange("--dist-timeout", c.dist_timeout, 0, 1e6);
   CheckRange("--distill-temp", static_cast<double>(c.distill_temp), 0, 100);
 }
 

@@ -28,10 +28,11 @@ std::vector<PreviewPart> Training::PreviewParts() const {
   return cambium::PreviewParts(impl_->data.examples.front(), impl_->m.tokenizer);
 }
 
-TrainPlan Training::Plan() {
+TrainPlan Training::Plan(int ranks) {
   Impl& t = *impl_;
   const std::lock_guard computing(t.m.compute);
-  return MakePlan(*t.trainer, t.transformer, t.data.examples, t.setup.train.batch);
+  return MakePlan(*t.trainer, t.transformer, t.data.examples, t.setup.train.batch,
+                  t.ranks != nullptr ? t.ranks->size() : ranks);
 }
 
 void Training::RequireStopToken() const {
@@ -73,6 +74,7 @@ void Training::Save(const std::string& directory) {
   if (t.frozen)
     Fail(ErrorCode::kUsage, to, ": save before the heads are reported on; they are packed for serving then");
   const std::lock_guard computing(t.m.compute);
+  if (!IsFirst(t.ranks)) return;  // all have the same
   const Optimizer::UnroundedValues values(t.trainer->optimizer());
   t.graft->Save(to);
   if (t.with_heads != nullptr) t.with_heads->Save(to);

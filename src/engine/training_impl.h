@@ -34,6 +34,7 @@ struct Training::Impl {
 
   Heads* heads() const { return (with_heads != nullptr ? *with_heads : *graft).heads(); }
   std::string bundle() const { return config.bundle.empty() ? config.output : config.bundle; }
+  void RequireAlikeRanks();
   void ReadData();
   void ResolveKind();
   void LoadTrunk();
@@ -46,6 +47,7 @@ struct Training::Impl {
   const Lines lines;
   const Model model;
   Model::Impl& m;
+  Ranks* const ranks;  // null: this process alone
   TrainSetup setup;
   std::string kind, with_graft, init_from;
   TrainingClaim claim;

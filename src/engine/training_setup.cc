@@ -1,8 +1,13 @@
 // From a model, data and options to a trainer.
 #include <algorithm>
+#include <filesystem>
 #include <limits>
+#include <nlohmann/json.hpp>
 
+#include "base/isa.h"
 #include "engine/training_impl.h"
+#include "io/sha256.h"
+#include "scale/launch.h"
 
 namespace cambium {
 namespace {
@@ -29,6 +34,27 @@ void Join(Dataset& data, Dataset more) {
   }
   // The model ends its answers where it ends them; nothing needs to teach it.
   if (sum.answers == 0) sum.answers = sum.answers_stopped = 1;
+}
+
+// Of all files of a model: the file and the other parts of a split one, or what a directory has.
+std::string ModelDigest(const std::string& path) {
+  namespace fs = std::filesystem;
+  const bool whole = fs::is_directory(path);
+  const fs::path folder = whole ? fs::path(path) : fs::absolute(path).parent_path();
+  const std::string name = fs::path(path).filename().string();
+  const size_t part = name.find("-00001-of-");
+  std::vector<std::string> files;
+  for (const fs::directory_entry& entry : fs::directory_iterator(folder)) {
+    const std::string other = entry.path().filename().string();
+    const bool belongs = whole || other == name || (part != std::string::npos && other.starts_with(name.substr(0, part)));
+    if (belongs && entry.is_regular_file()) files.push_back(entry.path().string());
+  }
+  std::ranges::sort(files);
+  std::string digests;
+  for (const std::string& file : files) digests += FileSha256(file);
+  Sha256 hash;
+  hash.Update({reinterpret_cast<const uint8_t*>(digests.data()), digests.size()});
+  return hash.HexDigest();
 }
 
 const TrainConfig& Checked(const TrainConfig& config) {
@@ -63,6 +89,7 @@ Training::Impl::Impl(const Model& on, const TrainConfig& wanted, const Lines& te
       lines(tell != nullptr ? tell : [](const std::string&) {}),
       model(on),
       m(*model.shared()),
+      ranks(JoinRanks(config.dist_timeout)),
       setup(SetupOf(config)),
       kind(config.graft),
       with_graft(config.with_graft),
@@ -70,6 +97,8 @@ Training::Impl::Impl(const Model& on, const TrainConfig& wanted, const Lines& te
       claim(m, config.graft == "full"),
       transformer(m.transformer.base()) {
   const std::lock_guard computing(m.compute);
+  setup.train.ranks = ranks;
+  if (ranks != nullptr) RequireAlikeRanks();
   ReadData();
   ResolveKind();
   if (IsHeads(kind) || TrainsBeside(config)) LoadTrunk();
@@ -80,11 +109,29 @@ Training::Impl::Impl(const Model& on, const TrainConfig& wanted, const Lines& te
   Resume();
 }
 
+// What decides bits, and which calls ranks make. Data and what is trained are compared by the trainer.
+void Training::Impl::RequireAlikeRanks() {
+  for (const bool heads : {IsHeads(kind), TrainsBeside(config), !config.with_heads.empty(), !config.refresh_heads.empty()}) {
+    if (heads) Fail(ErrorCode::kUsage, "draft heads are trained by one process, but there are ", ranks->size(), " ranks");
+  }
+  if (config.numerics_report) {
+    Fail(ErrorCode::kUsage, "--numerics-report sees one process, but there are ", ranks->size(), " ranks");
+  }
+  std::vector<std::pair<std::string, std::string>> things = {
+      {"the instruction set (CAMBIUM_ISA)", IsaName()},
+      {"AMX", HasAmx() ? "in use" : "not in use"},
+      {"the SHA-256 of the program", FileSha256("/proc/self/exe")},
+      {"the SHA-256 of " + m.path, ModelDigest(m.path)}};
+  const nlohmann::json options = nlohmann::json::parse(config.ToJson());
+  for (const auto& [name, value] : options.items()) things.emplace_back(name, value.dump());
+  RequireAlike(*ranks, things);
+}
+
 void Training::Impl::ReadData() {
   if (config.data.empty() && config.distill.empty()) Fail(ErrorCode::kUsage, "--data is required");
   if (!config.data.empty()) data = LoadDataset(config.data, m.tokenizer, setup.dataset);
   if (!config.valid.empty()) valid = LoadDataset(config.valid, m.tokenizer, setup.dataset);
-  if (!config.output.empty()) lock.emplace(config.output);
+  if (!config.output.empty() && IsFirst(ranks)) lock.emplace(config.output);
 }
 
 void Training::Impl::ResolveKind() {
@@ -165,7 +212,7 @@ void Training::Impl::MakeGrafts() {
 void Training::Impl::Resume() {
   if (config.output.empty()) return;
   if (config.resume != "auto") {
-    if (CheckpointStore(config.output + "/checkpoints", 2).Steps().empty()) return;
+    if (!IsFirst(ranks) || CheckpointStore(config.output + "/checkpoints", 2).Steps().empty()) return;
     Fail(ErrorCode::kUsage, config.output,
          ": holds checkpoints of an earlier run; give --resume auto or another directory");
   }

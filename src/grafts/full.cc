@@ -55,6 +55,7 @@ FullGraft::FullGraft(const GraftOptions& options, BaseModel& model) : model_(mod
       if (!linear.w) continue;
       const std::string name = at + SiteName(static_cast<SiteKind>(kind));
       params.weight = AddMatrix(name, linear.w);
+      params.weight->adds_once = true;
       if (linear.bias.view) params.bias = Add(name + ".bias", linear.bias.view, false);
     }
   }

@@ -31,6 +31,9 @@ struct Parameter {
   float lr_scale = 1;     // its learning rate is this times the run's
   // The graft rounds the value itself where mixed precision asks for 16 bits: the value is its own fp32 master.
   bool is_master = false;
+  // A pass adds to the gradient once, a whole sum with one rounding; so gradients of several passes add up in place to
+  // what adding the whole gradient of each gives.
+  bool adds_once = false;
 };
 
 // A trained addition to the frozen base. Hooks see only the rows that carry the graft, and use the context's pool and

@@ -45,6 +45,8 @@ void EncodeMoments(const float* m, const float* v, int64_t count, int8_t* m_out,
 
 OwnedTensor Packed(int64_t bytes) { return OwnedTensor(DType::kI32, {(bytes + 3) / 4}); }
 
+static_assert(ParameterLayout::kAlign % kMomentBlock == 0);
+
 }  // namespace
 
 OptimizerOptions::Schedule ParseSchedule(std::string_view name) {
@@ -71,36 +73,40 @@ double LearningRate(const OptimizerOptions& options, int64_t step, int64_t steps
 }
 
 Optimizer::Optimizer(ThreadPool& pool, std::vector<Parameter*> params, const OptimizerOptions& options, DType working,
-                     bool masters)
-    : pool_(pool), params_(std::move(params)), options_(options), working_(working), masters_(masters) {
-  for (Parameter* param : params_) {
-    Slot slot;
-    const int64_t size = param->value.size();
-    slot.grad = OwnedTensor({size});
-    if (options.eight_bit) {
-      slot.m = Packed(size);
-      slot.v = Packed(size);
-      slot.m_scale = OwnedTensor({Blocks(size)});
-      slot.v_scale = OwnedTensor({Blocks(size)});
-    } else {
-      slot.m = OwnedTensor({size});
-      slot.v = OwnedTensor({size});
-    }
-    if (working != DType::kF32 && masters && !param->is_master) {
-      slot.master = OwnedTensor({size});
-      std::memcpy(slot.master.view.data, param->value.data, static_cast<size_t>(param->value.bytes()));
-    }
-    param->grad = param->value;
-    param->grad.data = slot.grad.view.data;
-    slots_.push_back(std::move(slot));
+                     bool masters, Ranks* ranks)
+    : pool_(pool),
+      params_(std::move(params)),
+      options_(options),
+      working_(working),
+      masters_(masters),
+      gradients_(pool, params_, ranks) {
+  const int64_t own = gradients_.own_end() - gradients_.own_begin();
+  m_ = options.eight_bit ? Packed(own) : OwnedTensor({own});
+  v_ = options.eight_bit ? Packed(own) : OwnedTensor({own});
+  if (options.eight_bit) {
+    m_scale_ = OwnedTensor({Blocks(own)});
+    v_scale_ = OwnedTensor({Blocks(own)});
+  }
+  for (const Parameter* param : params_) {
+    OwnedTensor& master = master_.emplace_back();
+    if (working == DType::kF32 || !masters || param->is_master) continue;
+    master = OwnedTensor({param->value.size()});
+    std::memcpy(master.view.data, param->value.data, static_cast<size_t>(param->value.bytes()));
   }
   const OwnedTensor rounded = RoomToRound();
-  for (size_t i = 0; i < slots_.size(); ++i) Round(i, rounded.view);
+  for (size_t i = 0; i < params_.size(); ++i) Round(i, rounded.view);
+}
+
+Optimizer::Part Optimizer::PartOf(size_t index) const {
+  const int64_t first = gradients_.layout().begins[index], size = params_[index]->value.size();
+  const int64_t begin = std::clamp<int64_t>(gradients_.own_begin() - first, 0, size);
+  const int64_t end = std::clamp<int64_t>(gradients_.own_end() - first, 0, size);
+  return {begin, first + begin - gradients_.own_begin(), end - begin};
 }
 
 Tensor Optimizer::MasterOf(size_t index) const {
   const Parameter& param = *params_[index];
-  return slots_[index].master.view ? slots_[index].master.view : Tensor(param.value.f32(), {param.value.size()});
+  return master_[index].view ? master_[index].view : Tensor(param.value.f32(), {param.value.size()});
 }
 
 bool Optimizer::Rounds(size_t index) const {
@@ -109,7 +115,7 @@ bool Optimizer::Rounds(size_t index) const {
 
 OwnedTensor Optimizer::RoomToRound() const {
   int64_t most = 0;
-  for (size_t i = 0; i < slots_.size(); ++i) {
+  for (size_t i = 0; i < params_.size(); ++i) {
     if (Rounds(i)) most = std::max(most, params_[i]->value.size());
   }
   return OwnedTensor(working_, {most});
@@ -124,9 +130,7 @@ void Optimizer::Round(size_t index, Tensor stored) {
 }
 
 double Optimizer::GradNorm(float grad_scale) const {
-  double sum = 0;
-  for (const Slot& slot : slots_) sum += SquaredNorm(pool_, slot.grad.view);
-  return std::sqrt(sum) * static_cast<double>(grad_scale);
+  return std::sqrt(gradients_.SquaredNorm()) * static_cast<double>(grad_scale);
 }
 
 void Optimizer::Step(double lr, float grad_scale, double grad_norm) {
@@ -135,23 +139,46 @@ void Optimizer::Step(double lr, float grad_scale, double grad_norm) {
   const double clip = static_cast<double>(options_.clip);
   const OwnedTensor rounded = RoomToRound();
   if (clip > 0) grad_scale *= static_cast<float>(std::min(1.0, clip / (grad_norm + 1e-6)));
-  for (size_t i = 0; i < slots_.size(); ++i) {
+  const auto own = [](Tensor stretch, int64_t at, int64_t size) { return Tensor(stretch.f32() + at, {size}); };
+  for (size_t i = 0; i < params_.size(); ++i) {
     const AdamW hyper = {static_cast<float>(lr) * params_[i]->lr_scale, options_.beta1, options_.beta2, options_.eps,
                          params_[i]->decay ? options_.weight_decay : 0.0f};
+    const Part part = PartOf(i);
+    if (part.size == 0) continue;
+    const Tensor master = own(MasterOf(i), part.begin, part.size);
     if (options_.eight_bit) {
-      StepEightBit(hyper, grad_scale, i);
+      StepEightBit(hyper, grad_scale, master, part);
     } else {
-      AdamWStep(pool_, hyper, steps_, grad_scale, slots_[i].grad.view, MasterOf(i), slots_[i].m.view, slots_[i].v.view);
+      AdamWStep(pool_, hyper, steps_, grad_scale, own(gradients_.sum(), part.at, part.size), master,
+                own(m_.view, part.at, part.size), own(v_.view, part.at, part.size));
     }
-    Round(i, rounded.view);
   }
+  SpreadMasters();
+  for (size_t i = 0; i < params_.size(); ++i) Round(i, rounded.view);
 }
 
-void Optimizer::StepEightBit(const AdamW& hyper, float grad_scale, size_t index) {
+// Through the room of the gradients, which are used up.
+void Optimizer::SpreadMasters() {
+  if (gradients_.ranks() == nullptr) return;
+  const std::span<float> room = gradients_.room();
+  const auto each = [&](const auto& f) {
+    for (size_t i = 0; i < params_.size(); ++i) f(MasterOf(i), room.data() + gradients_.layout().begins[i], PartOf(i));
+  };
+  each([](Tensor master, float* at, const Part& part) { std::copy_n(master.f32() + part.begin, part.size, at + part.begin); });
+  gradients_.ranks()->FromOwners(room, gradients_.layout().borders);
+  each([](Tensor master, float* at, const Part& part) {
+    std::copy_n(at, part.begin, master.f32());
+    std::copy(at + part.begin + part.size, at + master.size(), master.f32() + part.begin + part.size);
+  });
+}
+
+void Optimizer::StepEightBit(const AdamW& hyper, float grad_scale, Tensor master, const Part& part) {
   constexpr int64_t kBlocksAtOnce = 256;
-  Slot& slot = slots_[index];
-  const Tensor master = MasterOf(index);
-  const int64_t size = master.size();
+  const int64_t size = part.size;
+  int8_t* const m_codes = m_.view.as<int8_t>() + part.at;
+  uint8_t* const v_codes = v_.view.as<uint8_t>() + part.at;
+  float* const m_scale = m_scale_.view.f32() + part.at / kMomentBlock;
+  float* const v_scale = v_scale_.view.f32() + part.at / kMomentBlock;
   OwnedTensor m({kBlocksAtOnce * kMomentBlock}), v({kBlocksAtOnce * kMomentBlock});
   for (int64_t first = 0; first < Blocks(size); first += kBlocksAtOnce) {
     const int64_t blocks = std::min(kBlocksAtOnce, Blocks(size) - first), begin = first * kMomentBlock;
@@ -163,22 +190,16 @@ void Optimizer::StepEightBit(const AdamW& hyper, float grad_scale, size_t index)
       });
     };
     each_block([&](int64_t block, int64_t at, int64_t n) {
-      DecodeMoments(slot.m.view.as<int8_t>() + begin + at, slot.v.view.as<uint8_t>() + begin + at,
-                    slot.m_scale.view.f32()[block], slot.v_scale.view.f32()[block], n, m.view.f32() + at,
+      DecodeMoments(m_codes + begin + at, v_codes + begin + at, m_scale[block], v_scale[block], n, m.view.f32() + at,
                     v.view.f32() + at);
     });
-    AdamWStep(pool_, hyper, steps_, grad_scale, Tensor(slot.grad.view.f32() + begin, {count}),
+    AdamWStep(pool_, hyper, steps_, grad_scale, Tensor(gradients_.sum().f32() + part.at + begin, {count}),
               Tensor(master.f32() + begin, {count}), Tensor(m.view.f32(), {count}), Tensor(v.view.f32(), {count}));
     each_block([&](int64_t block, int64_t at, int64_t n) {
-      EncodeMoments(m.view.f32() + at, v.view.f32() + at, n, slot.m.view.as<int8_t>() + begin + at,
-                    slot.v.view.as<uint8_t>() + begin + at, slot.m_scale.view.f32() + block,
-                    slot.v_scale.view.f32() + block);
+      EncodeMoments(m.view.f32() + at, v.view.f32() + at, n, m_codes + begin + at, v_codes + begin + at,
+                    m_scale + block, v_scale + block);
     });
   }
-}
-
-void Optimizer::ZeroGrad() {
-  for (Slot& slot : slots_) std::memset(slot.grad.view.data, 0, static_cast<size_t>(slot.grad.view.bytes()));
 }
 
 int64_t Optimizer::parameters() const {
@@ -188,25 +209,44 @@ int64_t Optimizer::parameters() const {
 }
 
 int64_t Optimizer::bytes() const {
-  int64_t total = 0;
-  for (const Slot& slot : slots_) {
-    for (const OwnedTensor* tensor : {&slot.grad, &slot.master, &slot.m, &slot.v, &slot.m_scale, &slot.v_scale}) {
-      total += static_cast<int64_t>(tensor->buffer.bytes());
-    }
-  }
+  int64_t total = gradients_.bytes();
+  for (const OwnedTensor* tensor : {&m_, &v_, &m_scale_, &v_scale_}) total += static_cast<int64_t>(tensor->buffer.bytes());
+  for (const OwnedTensor& master : master_) total += static_cast<int64_t>(master.buffer.bytes());
   return total;
+}
+
+int64_t Optimizer::bytes_to_come(int64_t micro_batches) const {
+  const int64_t beside = micro_batches > 1 ? gradients_.bytes_beside() : 0;
+  return static_cast<int64_t>(m_.buffer.bytes() + v_.buffer.bytes()) + beside;
+}
+
+Optimizer::State Optimizer::MomentState(const std::string& name, size_t index, const OwnedTensor& storage, int64_t per,
+                                        int64_t bytes) const {
+  const Part part = PartOf(index);
+  const int64_t size = params_[index]->value.size();
+  const auto stored = [&](int64_t numbers) { return (numbers + per - 1) / per * bytes; };
+  State state = {name, Tensor(nullptr, storage.view.dtype, {(stored(size) + 3) / 4}), {}, stored(part.begin)};
+  uint8_t* const data = storage.view.as<uint8_t>() + part.at / per * bytes;
+  // Packed bytes fill a word; what is behind the last one is zero, and owned with it.
+  const bool last = part.size > 0 && part.begin + part.size == size;
+  const int64_t end = last ? state.tensor.bytes() : stored(part.begin + part.size);
+  if (part.size > 0) state.here = {data, static_cast<size_t>(end - state.at)};
+  if (gradients_.ranks() == nullptr) state.tensor.data = data;
+  return state;
 }
 
 std::vector<Optimizer::State> Optimizer::states() const {
   std::vector<State> states;
-  for (size_t i = 0; i < slots_.size(); ++i) {
+  for (size_t i = 0; i < params_.size(); ++i) {
     const std::string& name = params_[i]->name;
-    states.push_back({"value." + name, MasterOf(i)});
-    states.push_back({"m." + name, slots_[i].m.view});
-    states.push_back({"v." + name, slots_[i].v.view});
+    const Tensor value = MasterOf(i);
+    states.push_back({"value." + name, value, {value.as<uint8_t>(), static_cast<size_t>(value.bytes())}});
+    const int64_t bytes = options_.eight_bit ? 1 : sizeof(float);
+    states.push_back(MomentState("m." + name, i, m_, 1, bytes));
+    states.push_back(MomentState("v." + name, i, v_, 1, bytes));
     if (options_.eight_bit) {
-      states.push_back({"m_scale." + name, slots_[i].m_scale.view});
-      states.push_back({"v_scale." + name, slots_[i].v_scale.view});
+      states.push_back(MomentState("m_scale." + name, i, m_scale_, kMomentBlock, sizeof(float)));
+      states.push_back(MomentState("v_scale." + name, i, v_scale_, kMomentBlock, sizeof(float)));
     }
   }
   return states;
@@ -215,19 +255,19 @@ std::vector<Optimizer::State> Optimizer::states() const {
 void Optimizer::Restore(int64_t steps) {
   steps_ = steps;
   const OwnedTensor rounded = RoomToRound();
-  for (size_t i = 0; i < slots_.size(); ++i) Round(i, rounded.view);
+  for (size_t i = 0; i < params_.size(); ++i) Round(i, rounded.view);
 }
 
 Optimizer::UnroundedValues::UnroundedValues(Optimizer& optimizer)
     : optimizer_(optimizer), rounded_(optimizer.RoomToRound()) {
-  for (size_t i = 0; i < optimizer.slots_.size(); ++i) {
-    const Tensor master = optimizer.slots_[i].master.view;
+  for (size_t i = 0; i < optimizer.params_.size(); ++i) {
+    const Tensor master = optimizer.master_[i].view;
     if (master) std::memcpy(optimizer.params_[i]->value.data, master.data, static_cast<size_t>(master.bytes()));
   }
 }
 
 Optimizer::UnroundedValues::~UnroundedValues() {
-  for (size_t i = 0; i < optimizer_.slots_.size(); ++i) optimizer_.Round(i, rounded_.view);
+  for (size_t i = 0; i < optimizer_.params_.size(); ++i) optimizer_.Round(i, rounded_.view);
 }
 
 }  // namespace cambium

@@ -7,6 +7,7 @@
 
 #include "model/graft.h"
 #include "tensor/buffer.h"
+#include "train/gradients.h"
 
 namespace cambium {
 
@@ -33,25 +34,31 @@ double LearningRate(const OptimizerOptions& options, int64_t step, int64_t steps
 class Optimizer {
  public:
   // Provides every parameter's `grad`, zeroed. `working` is what parameter values are rounded to after each step; with
-  // `masters` the unrounded values are kept beside them.
+  // `masters` the unrounded values are kept beside them. With ranks (else null) each has the moments of its stretch alone
+  // (ZeRO-1: Rajbhandari et al., 2020), and what is collective there says so.
   Optimizer(ThreadPool& pool, std::vector<Parameter*> params, const OptimizerOptions& options, DType working,
-            bool masters = true);
+            bool masters = true, Ranks* ranks = nullptr);
 
-  // sqrt of the sum of squares of all gradients times grad_scale; not finite if any is not.
+  Gradients& gradients() { return gradients_; }
+  // sqrt of the sum of squares of all gradients times grad_scale; not finite if any is not. Collective.
   double GradNorm(float grad_scale) const;
-  // One update with gradients grad_scale * grad, clipped to options.clip given their norm, at learning rate lr.
+  // One update with gradients grad_scale * grad, clipped to options.clip given their norm, at learning rate lr. Collective.
   void Step(double lr, float grad_scale, double grad_norm);
-  void ZeroGrad();
+  void ZeroGrad() { gradients_.Zero(); }
 
   int64_t steps() const { return steps_; }
   const std::vector<Parameter*>& params() const { return params_; }
   int64_t parameters() const;  // trainable numbers
   int64_t bytes() const;       // gradients, moments and masters
+  // Of them, what takes memory only once a step of `micro_batches` writes it.
+  int64_t bytes_to_come(int64_t micro_batches) const;
 
   // Every tensor that a checkpoint must hold, under unique names: values (masters where they exist) and moments.
   struct State {
     std::string name;
-    Tensor tensor;  // F32, or I32 holding packed bytes
+    Tensor tensor;            // F32, or I32 holding packed bytes; without data where ranks hold parts of it
+    std::span<uint8_t> here;  // this rank's part: the parts of all, in their order, are the whole
+    int64_t at = 0;           // where it begins in the whole
   };
   std::vector<State> states() const;
   // After states() were overwritten: derives what depends on them.
@@ -71,13 +78,16 @@ class Optimizer {
   };
 
  private:
-  struct Slot {
-    OwnedTensor grad, master;
-    OwnedTensor m, v;              // f32, or packed bytes
-    OwnedTensor m_scale, v_scale;  // [blocks], 8-bit moments only
+  // The numbers of a parameter that this rank owns: where they begin in it and in the stretch, and how many.
+  struct Part {
+    int64_t begin, at, size;
   };
+  Part PartOf(size_t index) const;
   Tensor MasterOf(size_t index) const;
-  void StepEightBit(const AdamW& hyper, float grad_scale, size_t index);
+  void StepEightBit(const AdamW& hyper, float grad_scale, Tensor master, const Part& part);
+  void SpreadMasters();
+  // `per` numbers of a parameter take `bytes` of `storage`.
+  State MomentState(const std::string& name, size_t index, const OwnedTensor& storage, int64_t per, int64_t bytes) const;
   bool Rounds(size_t index) const;
   // The working value from the master; `stored` has room for it in the working type.
   void Round(size_t index, Tensor stored);
@@ -88,7 +98,10 @@ class Optimizer {
   OptimizerOptions options_;
   DType working_;
   bool masters_;
-  std::vector<Slot> slots_;
+  Gradients gradients_;
+  std::vector<OwnedTensor> master_;  // [parameters], empty where the value is its own
+  OwnedTensor m_, v_;                // [own stretch] f32, or packed bytes
+  OwnedTensor m_scale_, v_scale_;    // [its blocks], 8-bit moments only
   int64_t steps_ = 0;
 };
 

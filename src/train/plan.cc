@@ -37,12 +37,25 @@ std::vector<Example> Probe(const std::vector<Example>& examples, int64_t rows) {
   return probe;
 }
 
+// A round moves all gradients but a rank's own stretch to their owners, and the step's end the new values from them.
+void Share(TrainPlan& plan, int64_t micro_batches, int ranks) {
+  if (micro_batches < ranks) {
+    Fail(ErrorCode::kUsage, "--accumulate is ", micro_batches, ", but there are ", ranks,
+         " ranks: they share a step's micro-batches, so give at least as many");
+  }
+  plan.ranks = ranks;
+  plan.rounds = (micro_batches + ranks - 1) / ranks;
+  const int64_t others = plan.parameters * int64_t{sizeof(float)} / ranks * (ranks - 1);
+  plan.bytes_sent = plan.rounds * others + others;
+  plan.step_seconds = static_cast<double>(plan.rounds * plan.max_rows) / plan.tokens_per_s;
+}
+
 }  // namespace
 
 int64_t PeakResidentBytes() { return StatusBytesOf("/proc/self/status", "VmHWM:"); }
 
 TrainPlan MakePlan(Trainer& trainer, Transformer& model, const std::vector<Example>& examples,
-                   const BatchOptions& batch) {
+                   const BatchOptions& batch, int ranks) {
   TrainPlan plan;
   plan.parameters = trainer.optimizer().parameters();
   plan.steps = trainer.total_steps();
@@ -78,13 +91,12 @@ TrainPlan MakePlan(Trainer& trainer, Transformer& model, const std::vector<Examp
   }
   probe(plan.max_rows);
   plan.peak_bytes = PeakResidentBytes();
-  // Large moments are mapped in huge pages (tensor/buffer.cc), and take memory only once the first step writes them.
+  // Large buffers are mapped in huge pages (tensor/buffer.cc), and take memory only once the first step writes them.
   constexpr int64_t kHugePage = int64_t{2} << 20;
-  for (const Optimizer::State& state : trainer.optimizer().states()) {
-    if (state.name.starts_with("value.") || state.tensor.bytes() < kHugePage) continue;
-    plan.peak_bytes += (state.tensor.bytes() + kHugePage - 1) / kHugePage * kHugePage;
-  }
+  const int64_t to_come = trainer.optimizer().bytes_to_come(batch.accumulate);
+  if (to_come >= kHugePage) plan.peak_bytes += (to_come + kHugePage - 1) / kHugePage * kHugePage;
   plan.seconds = static_cast<double>(plan.rows) / plan.tokens_per_s;
+  if (ranks > 1) Share(plan, batch.accumulate, ranks);
   return plan;
 }
 

@@ -13,7 +13,7 @@ namespace cambium {
 // Runs a small micro-batch, and then one of the largest size if that is sure to fit (else kResource with the numbers).
 // Changes gradients and nothing else.
 TrainPlan MakePlan(Trainer& trainer, Transformer& model, const std::vector<Example>& examples,
-                   const BatchOptions& batch);
+                   const BatchOptions& batch, int ranks = 1);
 
 // The example's text in runs of what is trained on and what is not; at most `max_tokens`.
 std::vector<PreviewPart> PreviewParts(const Example& example, const Tokenizer& tokenizer, int64_t max_tokens = 300);

@@ -7,6 +7,7 @@
 
 #include "base/random.h"
 #include "cambium/error.h"
+#include "io/sha256.h"
 #include "train/loss_head.h"
 
 namespace cambium {
@@ -60,7 +61,7 @@ Trainer::Trainer(Transformer& model, Graft& graft, std::span<const Example> trai
   if (train.empty()) Fail(ErrorCode::kData, "no examples to train on");
   if (!(options.epochs > 0) && options.steps <= 0) Fail(ErrorCode::kUsage, "neither steps nor epochs are positive");
   optimizer_ = std::make_unique<Optimizer>(model.pool(), Parameters(graft, options), options.optimizer, plan_.storage,
-                                           options.master_weights);
+                                           options.master_weights, options.ranks);
   Updated();
   if (Heads* const heads = (options.with_heads != nullptr ? *options.with_heads : graft_).heads(); heads != nullptr) {
     Check(options.with_heads == nullptr || graft_.prompt_length() == 0, "heads read the rows of the text alone");
@@ -70,9 +71,27 @@ Trainer::Trainer(Transformer& model, Graft& graft, std::span<const Example> trai
                                               trunk_runs ? directory_ : "");
   }
   total_steps_ = options.steps > 0 ? options.steps : CountSteps(batches_, options.epochs);
+  if (options.ranks != nullptr) RequireSameStart();
   if (directory_.empty()) return;
-  store_.emplace(directory_ + "/checkpoints", options.keep);
+  if (IsFirst(options.ranks)) store_.emplace(directory_ + "/checkpoints", options.keep);
   settings_ = MakeSettings();
+}
+
+void Trainer::RequireSameStart() {
+  Check(heads_loss_ == nullptr, "draft heads are trained by one process");
+  if (options_.batch.accumulate < options_.ranks->size()) {
+    Fail(ErrorCode::kUsage, "--accumulate is ", options_.batch.accumulate, ", but there are ", options_.ranks->size(),
+         " ranks: they share a step's micro-batches, so give at least as many");
+  }
+  std::vector<std::pair<std::string, std::string>> things;
+  const nlohmann::json settings = MakeSettings();
+  for (const auto& [name, value] : settings.items()) things.emplace_back(name, value.dump());
+  Sha256 hash;
+  for (const Optimizer::State& state : optimizer_->states()) {
+    if (state.tensor) hash.Update(state.here);
+  }
+  things.emplace_back("the SHA-256 of what is trained", hash.HexDigest());
+  RequireAlike(*options_.ranks, things);
 }
 
 Trainer::~Trainer() = default;
@@ -141,19 +160,35 @@ double Trainer::ForwardBackward(const std::vector<const Example*>& micro, float 
   return loss;
 }
 
+bool Trainer::Stopped(const std::atomic<bool>* stop) const {
+  const bool here = stop != nullptr && *stop;
+  if (options_.ranks == nullptr) return here;
+  const std::vector<std::string> all = options_.ranks->Gather(here ? "1" : "");
+  return std::ranges::any_of(all, [](const std::string& said) { return !said.empty(); });
+}
+
 std::optional<StepReport> Trainer::Step(const std::atomic<bool>* stop) {
   const auto start = std::chrono::steady_clock::now();
+  Ranks* const ranks = options_.ranks;
+  const int64_t rank = ranks == nullptr ? 0 : ranks->rank(), at_once = ranks == nullptr ? 1 : ranks->size();
+  if (Stopped(stop)) return std::nullopt;
   DataCursor cursor = cursor_;
   const Batches::Step batch = batches_.Next(cursor);
-  optimizer_->ZeroGrad();
   const float scale = scaler_.scale();
   const float row_weight = scale / static_cast<float>(batch.targets);
-  double sum = 0;
+  std::vector<double> losses;
   heads_sum_ = 0;
-  for (size_t i = 0; i < batch.micro.size(); ++i) {
-    if (stop != nullptr && *stop) return std::nullopt;
-    sum += ForwardBackward(batch.micro[i], row_weight, NoiseKey(options_.seed, step_ + 1, static_cast<int64_t>(i)));
+  const int64_t count = std::ssize(batch.micro);
+  for (int64_t first = 0; first < count; first += at_once) {
+    if (ranks == nullptr && Stopped(stop)) return std::nullopt;
+    optimizer_->gradients().BeginRound(first);
+    if (const int64_t i = first + rank; i < count) {
+      const uint64_t noise = NoiseKey(options_.seed, step_ + 1, i);
+      losses.push_back(ForwardBackward(batch.micro[static_cast<size_t>(i)], row_weight, noise));
+    }
+    optimizer_->gradients().EndRound(first, count);
   }
+  const double sum = SumInOrder(ranks, losses, batch.micro.size());
   StepReport metrics;
   metrics.step = step_ + 1;
   metrics.loss = sum / static_cast<double>(batch.targets);
@@ -173,6 +208,7 @@ std::optional<StepReport> Trainer::Step(const std::atomic<bool>* stop) {
   ++step_;
   last_loss_ = metrics.loss;
   const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start;
+  if (ranks != nullptr) ranks->Took(elapsed.count());
   metrics.tokens_per_s = static_cast<double>(batch.rows) / elapsed.count();
   return metrics;
 }
@@ -213,24 +249,27 @@ void Trainer::Diverged(const std::vector<const Example*>& micro, double loss) {
 }
 
 double Trainer::ValidationLoss() {
-  double sum = 0;
+  std::vector<double> sums;
   int64_t targets = 0;
   const size_t batch = static_cast<size_t>(std::max<int64_t>(1, options_.batch.batch_size));
-  for (size_t begin = 0; begin < valid_.size(); begin += batch) {
+  const size_t rank = options_.ranks == nullptr ? 0 : static_cast<size_t>(options_.ranks->rank());
+  const size_t ranks = options_.ranks == nullptr ? 1 : static_cast<size_t>(options_.ranks->size());
+  size_t count = 0;
+  for (size_t begin = 0; begin < valid_.size(); begin += batch, ++count) {
     std::vector<const Example*> micro;
     for (size_t i = begin; i < std::min(valid_.size(), begin + batch); ++i) micro.push_back(&valid_[i]);
+    for (const Example* example : micro) targets += example->targets();
+    if (count % ranks != rank) continue;
     if (graft_.heads() != nullptr) {
-      sum += heads_loss_->Run(micro, 0);
-      for (const Example* example : micro) targets += example->targets();
+      sums.push_back(heads_loss_->Run(micro, 0));
       continue;
     }
     Pass pass;
     const std::vector<int32_t> wanted = Fill(pass, micro);
     model_.Forward(pass);
-    sum += LossHead(model_, plan_.compute, pass.result.hidden, wanted, 1.0f);
-    for (const Example* example : micro) targets += example->targets();
+    sums.push_back(LossHead(model_, plan_.compute, pass.result.hidden, wanted, 1.0f));
   }
-  return sum / static_cast<double>(targets);
+  return SumInOrder(options_.ranks, sums, count) / static_cast<double>(targets);
 }
 
 bool Trainer::EvaluateNow(int64_t epoch_before) const {
@@ -252,7 +291,7 @@ std::vector<std::pair<double, double>> Trainer::HeadsRight() {
 void Trainer::Validate(StepReport& report) {
   const double loss = ValidationLoss();
   if (!std::isfinite(loss)) {
-    if (store_) Save();
+    Save();
     Fail(ErrorCode::kRuntime, "step ", step_, ": the validation loss is ", loss, "; ", LastCheckpoint());
   }
   report.valid_loss = loss;
@@ -267,14 +306,14 @@ void Trainer::Validate(StepReport& report) {
 }
 
 void Trainer::End(TrainResult::End end) {
-  if (store_ && (store_->Steps().empty() || store_->Steps().back() != step_)) Save();
+  if (saved_step_ != step_) Save();
   if (log_) log_->WritePlot();
   result_ = {end, step_, last_loss_, best_loss_, best_step_};
   if (end != TrainResult::End::kInterrupted) RestoreBest();
 }
 
 std::optional<StepReport> Trainer::Next(const Callbacks& callbacks) {
-  if (!directory_.empty() && !log_) log_ = std::make_unique<MetricsLog>(directory_, step_);
+  if (store_ && !log_) log_ = std::make_unique<MetricsLog>(directory_, step_);
   const auto ended = [&](TrainResult::End end) {
     End(end);
     return std::nullopt;

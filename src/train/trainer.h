@@ -37,10 +37,12 @@ struct TrainOptions {
   // With heads.teacher L_main is the divergence from the model without the graft (Medusa-2), else the data's loss.
   Graft* with_heads = nullptr;
   float heads_weight = 0, heads_lr_scale = 1;
+  Ranks* ranks = nullptr;  // the processes that share the run's micro-batches; null: this one alone
 };
 
 // Trains whatever parameters a graft shows, on the one forward and its backward. The result does not depend on the
-// thread count, on accumulation against batch size, nor on how often the run was killed and resumed.
+// thread count, on accumulation against batch size, on how many processes share it, nor on how often the run was killed and
+// resumed. With ranks, all call the constructor, Resume, Next and ValidationLoss alike; rank 0 reads and writes the files.
 class Trainer {
  public:
   // `directory` takes checkpoints/, best/, metrics.jsonl, the event file and loss.svg; empty = write nothing. valid may
@@ -82,6 +84,7 @@ class Trainer {
  private:
   // One step of accumulated micro-batches. Nullopt if `stop` became true: then nothing but gradients changed.
   std::optional<StepReport> Step(const std::atomic<bool>* stop);
+  bool Stopped(const std::atomic<bool>* stop) const;  // here or, before a step, at any rank
   // Sets up a pass over the examples, each a sequence of its own; returns the targets of its rows.
   std::vector<int32_t> Fill(Pass& pass, const std::vector<const Example*>& micro);
   void Updated();  // parameters changed
@@ -92,8 +95,12 @@ class Trainer {
   void SaveBest();
   void RestoreBest();
   std::vector<TensorToWrite> Tensors() const;
-  void ReadTensors(const CheckpointStore::Loaded& loaded);
+  void ServeStates() const;  // to rank 0, which writes a checkpoint
+  // The tensors of a checkpoint that rank 0 has open (null elsewhere), to all; of the best, values alone.
+  void ReadTensors(const CheckpointStore::Loaded* loaded, bool best = false);
+  void TakeState(const nlohmann::json& state);
   nlohmann::json MakeSettings() const;
+  void RequireSameStart();
   bool EvaluateNow(int64_t epoch_before) const;
   void Validate(StepReport& report);
   std::vector<std::pair<double, double>> HeadsRight();
@@ -117,7 +124,8 @@ class Trainer {
 
   nlohmann::json settings_;  // what a resumed run must share
   int64_t total_steps_ = 0;
-  int64_t step_ = 0;  // done
+  int64_t step_ = 0;         // done
+  int64_t saved_step_ = -1;  // of the newest checkpoint
   DataCursor cursor_;
   std::optional<double> best_loss_;
   int64_t best_step_ = 0, evaluations_without_best_ = 0;

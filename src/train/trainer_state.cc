@@ -1,6 +1,6 @@
 // What a trainer writes to disk and reads back.
 #include <cstring>
-#include <filesystem>
+#include <map>
 
 #include <fmt/format.h>
 
@@ -52,31 +52,69 @@ nlohmann::json Trainer::MakeSettings() const {
 
 std::vector<TensorToWrite> Trainer::Tensors() const {
   std::vector<TensorToWrite> tensors;
-  for (const Optimizer::State& state : optimizer_->states())
-    tensors.push_back({.name = state.name, .view = state.tensor});
+  for (const Optimizer::State& state : optimizer_->states()) {
+    TensorToWrite& tensor = tensors.emplace_back(state.name, state.tensor);
+    if (state.tensor) continue;
+    // Its turn: what rank 0 says is the state that is wanted, and all send their parts.
+    tensor.make = [ranks = options_.ranks, state] {
+      std::string name = state.name;
+      ranks->FromFirst(name);
+      std::vector<uint8_t> whole;
+      for (const std::string& part :
+           ranks->GatherAtFirst({reinterpret_cast<const char*>(state.here.data()), state.here.size()})) {
+        whole.insert(whole.end(), part.begin(), part.end());
+      }
+      return whole;
+    };
+  }
   return tensors;
 }
 
-void Trainer::ReadTensors(const CheckpointStore::Loaded& loaded) {
-  for (const Optimizer::State& state : optimizer_->states()) {
-    const Tensor* const stored = loaded.tensors->FindStored(state.name);
-    if (stored == nullptr || stored->bytes() != state.tensor.bytes() || stored->dtype != state.tensor.dtype) {
-      Fail(ErrorCode::kData, loaded.tensors->path(), ": tensor ", state.name,
-           stored == nullptr ? " is missing" : " has ", stored == nullptr ? 0 : stored->size(), " values, expected ",
-           state.tensor.size());
-    }
-    std::memcpy(state.tensor.data, stored->data, static_cast<size_t>(stored->bytes()));
+void Trainer::ServeStates() const {
+  std::map<std::string, std::span<uint8_t>> parts;
+  for (const Optimizer::State& state : optimizer_->states()) parts[state.name] = state.here;
+  for (std::string name;;) {
+    options_.ranks->FromFirst(name);
+    if (name.empty()) return;
+    const std::span<uint8_t> part = parts.at(name);
+    options_.ranks->GatherAtFirst({reinterpret_cast<const char*>(part.data()), part.size()});
   }
-  loaded.tensors->CheckIntact();
+}
+
+void Trainer::ReadTensors(const CheckpointStore::Loaded* loaded, bool best) {
+  Ranks* const ranks = options_.ranks;
+  for (const Optimizer::State& state : optimizer_->states()) {
+    if (best && !state.name.starts_with("value.")) continue;
+    const Tensor* const stored = loaded == nullptr ? nullptr : loaded->tensors->FindStored(state.name);
+    if (loaded != nullptr && stored == nullptr) {
+      Fail(ErrorCode::kData, loaded->tensors->path(), ": tensor ", state.name, " is missing");
+    }
+    if (stored != nullptr && (stored->bytes() != state.tensor.bytes() || stored->dtype != state.tensor.dtype)) {
+      Fail(ErrorCode::kData, loaded->tensors->path(), ": tensor ", state.name, " has ", stored->size(),
+           " values, expected ", state.tensor.size());
+    }
+    if (ranks == nullptr) {
+      std::memcpy(state.tensor.data, stored->data, static_cast<size_t>(stored->bytes()));
+      continue;
+    }
+    std::string whole;
+    if (stored != nullptr) whole.assign(stored->as<char>(), static_cast<size_t>(stored->bytes()));
+    ranks->FromFirst(whole);
+    Check(static_cast<int64_t>(whole.size()) == state.tensor.bytes(), "ranks train the same parameters");
+    std::memcpy(state.here.data(), whole.data() + state.at, state.here.size());
+  }
+  if (loaded != nullptr) loaded->tensors->CheckIntact();
 }
 
 void Trainer::Save() {
-  if (!store_) return;
+  if (directory_.empty()) return;
   // A checkpoint that cannot be gone on from must not push out one that can.
   if (const Parameter* const param = FirstNonFinite()) {
     Fail(ErrorCode::kRuntime, "step ", step_, ": parameter ", param->name, " is not finite; ", LastCheckpoint(),
          "; try a lower lr");
   }
+  saved_step_ = step_;
+  if (!store_) return ServeStates();
   const nlohmann::json state = {
       {"settings", settings_},
       {"step", step_},
@@ -89,38 +127,48 @@ void Trainer::Save() {
         {"evaluations_without", evaluations_without_best_}}},
       {"last_loss", last_loss_}};
   store_->Save(step_, state, Tensors());
+  std::string no_more;
+  if (options_.ranks != nullptr) options_.ranks->FromFirst(no_more);
+}
+
+void Trainer::TakeState(const nlohmann::json& state) {
+  step_ = state.at("step").get<int64_t>();
+  cursor_ = {state.at("cursor").at("epoch").get<int64_t>(), state.at("cursor").at("position").get<int64_t>()};
+  scaler_.Restore({state.at("scaler").at("scale").get<float>(), state.at("scaler").at("clean_steps").get<int>()});
+  const nlohmann::json& best = state.at("best");
+  if (!best.at("loss").is_null()) best_loss_ = best.at("loss").get<double>();
+  best_step_ = best.at("step").get<int64_t>();
+  evaluations_without_best_ = best.at("evaluations_without").get<int64_t>();
+  last_loss_ = state.at("last_loss").get<double>();
+  optimizer_->Restore(state.at("optimizer_steps").get<int64_t>());
 }
 
 bool Trainer::Resume(std::vector<std::string>& notes) {
-  if (!store_) return false;
-  const std::optional<CheckpointStore::Loaded> loaded = store_->LoadNewest(notes);
-  if (!loaded) return false;
+  if (directory_.empty()) return false;
+  const std::optional<CheckpointStore::Loaded> loaded = store_ ? store_->LoadNewest(notes) : std::nullopt;
+  std::string state = loaded ? loaded->state.dump() : "";
   try {
-    const nlohmann::json& saved = loaded->state.at("settings");
-    for (const auto& [name, value] : settings_.items()) {
-      // Through text, as the saved value went: floats compare by their shortest form.
-      const std::string before = saved.contains(name) ? saved[name].dump() : "absent";
-      if (before != nlohmann::json::parse(value.dump()).dump()) {
-        Fail(ErrorCode::kUsage, loaded->path, ": cannot resume: ", name, " was ", before, ", now it is ", value.dump(),
-             "; give the same settings or another output directory");
+    if (loaded) {
+      const nlohmann::json& saved = loaded->state.at("settings");
+      for (const auto& [name, value] : settings_.items()) {
+        // Through text, as the saved value went: floats compare by their shortest form.
+        const std::string before = saved.contains(name) ? saved[name].dump() : "absent";
+        if (before != nlohmann::json::parse(value.dump()).dump()) {
+          Fail(ErrorCode::kUsage, loaded->path, ": cannot resume: ", name, " was ", before, ", now it is ", value.dump(),
+               "; give the same settings or another output directory");
+        }
       }
     }
-    ReadTensors(*loaded);
-    const nlohmann::json& state = loaded->state;
-    step_ = state.at("step").get<int64_t>();
-    cursor_ = {state.at("cursor").at("epoch").get<int64_t>(), state.at("cursor").at("position").get<int64_t>()};
-    scaler_.Restore({state.at("scaler").at("scale").get<float>(), state.at("scaler").at("clean_steps").get<int>()});
-    const nlohmann::json& best = state.at("best");
-    if (!best.at("loss").is_null()) best_loss_ = best.at("loss").get<double>();
-    best_step_ = best.at("step").get<int64_t>();
-    evaluations_without_best_ = best.at("evaluations_without").get<int64_t>();
-    last_loss_ = state.at("last_loss").get<double>();
-    optimizer_->Restore(state.at("optimizer_steps").get<int64_t>());
+    if (options_.ranks != nullptr) options_.ranks->FromFirst(state);
+    if (state.empty()) return false;
+    ReadTensors(loaded ? &*loaded : nullptr);
+    TakeState(nlohmann::json::parse(state));
   } catch (const nlohmann::json::exception&) {
-    Fail(ErrorCode::kData, loaded->path, "/state.json: not the state of a training run");
+    Fail(ErrorCode::kData, loaded ? loaded->path : "", "/state.json: not the state of a training run");
   }
   Updated();
-  store_->RemoveNewerThan(step_);
+  saved_step_ = step_;
+  if (store_) store_->RemoveNewerThan(step_);
   return true;
 }
 
@@ -135,15 +183,10 @@ void Trainer::SaveBest() {
 }
 
 void Trainer::RestoreBest() {
-  if (!store_ || !best_loss_ || best_step_ == step_) return;
-  const CheckpointStore::Loaded best = CheckpointStore::Load(directory_ + "/best/step-" + std::to_string(best_step_));
-  for (const Optimizer::State& state : optimizer_->states()) {
-    const Tensor* const stored = best.tensors->FindStored(state.name);
-    if (stored == nullptr) continue;
-    if (stored->bytes() != state.tensor.bytes()) Fail(ErrorCode::kData, best.path, ": tensor ", state.name, " differs");
-    std::memcpy(state.tensor.data, stored->data, static_cast<size_t>(stored->bytes()));
-  }
-  best.tensors->CheckIntact();
+  if (directory_.empty() || !best_loss_ || best_step_ == step_) return;
+  std::optional<CheckpointStore::Loaded> best;
+  if (store_) best = CheckpointStore::Load(directory_ + "/best/step-" + std::to_string(best_step_));
+  ReadTensors(best ? &*best : nullptr, true);
   optimizer_->Restore(optimizer_->steps());
   Updated();
 }
