@@ -19,17 +19,8 @@ write_basic_package_version_file(${PROJECT_BINARY_DIR}/cambium-config-version.cm
 install(FILES ${PROJECT_BINARY_DIR}/cambium-config.cmake ${PROJECT_BINARY_DIR}/cambium-config-version.cmake
   DESTINATION ${package_dir} COMPONENT library)
 
-# The man page and the completions come out of the program itself.
+# Made where the program is linked (src/CMakeLists.txt).
 set(generated ${PROJECT_BINARY_DIR}/generated)
-add_custom_command(OUTPUT ${generated}/cambium.1
-  COMMAND ${CMAKE_COMMAND} -E make_directory ${generated}
-  COMMAND cambium_cli man > ${generated}/cambium.1
-  COMMAND cambium_cli completion bash > ${generated}/cambium.bash
-  COMMAND cambium_cli completion zsh > ${generated}/_cambium
-  COMMAND cambium_cli completion fish > ${generated}/cambium.fish
-  BYPRODUCTS ${generated}/cambium.bash ${generated}/_cambium ${generated}/cambium.fish
-  DEPENDS cambium_cli VERBATIM)
-add_custom_target(cambium_man ALL DEPENDS ${generated}/cambium.1)
 install(FILES ${generated}/cambium.1 DESTINATION ${CMAKE_INSTALL_MANDIR}/man1 COMPONENT program)
 install(FILES ${generated}/cambium.bash DESTINATION ${CMAKE_INSTALL_DATADIR}/bash-completion/completions RENAME cambium
   COMPONENT program)

@@ -11,6 +11,7 @@
 
 #include "temp_folder.h"
 #include "test_model.h"
+#include "tiny_llama.h"
 
 namespace cambium {
 namespace {
@@ -157,6 +158,38 @@ TEST(Cli, WhatIsThereIsNotWrittenOverUnasked) {
   ExpectError("corpus build '" + folder / "text.txt" + "' -o '" + folder / "index" + "'", 2, "--yes writes over it");
   ExpectError("prefix m -p x -o '" + folder.path() + "'", 2, "--yes writes over it");
   EXPECT_EQ(ReadAll(folder / "index"), "precious");
+}
+
+// A training goes on with its directory alone, is lengthened, and ends with the next command.
+TEST(Cli, TrainingGoesOnWithItsDirectoryAlone) {
+  const TempFolder folder;
+  std::ofstream(folder / "data.csv") << "prompt,completion\nWhat is 1?,One it is.\n\"What, now?\",\"Two, now.\"\n";
+  const TinyLlama tiny;
+  const std::string model = "'" + tiny.path() + "'", out = " -o '" + folder / "out" + "'";
+  const Outcome plan = Cambium("plan " + model + " --data '" + folder / "data.csv" + "' --raw --steps 3 --seq-len 32");
+  EXPECT_EQ(plan.code, 0) << plan.err;
+  EXPECT_NE(plan.err.find("warning: only 3 steps"), std::string::npos) << plan.err;
+  EXPECT_NE(plan.err.find("learning rate 0.002"), std::string::npos) << plan.err;
+  const Outcome first =
+      Cambium("train " + model + " --data '" + folder / "data.csv" + "' --raw --yes --steps 3 --seq-len 32" + out);
+  ASSERT_EQ(first.code, 0) << first.err;
+  EXPECT_NE(first.err.find("next: cambium generate "), std::string::npos) << first.err;
+  ExpectError("train --seq-len 32 -o '" + folder / "out" + "' -q --data '" + folder / "data.csv" + "' " + model, 2, "--resume auto");
+  const Outcome longer = Cambium("train --resume auto --steps 5" + out);
+  EXPECT_EQ(longer.code, 0) << longer.err;
+  EXPECT_NE(longer.err.find("lengthened from 3 to 5 steps"), std::string::npos) << longer.err;
+  const Outcome eval = Cambium("eval " + model + " --json --jsonl '" + folder / "data.csv" + "'");
+  EXPECT_EQ(eval.code, 0) << eval.err;
+  EXPECT_EQ(json::parse(eval.out)["records"], 2);
+}
+
+TEST(Cli, InspectIsShortUnlessAsked) {
+  const std::string model = "'" CAMBIUM_TEST_DIR "/golden/families/llama'";
+  const Outcome brief = Cambium("inspect " + model);
+  EXPECT_LE(std::count(brief.out.begin(), brief.out.end(), '\n'), 10) << brief.out;
+  EXPECT_EQ(brief.out.find("q_proj"), std::string::npos);
+  EXPECT_NE(Cambium("inspect --tensors " + model).out.find("q_proj"), std::string::npos);
+  EXPECT_NE(Cambium("inspect --metadata " + model).out.find("config"), std::string::npos);
 }
 
 TEST(Cli, DataErrorsAreOneLineAndCodeThree) {

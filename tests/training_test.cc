@@ -5,6 +5,7 @@
 
 #include "cambium/cambium.h"
 #include "temp_folder.h"
+#include "engine/train_defaults.h"
 #include "tiny_llama.h"
 
 namespace cambium {
@@ -159,6 +160,70 @@ TEST_F(TrainingLibrary, StepsEvaluatesServesAndSaves) {
   EXPECT_EQ(after, Loss({{Adapter::Load(model_, config_.output)}}));
   EXPECT_EQ(Loss({{early}}), before);  // a new LoRA does nothing, whatever the steps behind it
   EXPECT_EQ(Loss(), before);
+}
+
+TEST_F(TrainingLibrary, WhatIsNotGivenIsChosenByKindAndData) {
+  EXPECT_EQ(DefaultLearningRate("lora", 576), 2e-3f);
+  EXPECT_EQ(DefaultLearningRate("lora", 64), 2e-3f);  // never above what was tried
+  EXPECT_EQ(DefaultLearningRate("lora", 4 * 576), 1e-3f);
+  EXPECT_LT(DefaultLearningRate("full", 576), DefaultLearningRate("lora", 576));
+  EXPECT_GT(DefaultLearningRate("prefix", 576), DefaultLearningRate("lora", 576));
+  EXPECT_EQ(DefaultEpochs(13), 8);
+  EXPECT_EQ(DefaultEpochs(1), 20);
+  EXPECT_EQ(DefaultEpochs(1000), 3);
+  config_.lr.reset();
+  config_.epochs.reset();
+  const Training training(model_, config_);
+  EXPECT_EQ(training.config().lr, 2e-3f);
+  EXPECT_EQ(training.config().epochs, 20);
+  EXPECT_EQ(training.total_steps(), 40);
+  config_.steps = 7;
+  EXPECT_EQ(Training(Model::Load(files_.path(), 1), config_).total_steps(), 7);
+}
+
+TEST_F(TrainingLibrary, ACheckpointIsAGraft) {
+  config_.output = folder_ / "out";
+  config_.save_every = 1;
+  config_.valid_split = 0.25;
+  Training training(model_, config_);
+  training.Step();
+  training.Step();
+  const double now = Loss({{training.adapter()}});
+  EXPECT_EQ(Loss({{Adapter::Load(model_, config_.output + "/checkpoints/step-2")}}), now);
+  try {
+    Adapter::Load(model_, config_.output);
+    ADD_FAILURE() << "there is no adapter yet";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ErrorCode::kData);
+    EXPECT_NE(std::string(error.what()).find("a training that has not ended; its weights so far are " + config_.output +
+                                             "/checkpoints/step-2"), std::string::npos) << error.what();
+  }
+  while (training.Step()) {
+  }
+  const std::string best = config_.output + "/best/step-" + std::to_string(training.result().best_step);
+  EXPECT_EQ(Loss({{Adapter::Load(model_, best)}}), Loss({{training.adapter()}}));
+}
+
+TEST_F(TrainingLibrary, AFinishedRunCanBeLengthened) {
+  config_.output = folder_ / "out";
+  {
+    Training training(model_, config_);
+    while (training.Step()) {
+    }
+  }
+  config_.resume = "auto";
+  config_.epochs = 1;  // shorter is refused
+  ExpectUsage([&] { Training(model_, config_); }, "steps was 4, now it is 2");
+  config_.epochs = 5;
+  std::vector<std::string> lines;
+  Training training(model_, config_, [&](const std::string& line) { lines.push_back(line); });
+  EXPECT_EQ(training.step(), 4);
+  EXPECT_EQ(training.total_steps(), 10);
+  ASSERT_EQ(lines.size(), 2u);
+  EXPECT_NE(lines[1].find("lengthened from 4 to 10 steps"), std::string::npos) << lines[1];
+  const std::optional<StepReport> next = training.Step();
+  ASSERT_TRUE(next);
+  EXPECT_GT(next->lr, 0.4 * *config_.lr);  // in the middle of the longer schedule
 }
 
 TEST_F(TrainingLibrary, AnswersBetweenStepsAreTheModelsOwn) {

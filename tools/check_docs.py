@@ -1,12 +1,14 @@
 #!/usr/bin/env python3
 """check_docs.py [CAMBIUM]: paths named in the docs exist, code blocks quote examples/, and with the program given, the
-options that docs/cli.md names are the program's."""
+options that docs/cli.md names are the program's, and docs/options.md is its table."""
 
 import json
 import pathlib
 import re
 import subprocess
 import sys
+
+import make_option_reference
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 TOP = ("src", "include", "tests", "bench", "examples", "tools", "docs", "cmake", ".ci")
@@ -61,6 +63,8 @@ def main():
         found += [f"docs/cli.md: {name} is no option of any verb" for name in unknown_options(text, table)]
         top = {verb["verb"].split()[0] for verb in table if verb["verb"]}
         found += [f"docs/cli.md: the verb {verb} is missing" for verb in sorted(top) if not re.search(f"`{verb}\\b", text)]
+        if make_option_reference.page(table) != (ROOT / "docs/options.md").read_text():
+            found.append("docs/options.md: older than the program; tools/make_option_reference.py makes it")
     print("\n".join(found) if found else f"docs: {len(docs)} files, nothing missing")
     sys.exit(1 if found else 0)
 

@@ -70,8 +70,8 @@ struct TrainConfig {
   int64_t batch_size = 4, accumulate = 1;
   bool pack = false;  // micro-batches of batch_size x seq_len tokens
   int64_t steps = 0;  // 0: what `epochs` take
-  double epochs = 3;
-  float lr = 2e-4f;
+  std::optional<double> epochs;  // 3, or more where the data is so little that 100 steps take more
+  std::optional<float> lr;       // by what is trained and the model's width (docs/notes/training-defaults.md)
   std::string schedule = "cosine";  // or linear, constant
   int64_t warmup = 0;
   float weight_decay = 0, clip = 1;

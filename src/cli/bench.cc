@@ -237,6 +237,7 @@ void AddBench(CLI::App& app) {
       ->allow_extra_args(false);
   verb->add_option("--prompts", draft.prompts,
                    "jsonl of {\"id\", \"task\", \"turns\": [text, ...]} or {\"prompt\": text}");
+  verb->add_flag("--chat", draft.chat, "Raw texts of --prompts go through the chat template too, as turns do");
   verb->add_option("--temp", draft.temperature, "Temperature of that decoding")->capture_default_str();
   verb->add_option("-s,--seed", draft.seed, "Its seed")->capture_default_str();
   verb->add_option("--draft-rows", draft.rows, "Rows that a verifying pass may have at most")->capture_default_str();

@@ -22,11 +22,18 @@ std::vector<BenchPrompt> ReadBenchPrompts(const std::string& path) {
     try {
       prompt.id = record.value("id", std::to_string(lines.line()));
       prompt.task = record.value("task", "all");
-      prompt.raw = record.contains("prompt");
-      prompt.turns = prompt.raw ? std::vector<std::string>{record["prompt"].get<std::string>()}
-                                : record.at("turns").get<std::vector<std::string>>();
+      if (record.contains("prompt")) {
+        prompt.raw = true;
+        prompt.turns = {record["prompt"].get<std::string>()};
+      } else if (record.contains("messages")) {
+        for (const auto& message : record["messages"]) {
+          if (message.at("role") == "user") prompt.turns.push_back(message.at("content").get<std::string>());
+        }
+      } else {
+        prompt.turns = record.at("turns").get<std::vector<std::string>>();
+      }
     } catch (const nlohmann::json::exception&) {
-      lines.Bad("expected {\"id\", \"task\", \"turns\": [text, ...]} or {\"prompt\": text}");
+      lines.Bad("expected \"turns\": [text, ...], \"prompt\": text or \"messages\"");
     }
     if (prompt.turns.empty()) lines.Bad("turns is empty");
     prompts.push_back(std::move(prompt));
@@ -65,13 +72,15 @@ struct Totals {
     per_pos.resize(std::max(per_pos.size(), by_depth.size()));
     for (size_t i = 0; i < by_depth.size(); ++i) per_pos[i] += by_depth[i];
     decode_rates += t.decode_ms > 0 ? 1000 * static_cast<double>(t.decode_tokens) / t.decode_ms : 0;
-    whole_rates += 1000 * static_cast<double>(t.decode_tokens + 1) / (t.prompt_ms + t.decode_ms);
+    whole_rates += 1000 * static_cast<double>(t.decode_tokens + 1) / std::max(t.prompt_ms + t.decode_ms, 1e-9);
     draft_ms += run.draft.draft_ms;
     verify_ms += run.draft.verify_ms;
   }
   double decode_tps() const { return decode_rates / static_cast<double>(runs); }
   double whole_tps() const { return whole_rates / static_cast<double>(runs); }
   double tokens_per_pass() const { return passes > 0 ? static_cast<double>(tokens) / static_cast<double>(passes) : 1; }
+  // 1 where nothing was drawn behind the first token.
+  static double Ratio(double a, double b) { return a > 0 && b > 0 ? a / b : 1; }
   double draft_share() const { return draft_ms / std::max(draft_ms + verify_ms, 1e-9); }
 };
 
@@ -93,7 +102,9 @@ class BenchDrafts {
 
   void Run(int repetitions) {
     const std::vector<BenchPrompt> prompts = ReadBenchPrompts(flags_.prompts);
-    Generate(Ids({{"user", "Say hello."}}), modes_.front());  // warms up
+    for (const std::string& mode : modes_) {  // warms up: the first passes are slower, and a drafter loads its files
+      Generate(engine_.model().Tokenize("Say hello."), mode);
+    }
     for (int repetition = 0; repetition < repetitions; ++repetition) {
       for (size_t i = 0; i < prompts.size(); ++i) RunPrompt(prompts[i], i);
     }
@@ -122,7 +133,8 @@ class BenchDrafts {
     std::vector<Message> messages;
     for (size_t turn = 0; turn < prompt.turns.size(); ++turn) {
       messages.push_back({"user", prompt.turns[turn]});
-      const std::vector<int32_t> ids = prompt.raw ? engine_.model().Tokenize(prompt.turns[turn]) : Ids(messages);
+      const bool raw = prompt.raw && !flags_.chat;
+      const std::vector<int32_t> ids = raw ? engine_.model().Tokenize(prompt.turns[turn]) : Ids(messages);
       std::map<std::string, Generation> runs;
       // Modes take turns at going first, so that a drift of the machine meets them all.
       for (size_t i = 0; i < modes_.size(); ++i) {
@@ -178,8 +190,8 @@ class BenchDrafts {
             {"equal", t.equal},
             {"plain_tps", plain.decode_tps()},
             {"decode_tps", t.decode_tps()},
-            {"decode_speedup", t.decode_tps() / plain.decode_tps()},
-            {"speedup", t.whole_tps() / plain.whole_tps()},
+            {"decode_speedup", Totals::Ratio(t.decode_tps(), plain.decode_tps())},
+            {"speedup", Totals::Ratio(t.whole_tps(), plain.whole_tps())},
             {"mean_accepted_tokens", t.tokens_per_pass()},
             {"draft_share", t.draft_share()},
             {"num_drafts", t.drafts},
@@ -206,10 +218,10 @@ class BenchDrafts {
       const Totals& plain = totals_.at({"none", key.second});
       text += fmt::format("{:<24} {:<22} {:9.1f} {:9.1f} {:8.2f} {:8.2f} {:7.2f} {:6.1f}% {:>9} ", key.first,
                           key.second.empty() ? "overall" : key.second, plain.decode_tps(), t.decode_tps(),
-                          t.decode_tps() / plain.decode_tps(), t.whole_tps() / plain.whole_tps(), t.tokens_per_pass(),
+                          Totals::Ratio(t.decode_tps(), plain.decode_tps()), Totals::Ratio(t.whole_tps(), plain.whole_tps()), t.tokens_per_pass(),
                           100 * t.draft_share(), fmt::format("{}/{}", t.equal, t.runs));
       for (size_t i = 0; i < t.per_pos.size() && i < 6; ++i) {
-        text += fmt::format(" {:.0f}%", 100.0 * static_cast<double>(t.per_pos[i]) / static_cast<double>(t.drafts));
+        text += fmt::format(" {:.0f}%", 100.0 * static_cast<double>(t.per_pos[i]) / static_cast<double>(std::max<int64_t>(1, t.drafts)));
       }
       text += "\n";
     }

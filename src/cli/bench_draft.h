@@ -12,7 +12,7 @@ struct BenchPrompt {
   std::vector<std::string> turns;  // what the user says, turn by turn; or one raw text
   bool raw = false;
 };
-// A jsonl of {"id", "task", "turns": [text, ...]} or {"prompt": text}; kData naming the line.
+// A jsonl of {"id", "task", "turns": [text, ...]}, {"messages": [...]} or, raw, {"prompt": text}; kData naming the line.
 std::vector<BenchPrompt> ReadBenchPrompts(const std::string& path);
 // "a+b" as a list of two.
 std::vector<std::string> SplitDrafters(const std::string& text);
@@ -26,6 +26,7 @@ struct BenchDraftFlags {
   std::string prompts, tree;
   double temperature = 0;
   int64_t seed = 0, rows = 64;
+  bool chat = false;  // a raw text goes through the template too
 };
 void BenchDraft(const BenchDraftFlags& flags, const OutputFlags& output, Engine& engine, int64_t max_tokens,
                 int repetitions);

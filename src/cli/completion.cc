@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <map>
 #include <memory>
 
@@ -18,7 +19,7 @@ std::vector<VerbEntry> TopVerbs(const std::vector<VerbEntry>& table) {
       continue;
     }
     VerbEntry& parent = verbs.back();
-    parent.options.push_back({{table[i].name.substr(space + 1)}, table[i].description, "", false, false, false});
+    parent.options.push_back({{table[i].name.substr(space + 1)}, table[i].description, "", {}, false, false, false});
     parent.options.insert(parent.options.end(), table[i].options.begin(), table[i].options.end());
   }
   return verbs;
@@ -48,25 +49,56 @@ std::string Escape(std::string_view text, std::string_view specials = "") {
   return out;
 }
 
+std::string Joined(const std::vector<std::string>& words) {
+  std::string text;
+  for (const std::string& word : words) text += (text.empty() ? "" : " ") + word;
+  return text;
+}
+
+bool TakesModel(const VerbEntry& verb) {
+  const auto is_model = [](const OptionEntry& option) { return std::ranges::count(option.names, "--model") > 0; };
+  return std::ranges::any_of(verb.options, is_model) || verb.name == "rm";
+}
+
+// Names of options, values of the one before, cached models, directories with adapters, files.
 std::string Bash(const std::vector<VerbEntry>& verbs) {
-  std::string names, cases;
+  std::string names, cases, values, models;
   for (const VerbEntry& verb : verbs) {
     names += (names.empty() ? "" : " ") + verb.name;
+    if (TakesModel(verb)) models += (models.empty() ? "" : "|") + verb.name;
     std::string words;
-    for (const auto& [word, option] : Words(verb)) words += (words.empty() ? "" : " ") + word;
+    for (const auto& [word, option] : Words(verb)) {
+      words += (words.empty() ? "" : " ") + word;
+      if (option->values.empty()) continue;
+      values += "    " + verb.name + ':' + word + ") words='" + Joined(option->values) + "' ;;\n";
+    }
     cases += "    " + verb.name + ") words='" + words + "' ;;\n";
   }
   return "_cambium() {\n"
-         "  local current=${COMP_WORDS[COMP_CWORD]} words=\n"
+         "  local current=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD-1]} verb=${COMP_WORDS[1]} words=\n"
          "  if [ \"$COMP_CWORD\" -eq 1 ]; then\n"
          "    COMPREPLY=($(compgen -W '" +
          names +
          " --help --version' -- \"$current\"))\n"
          "    return\n"
          "  fi\n"
-         "  case ${COMP_WORDS[1]} in\n" +
+         "  case $verb:$previous in\n" +
+         values +
+         "    *:--graft) words=$(compgen -G \"$current*/adapter_config.json\" | sed 's|/adapter_config.json$||') ;;\n"
+         "    *:-m|*:--model) words=$(cambium list 2>/dev/null | cut -d' ' -f1) ;;\n"
+         "  esac\n"
+         "  if [ -n \"$words\" ]; then\n"
+         "    COMPREPLY=($(compgen -W \"$words\" -- \"$current\"))\n"
+         "    [ ${#COMPREPLY[@]} -gt 0 ] && return\n"
+         "  fi\n"
+         "  case $verb in\n" +
          cases +
          "  esac\n"
+         "  if [[ $COMP_CWORD -eq 2 && $current != -* ]]; then\n"
+         "    case $verb in " +
+         models +
+         ") words+=\" $(cambium list 2>/dev/null | cut -d' ' -f1)\" ;; esac\n"
+         "  fi\n"
          "  COMPREPLY=($(compgen -W \"$words\" -- \"$current\"))\n"
          "  [[ $current == -* ]] || COMPREPLY+=($(compgen -f -- \"$current\"))\n"
          "}\n"
@@ -81,11 +113,22 @@ std::string Zsh(const std::vector<VerbEntry>& verbs) {
     for (const auto& [word, option] : Words(verb)) {
       if (word[0] != '-') continue;
       cases += "        '" + word + "[" + Escape(option->description, "[]:\\") + "]" +
-               (option->takes_value ? ":value:_files" : "") + "' \\\n";
+               (!option->takes_value         ? ""
+                : !option->values.empty()    ? ":value:(" + Escape(Joined(option->values), ":") + ")"
+                : word == "--model" || word == "-m" ? ":model:_cambium_models"
+                                             : ":value:_files") +
+               "' \\\n";
     }
+    if (TakesModel(verb)) cases += "        '1:model:_cambium_models' \\\n";
     cases += "        '*:file:_files' ;;\n";
   }
   return "#compdef cambium\n"
+         "_cambium_models() {\n"
+         "  local -a models\n"
+         "  models=(${(f)\"$(cambium list 2>/dev/null | cut -d' ' -f1)\"})\n"
+         "  compadd -a models\n"
+         "  _files\n"
+         "}\n"
          "_cambium() {\n"
          "  local -a verbs\n"
          "  verbs=(\n" +
@@ -116,7 +159,9 @@ std::string Fish(const std::vector<VerbEntry>& verbs) {
                 (is_long    ? "-l " + word.substr(2)
                  : is_short ? "-s " + word.substr(1)
                             : "-a " + word) +
-                (option->takes_value ? " -r" : "") + " -d '" + Escape(option->description, "\\") + "'\n";
+                (option->takes_value ? " -r" : "") +
+                (option->values.empty() ? "" : " -f -a '" + Escape(Joined(option->values), "\\") + "'") +
+                (word == "--model" ? " -f -a '(cambium list 2>/dev/null | cut -d\" \" -f1)'" : "") + " -d '" + Escape(option->description, "\\") + "'\n";
     }
   }
   return script;

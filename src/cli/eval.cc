@@ -11,6 +11,7 @@
 #include "engine/impl.h"
 #include "io/json_lines.h"
 #include "train/bleu.h"
+#include "train/example.h"
 #include "train/record.h"
 
 namespace cambium::cli {
@@ -96,11 +97,12 @@ std::vector<int32_t> RecordIds(const Model::Impl& model, nlohmann::ordered_json 
     return model.tokenizer.Encode(text->get_ref<const std::string&>(), true, flags.input.special);
   }
   for (const char* own : kBinding) record.erase(own);
-  const Record dialogue = RecordReader(model.dialogues, "auto", flags.ignored_fields).Read(record, true);
-  if (dialogue.kind != Record::Kind::kDialogue) {
-    Fail(ErrorCode::kData, "no field ", flags.field, ", messages or conversations");
-  }
-  return model.dialogues.Ids(dialogue.messages, dialogue.options);
+  const Record read = RecordReader(model.dialogues, "auto", flags.ignored_fields).Read(record, true);
+  if (read.kind == Record::Kind::kDialogue) return model.dialogues.Ids(read.messages, read.options);
+  DatasetOptions options;
+  options.ignored_fields = flags.ignored_fields;
+  DatasetReport unused;
+  return ExampleMaker(model.tokenizer, options).FromRecord(record, unused).ids;
 }
 
 // Mean loss over all tokens of all records; a record's first token is context only.

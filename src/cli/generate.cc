@@ -21,7 +21,7 @@ struct Flags {
 // A model that was made to answer continues a bare question with whatever comes.
 void HintChat(const OutputFlags& output, const Model& model) {
   if (output.quiet || output.json || !IsTerminal(stderr) || !IsTerminal(stdout)) return;
-  if (model.TemplateReads("messages")) Note(output, "this model answers questions: --chat asks it one, `cambium run` talks");
+  if (Chats(model)) Note(output, "this model answers questions: --chat asks it one, `cambium run` talks");
 }
 
 void Generate(const Flags& flags) {

@@ -31,6 +31,7 @@ void PullModel(const Flags& flags) {
     WriteJson({{"name", flags.name}, {"path", path}});
   } else {
     Write(path + "\n");
+    Next(flags.output, "cambium run " + Word(flags.name));
   }
 }
 
@@ -52,6 +53,7 @@ void List(const Flags& flags) {
   }
   Write(lines);
   if (models.empty()) Note(flags.output, "no models in " + CacheHome() + "/models, nor in the hub's cache");
+  if (models.empty()) Next(flags.output, "cambium pull smollm2");
 }
 
 void Remove(const Flags& flags) {

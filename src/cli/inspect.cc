@@ -27,7 +27,7 @@ using nlohmann::ordered_json;
 struct Flags {
   OutputFlags output;
   std::string path;
-  bool check = false;
+  bool check = false, tensors = false, metadata = false;
 };
 
 // What there is to show of a model, whatever its format.
@@ -123,6 +123,67 @@ NonFinite CountNonFinite(ThreadPool& pool, const Tensor& tensor) {
 
 std::string ShapeText(const std::vector<int64_t>& shape) { return fmt::format("[{}]", fmt::join(shape, ", ")); }
 
+// The first of the keys that the metadata has, of which "*" stands for the architecture.
+std::string Known(const Contents& contents, std::initializer_list<const char*> keys) {
+  const ordered_json config = contents.metadata.value("config", ordered_json::object());
+  const std::string architecture = contents.metadata.value("general.architecture", std::string());
+  for (std::string key : keys) {
+    if (key.starts_with("*")) key.replace(0, 1, architecture);
+    for (const ordered_json* const from : {&contents.metadata, &config}) {
+      if (const auto found = from->find(key); found != from->end()) return ShownJson(*found, 60);
+    }
+  }
+  return "";
+}
+
+// What the file is, in a few lines: of a model its sizes, of an adapter what it says of itself.
+std::string Summary(const Contents& contents, const ordered_json& about) {
+  constexpr size_t kMostLines = 7;
+  std::string text;
+  if (!about.is_null()) {
+    size_t lines = 0;
+    for (const auto& [key, value] : about.items()) {
+      if (++lines <= kMostLines) text += fmt::format("{:<12} {}\n", key, ShownJson(value, 100));
+    }
+    return text;
+  }
+  const auto line = [&](const char* name, const std::string& value) {
+    if (!value.empty()) text += fmt::format("{:<12} {}\n", name, value);
+  };
+  line("name", Known(contents, {"general.name", "_name_or_path"}));
+  line("family", Known(contents, {"general.architecture", "model_type"}));
+  const std::string layers = Known(contents, {"*.block_count", "num_hidden_layers", "n_layer"});
+  const std::string hidden = Known(contents, {"*.embedding_length", "hidden_size", "n_embd"});
+  if (!layers.empty()) line("size", layers + " layers of " + hidden);
+  line("context", Known(contents, {"*.context_length", "max_position_embeddings", "n_positions"}));
+  line("tokenizer", Known(contents, {"tokenizer.ggml.model"}));
+  const bool chats = contents.metadata.contains("tokenizer.chat_template");
+  if (contents.gguf) line("chat", chats ? "has a template: --chat" : "has no template");
+  return text;
+}
+
+std::string MetadataText(const Contents& contents) {
+  std::string text = "\n";
+  for (const auto& [key, value] : contents.metadata.items()) {
+    text += fmt::format("{:<45} {}\n", key, ShownJson(value, 100));
+  }
+  return text;
+}
+
+// A line for each tensor, or for those with values that are not finite.
+std::string TensorsText(const ordered_json& tensors, bool bad_alone) {
+  std::string text = "\n";
+  for (const ordered_json& tensor : tensors) {
+    const bool bad = tensor.value("nan", 0) + tensor.value("inf", 0) > 0;
+    if (bad_alone && !bad) continue;
+    text += fmt::format("{:<45} {:<5} {:<20} {:>9}", tensor["name"].get<std::string>(), tensor["type"].get<std::string>(),
+                        ShapeText(tensor["shape"]), HumanBytes(tensor["bytes"]));
+    if (bad) text += fmt::format("  {} NaN, {} Inf", tensor["nan"].get<int64_t>(), tensor["inf"].get<int64_t>());
+    text += '\n';
+  }
+  return text;
+}
+
 void Inspect(const Flags& flags) {
   const bool adapter = std::filesystem::exists(flags.path + "/adapter_config.json");
   const std::string path = adapter ? flags.path : ResolveModel(flags.path);
@@ -171,30 +232,20 @@ void Inspect(const Flags& flags) {
     if (flags.check) out["check"] = {{"nan", sum.nan}, {"inf", sum.inf}};
     WriteJson(out);
   } else {
-    std::string text = fmt::format("{}\n{}, {} tensors, {} values, {}\n\n", path, contents.format,
+    std::string text = fmt::format("{}\n{}, {} tensors, {} values, {}\n", path, contents.format,
                                    contents.tensors.size(), values, HumanBytes(bytes));
-    for (const auto& [key, value] : about.items()) {
-      text += fmt::format("{:<45} {}\n", key, value.is_string() ? value.get<std::string>() : value.dump());
-    }
-    if (!about.is_null()) text += '\n';
-    for (const auto& [key, value] : contents.metadata.items()) {
-      text += fmt::format("{:<45} {}\n", key, ShownJson(value, 100));
-    }
-    text += '\n';
-    for (const ordered_json& tensor : tensors) {
-      text += fmt::format("{:<45} {:<5} {:<20} {:>9}", tensor["name"].get<std::string>(),
-                          tensor["type"].get<std::string>(), ShapeText(tensor["shape"]), HumanBytes(tensor["bytes"]));
-      if (tensor.value("nan", 0) + tensor.value("inf", 0) > 0) {
-        text += fmt::format("  {} NaN, {} Inf", tensor["nan"].get<int64_t>(), tensor["inf"].get<int64_t>());
-      }
-      text += '\n';
-    }
-    text += '\n';
+    text += Summary(contents, about);
+    text += "types       ";
     for (const auto& [name, count] : types) {
-      text += fmt::format("{:<5} {:>5} tensors  {:>9}\n", name, count.first, HumanBytes(count.second));
+      text += fmt::format(" {} x {} ({})", count.first, name, HumanBytes(count.second));
     }
+    text += '\n';
+    if (flags.metadata) text += MetadataText(contents);
+    if (flags.tensors || sum.nan + sum.inf > 0) text += TensorsText(tensors, !flags.tensors);
     if (flags.check && damaged.empty()) text += "all values are finite\n";
     Write(text);
+    const bool more = !flags.tensors && !flags.metadata && !flags.check;
+    if (more) Next(flags.output, "cambium inspect " + Word(flags.path) + " --tensors (or --metadata, --check)");
   }
   if (!damaged.empty()) {
     Fail(ErrorCode::kData, path, ": ", sum.nan, " NaN and ", sum.inf, " Inf values in ", damaged);
@@ -204,11 +255,13 @@ void Inspect(const Flags& flags) {
 }  // namespace
 
 void AddInspect(CLI::App& app) {
-  CLI::App* const verb = app.add_subcommand("inspect", "Show a model file's tensors, types, sizes and metadata");
+  CLI::App* const verb = app.add_subcommand("inspect", "Say what a model or adapter file is");
   const auto flags = std::make_shared<Flags>();
   verb->add_option("MODEL,-m,--model", flags->path, "A .gguf or .safetensors file, a model directory, or a cached name")
       ->required();
   verb->add_flag("--check", flags->check, "Read every weight; NaN or infinite ones are an error");
+  verb->add_flag("--tensors", flags->tensors, "List every tensor");
+  verb->add_flag("--metadata", flags->metadata, "List all metadata");
   AddOutput(*verb, flags->output);
   verb->callback([flags] { Inspect(*flags); });
 }

@@ -11,6 +11,7 @@
 
 #include "cambium/warning.h"
 #include "cli/command_line.h"
+#include "cli/help.h"
 #include "cli/options.h"
 #include "cli/verbs.h"
 #include "scale/launch.h"
@@ -46,6 +47,7 @@ int Run(int argc, char** argv) {
   app.get_formatter()->column_width(34);
   for (const auto add_verb : cli::kVerbs) add_verb(app);
 
+  cli::ArrangeHelp(app);
   cli::CheckNames(app, argc, argv);
   try {
     app.parse(argc, argv);

@@ -63,7 +63,8 @@ nlohmann::ordered_json TableJson(const std::vector<VerbEntry>& table) {
                          {"description", option.description},
                          {"takes_value", option.takes_value},
                          {"required", option.required},
-                         {"default", option.default_value}});
+                         {"default", option.default_value},
+                         {"values", option.values}});
     }
     verbs.push_back({{"verb", verb.name}, {"description", verb.description}, {"options", options}});
   }

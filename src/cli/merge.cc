@@ -46,6 +46,10 @@ struct Merge {
         model(LoadWeights(pool, path), pool) {
     for (const std::string& text : flags.grafts) {
       const GraftSpec spec = ParseGraftSpec(text);
+      if (std::ranges::find(paths, spec.path) != paths.end()) {
+        Fail(ErrorCode::kUsage, "--graft ", spec.path, ": given twice; give it once, with the sum of the scales");
+      }
+      paths.push_back(spec.path);
       owned.push_back(LoadGraft(spec.path, model.base(), spec.scale));
       grafts.push_back(owned.back().get());
     }
@@ -63,6 +67,7 @@ struct Merge {
     Note(flags.output, fmt::format("{}: the sum of {} adapters, {}", flags.out, parts.size(),
                                    flags.rank > 0 ? fmt::format("{:.4f} of its energy in rank {}", kept, flags.rank)
                                                   : "exact"));
+    Next(flags.output, "cambium generate " + Word(flags.model) + " --graft " + Word(flags.out) + " -p TEXT");
   }
 
   void Write() {
@@ -94,8 +99,7 @@ struct Merge {
     if (damage.rms > flags.threshold * effect.rms && !flags.force) {
       Fail(ErrorCode::kData, flags.out, ": not written: merging would lose ",
            fmt::format("{:.0f}", 100 * damage.rms / effect.rms), " % of what the grafts change (at most ",
-           fmt::format("{:g}", 100 * flags.threshold),
-           " %, --threshold); choose a wider --type (--compare shows them), or --force");
+           fmt::format("{:g}", 100 * flags.threshold), " %, --threshold); ", Wider(type, made, ids));
     }
     std::error_code error;
     fs::rename(scratch.Path(made), flags.out, error);
@@ -106,7 +110,21 @@ struct Merge {
                  {"types", measured}});
     } else {
       Note(flags.output, "wrote " + flags.out);
+      Next(flags.output, "cambium run " + Word(flags.out));
     }
+  }
+
+  // What to do where `type` loses too much: the narrowest wider type that keeps enough, measured.
+  std::string Wider(std::optional<DType> type, const std::string& made, std::span<const int32_t> ids) {
+    for (const DType wider : {DType::kQ8_0, DType::kF16, DType::kF32}) {
+      const bool no_wider = type && Info(wider).bytes * Info(*type).block <= Info(*type).bytes * Info(wider).block;
+      if (no_wider || (!flags.out.ends_with(".gguf") && IsQuantized(wider))) continue;
+      const ScratchDirectory trial(flags.out);
+      const double lost = Measure(wider, trial.Path(made), ids).rms / effect.rms;
+      if (lost > flags.threshold) continue;
+      return fmt::format("--type {} would lose {:.1f} %", Info(wider).name, 100 * lost);
+    }
+    return "--force writes it all the same";
   }
 
   // Writes, loads what was written, and prints how far its logits are from those of base and grafts.
@@ -131,6 +149,7 @@ struct Merge {
   Transformer model;
   std::vector<std::unique_ptr<Graft>> owned;
   std::vector<Graft*> grafts;
+  std::vector<std::string> paths;  // of the grafts
   OwnedTensor wanted;  // logits of base and grafts
   LogitDifference effect;
   nlohmann::ordered_json measured = nlohmann::ordered_json::array();

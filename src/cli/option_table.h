@@ -10,7 +10,8 @@ namespace cambium::cli {
 struct OptionEntry {
   std::vector<std::string> names;  // "-n", "--predict"; a positional's bare name
   std::string description;
-  std::string default_value;  // empty: none
+  std::string default_value;        // empty: none
+  std::vector<std::string> values;  // that it may have; empty: any
   bool takes_value = false;
   bool positional = false;
   bool required = false;

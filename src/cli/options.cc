@@ -169,8 +169,8 @@ void AddGenerateOptions(CLI::App& verb, GenerateFlags& flags) {
   verb.add_flag("--loop-guard,!--no-loop-guard", flags.request.loop_guard,
                 "End an answer that repeats itself for ever (on; the end is called repetition)");
   verb.add_option("--draft", flags.request.drafting.drafters,
-                  "Who drafts ahead: auto, none, ngram, recycle, corpus:index=FILE, model:path=MODEL, exit:layer=K; "
-                  "repeatable. Drafts never change the text")
+                  "Who drafts ahead: auto, none, grammar, ngram, recycle, corpus:index=FILE, model:path=MODEL, exit:layer=K, "
+                  "medusa, mtp; repeatable. Drafts never change the text")
       ->allow_extra_args(false);
   verb.add_option("--draft-rows", flags.request.drafting.max_rows, "Rows that a verifying pass may have at most")
       ->capture_default_str();
@@ -295,6 +295,14 @@ std::string Quoted(std::string_view bytes) {
 }
 
 void Next(const OutputFlags& flags, std::string_view command) { Note(flags, fmt::format("next: {}", command)); }
+
+bool Chats(const Model& model) {
+  try {
+    return model.TemplateReads("messages");
+  } catch (const Error&) {
+    return false;
+  }
+}
 
 std::string Word(const std::string& text) {
   constexpr std::string_view kPlain = "-_./=:,+@%";

@@ -113,6 +113,8 @@ void Note(const OutputFlags& flags, std::string_view line);
 void NoteEnd(const OutputFlags& flags, const Generation& generation, int64_t context);
 // "next: cambium ...": what to try now, unless --quiet.
 void Next(const OutputFlags& flags, std::string_view command);
+// Whether the model has a chat template.
+bool Chats(const Model& model);
 // As a shell takes it for one word.
 std::string Word(const std::string& text);
 // As documented in docs/cli.md.

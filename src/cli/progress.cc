@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include "cli/options.h"
+#include "cli/word_wrap.h"
 
 namespace cambium::cli {
 
@@ -20,18 +21,26 @@ void ProgressBar::Update(const std::string& label, uint64_t done, uint64_t total
   last_ = now;
   const double seconds = std::chrono::duration<double>(now - begin_).count();
   const double rate = seconds > 0 ? static_cast<double>(done - first_) / seconds : 0;
-  constexpr uint64_t kWidth = 24;
-  const auto filled = static_cast<size_t>(static_cast<double>(done) / static_cast<double>(total) * kWidth);
-  std::string line = fmt::format("\r\033[K{} [{:<{}}] {:3.0f} %  {}", label, std::string(filled, '#'), kWidth,
+  const int columns = TerminalColumns(fileno(stderr));
+  const uint64_t width = columns > 0 && columns < 80 ? 10 : 24;
+  const auto filled = static_cast<size_t>(static_cast<double>(done) / static_cast<double>(total) * width);
+  std::string line = fmt::format("\r\033[K{} [{:<{}}] {:3.0f} %  {}", label, std::string(filled, '#'), width,
                                  100.0 * static_cast<double>(done) / static_cast<double>(total),
                                  said.empty() ? HumanBytes(static_cast<uint64_t>(rate)) + "/s" : said);
   if (rate > 0) {
     const auto left = static_cast<uint64_t>(static_cast<double>(total - done) / rate);
     line += fmt::format("  {}:{:02} left", left / 60, left % 60);
   }
-  fmt::print(stderr, "{}", line);
+  fmt::print(stderr, "{}", OneLine(line));
   std::fflush(stderr);
   drawn_ = true;
+}
+
+std::string OneLine(const std::string& line) {
+  const int columns = TerminalColumns(fileno(stderr));
+  constexpr std::string_view kRedraw = "\r\033[K";
+  const size_t begin = line.starts_with(kRedraw) ? kRedraw.size() : 0;
+  return columns > 0 ? line.substr(0, begin + static_cast<size_t>(columns) - 1) : line;
 }
 
 std::string HumanBytes(uint64_t bytes) {

@@ -23,6 +23,9 @@ class ProgressBar {
   Clock::time_point begin_, last_;
 };
 
+// A line of ASCII, cut where the terminal that stderr is would break it; a beginning that clears the line is not counted.
+std::string OneLine(const std::string& line);
+
 // "98.4 MB"
 std::string HumanBytes(uint64_t bytes);
 

@@ -40,6 +40,7 @@ void QuantizeFile(const Flags& flags) {
   Note(flags.output,
        fmt::format("{}: {} matrices as {}, {} in another type; {} -> {}", flags.out, report.converted, Info(type).name,
                    report.fallback, HumanBytes(report.bytes_in), HumanBytes(report.bytes_out)));
+  Next(flags.output, "cambium run " + Word(flags.out));
 }
 
 }  // namespace

@@ -72,6 +72,17 @@ std::vector<Result> SearchRecords(const std::string& path, const SearchFlags& fl
   return results;
 }
 
+// At a terminal a long passage is its beginning and its end.
+std::string Shown(const std::string& text) {
+  constexpr size_t kMost = 400, kSide = kMost / 2;
+  if (!IsTerminal(stdout) || text.size() <= kMost) return text;
+  size_t begin = kSide, end = text.size() - kSide;
+  const auto inside = [&](size_t at) { return (static_cast<unsigned char>(text[at]) & 0xC0) == 0x80; };  // of a code point
+  while (inside(begin)) --begin;
+  while (inside(end)) ++end;
+  return text.substr(0, begin) + " ... " + text.substr(end);
+}
+
 // The passage on one line, its terms in bold where colour is wanted.
 std::string Highlight(const std::string& text, const WordMatcher& matcher, bool color) {
   std::string shown;
@@ -128,7 +139,7 @@ void RunSearch(const SearchFlags& given) {
   }
   const bool color = UseColor(stdout);
   for (const Result& r : results) {
-    Write(r.file + ":" + std::to_string(r.line) + ": " + Highlight(r.text, matcher, color) + "\n");
+    Write(r.file + ":" + std::to_string(r.line) + ": " + Highlight(Shown(r.text), matcher, color) + "\n");
   }
 }
 

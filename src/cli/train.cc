@@ -4,8 +4,10 @@
 #include <csignal>
 #include <iostream>
 
+#include "cli/progress.h"
 #include "cli/train_flags.h"
 #include "cli/verbs.h"
+#include "cli/word_wrap.h"
 #include "io/atomic_file.h"
 #include "scale/launch.h"
 
@@ -43,10 +45,10 @@ class TrainProgress {
     text += more;
     if (m.skipped) text += "  overflow: step skipped";
     if (IsTerminal(stderr)) {
-      constexpr int64_t kWidth = 24;
-      const int64_t full = kWidth * m.step / steps_;
-      std::cerr << "\r\033[K[" << std::string(static_cast<size_t>(full), '#')
-                << std::string(static_cast<size_t>(kWidth - full), '.') << "] " << text << std::flush;
+      const int columns = TerminalColumns(fileno(stderr));
+      const int64_t width = columns > 0 && columns < 100 ? 8 : 24, full = width * m.step / steps_;
+      const auto times = [](int64_t count, char c) { return std::string(static_cast<size_t>(count), c); };
+      std::cerr << OneLine("\r\033[K[" + times(full, '#') + times(width - full, '.') + "] " + text) << std::flush;
       drawn_ = true;
     } else if (m.skipped || m.step == 1 || m.step == steps_ || m.step % 10 == 0) {
       std::cerr << text << '\n';
@@ -99,6 +101,41 @@ TrainResult RunToEnd(Training& training, TrainProgress& progress) {
   return training.result();
 }
 
+// The options as a file, with the values that were chosen where none were given.
+std::string WithChosen(std::string config, const TrainConfig& chosen) {
+  const auto set = [&](const std::string& key, const std::string& value) {
+    const size_t at = config.starts_with(key + "=") ? 0 : config.find("\n" + key + "=");
+    const size_t begin = at == 0 ? 0 : at + 1;
+    if (at != config.npos) config.erase(begin, config.find('\n', begin) - begin + 1);
+    config += key + "=" + value + "\n";
+  };
+  if (!config.ends_with('\n')) config += '\n';
+  set("lr", fmt::format("{}", *chosen.lr));
+  set("epochs", fmt::format("{}", *chosen.epochs));
+  return config;
+}
+
+// Where an interrupted run stands, and how it goes on.
+[[noreturn]] void EndInterrupted(const TrainConfig& stage, const TrainResult& result) {
+  std::string weights;
+  if (stage.graft != "full") {
+    weights = "; as a graft it is " + stage.output + "/checkpoints/step-" + std::to_string(result.steps);
+    if (result.best_loss) weights += ", the best so far " + stage.output + "/best/step-" + std::to_string(result.best_step);
+  }
+  Fail(ErrorCode::kInterrupted, "interrupted after step ", result.steps, "; the checkpoint is saved, `cambium train ",
+       "--resume auto -o ", Word(stage.output), "` goes on", weights);
+}
+
+// What to try with what was trained.
+void NextOf(const TrainFlags& flags, const TrainConfig& stage, const Training& training, const Model& model) {
+  const std::string chat = Chats(model) ? " --chat" : "";
+  const std::string bundle = stage.bundle.empty() ? stage.output : stage.bundle;
+  if (training.kind() == "full") return Next(flags.output, "cambium generate " + Word(bundle) + chat + " -p TEXT");
+  std::string draft;
+  if (training.kind() == "medusa" || training.kind() == "mtp" || training.kind() == "exit") draft = " --draft " + training.kind();
+  Next(flags.output, "cambium generate " + Word(flags.model) + " --graft " + Word(bundle) + draft + chat + " -p TEXT");
+}
+
 void Train(TrainFlags& flags, const TrainConfig& stage, const std::string& config) {
   if (stage.output.empty()) Fail(ErrorCode::kUsage, "-o is required: the directory for what is trained");
   const Model model = LoadToTrain(flags, stage);
@@ -106,7 +143,7 @@ void Train(TrainFlags& flags, const TrainConfig& stage, const std::string& confi
   const int64_t predicted = PrintPlan(training, flags.output);
   if (IsFirst(JoinRanks(stage.dist_timeout))) {
     AtomicFile file(stage.output + "/train.toml");
-    file.Write(config);
+    file.Write(WithChosen(config, training.config()));
     file.Commit();
   }
 
@@ -116,8 +153,7 @@ void Train(TrainFlags& flags, const TrainConfig& stage, const std::string& confi
     for (const std::string& line : training.WriteNumerics()) progress.Line(line);
   }
   if (result.end == TrainResult::End::kInterrupted) {
-    Fail(ErrorCode::kInterrupted, "interrupted after step ", result.steps,
-         "; the checkpoint is saved, --resume auto goes on");
+    EndInterrupted(stage, result);
   }
   training.Save();
   if (result.end == TrainResult::End::kEarlyStop) progress.Line("stopped early: validation no longer improves");
@@ -130,6 +166,7 @@ void Train(TrainFlags& flags, const TrainConfig& stage, const std::string& confi
   for (const std::string& line : training.ReportHeads()) progress.Line(line);
   progress.Line(fmt::format("{}: the {}, metrics.jsonl and loss.svg", stage.output,
                             training.kind() == "full" ? "model" : "adapter"));
+  NextOf(flags, stage, training, model);
 }
 
 }  // namespace

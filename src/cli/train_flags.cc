@@ -2,8 +2,10 @@
 
 #include <fmt/format.h>
 
+#include <filesystem>
 #include <iostream>
 
+#include "cambium/warning.h"
 #include "cli/progress.h"
 #include "engine/train_fields.h"
 #include "scale/launch.h"
@@ -42,6 +44,14 @@ void AddTrainOptions(CLI::App& verb, TrainFlags& f) {
 
 bool ApplyConfig(CLI::App& verb, TrainFlags& flags) {
   ApplyConfigFile(verb, flags.config);
+  // A run that goes on needs its directory alone: what it was begun with is there.
+  const std::string before = flags.train.output + "/train.toml";
+  if (flags.train.resume == "auto" && !flags.train.output.empty() && flags.config.empty() &&
+      std::filesystem::exists(before)) {
+    const bool epochs_alone = verb.count("--epochs") > 0 && verb.count("--steps") == 0;
+    ApplyConfigFile(verb, before);
+    if (epochs_alone) flags.train.steps = 0;  // which would win over them
+  }
   if (!flags.print_config) return false;
   flags.print_config = false;
   Write(verb.config_to_str(true, false));
@@ -74,6 +84,9 @@ int64_t PrintPlan(Training& training, const OutputFlags& output, int ranks) {
   if (training.valid_examples() > 0) line(fmt::format("validation  {} examples", training.valid_examples()));
   line(fmt::format("work        {} steps, {} tokens; about {:.0f} s at {:.0f} tokens/s", plan.steps, plan.rows,
                    plan.seconds, plan.tokens_per_s));
+  const TrainConfig& config = training.config();
+  const std::string length = config.steps > 0 ? "as many as asked for" : fmt::format("{:g} times through", *config.epochs);
+  line(fmt::format("schedule    {}, learning rate {:g}, {}", length, *config.lr, config.schedule));
   if (plan.ranks > 1) {
     const auto at = [&](double gigabits) { return static_cast<double>(plan.bytes_sent) * 8 / (gigabits * 1e9); };
     line(fmt::format("network     {} ranks: each computes {} micro-batches a step, {:.2f} s, and sends {}: {:.2g} s at "
@@ -82,6 +95,10 @@ int64_t PrintPlan(Training& training, const OutputFlags& output, int ranks) {
                      at(1), at(10)));
   }
   line(fmt::format("memory      about {} MiB at its peak", plan.peak_bytes >> 20));
+  constexpr int64_t kFew = 50;  // docs/notes/training-defaults.md
+  if (plan.steps < kFew && training.step() == 0) {
+    Warn("only ", plan.steps, " steps, which teach little; --steps 100 are a hundred");
+  }
   const bool stops = r.stop_token_trained();
   line(fmt::format("stop token  trained: {}", stops ? "yes" : "no"));
   if (!output.quiet) {

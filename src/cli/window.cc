@@ -170,6 +170,7 @@ class Printer {
   void Push(T value) {
     const T extreme = window_.Push(value);
     if (!window_.full()) return;
+    if (cut_ && ++shown_ > kMostShown) return;
     if (!first_) text_ += json_ ? ',' : ' ';
     first_ = false;
     char digits[64];
@@ -187,16 +188,21 @@ class Printer {
     if (json_) text_ += "]";
     if (json_ || !first_) text_ += '\n';
     Flush();
+    if (shown_ > kMostShown) {
+      std::fprintf(stderr, "%lld more values; a file or a pipe gets them all\n", static_cast<long long>(shown_ - kMostShown));
+    }
   }
 
  private:
+  static constexpr int64_t kMostShown = 1000;  // at a terminal
   void Flush() {
     Write(text_);
     text_.clear();
   }
 
   SlidingExtreme<T, kMin> window_;
-  bool json_, arg_, first_ = true;
+  bool json_, arg_, first_ = true, cut_ = IsTerminal(stdout);
+  int64_t shown_ = 0;
   std::string text_;
 };
 

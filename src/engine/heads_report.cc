@@ -17,13 +17,22 @@ namespace {
 constexpr size_t kMostNodes = 31, kAnswers = 32, kPrompts = 16;
 constexpr int64_t kContext = 256, kAnswer = 96;
 
-// Every second text's beginning, from the first or the second on: what is measured is not what was expected from.
-std::vector<std::vector<int32_t>> Beginnings(const std::vector<Example>& examples, size_t first, size_t most) {
+// What stands before the answer, whole; of a text without one, or with one too long for an answer behind it, the first
+// half, at most kHalf tokens.
+std::span<const int32_t> PromptOf(const Example& example) {
+  constexpr int64_t kHalf = 64;
+  const std::span<const int32_t> ids(example.ids);
+  const auto answer = std::ranges::find(example.trained, 1) - example.trained.begin();
+  const bool dialogue = answer > 1 && answer < std::ssize(example.ids) && answer + kAnswer <= kContext;
+  return ids.first(static_cast<size_t>(dialogue ? answer : std::min(kHalf, std::ssize(ids) / 2)));
+}
+
+// Every second text's prompt, from the first or the second on: what is measured is not what was expected from.
+std::vector<std::vector<int32_t>> Prompts(const std::vector<Example>& examples, size_t first, size_t most) {
   std::vector<std::vector<int32_t>> prompts;
   for (size_t i = std::min(first, examples.size() - 1); i < examples.size() && prompts.size() < most; i += 2) {
-    const std::vector<int32_t>& ids = examples[i].ids;
-    const size_t count = std::min<size_t>(64, ids.size() / 2);
-    if (count > 1) prompts.emplace_back(ids.begin(), ids.begin() + static_cast<int64_t>(count));
+    const std::span<const int32_t> prompt = PromptOf(examples[i]);
+    if (prompt.size() > 1) prompts.emplace_back(prompt.begin(), prompt.end());
   }
   return prompts;
 }
@@ -186,6 +195,7 @@ Comparison Compare(Training::Impl& t, Scheduler& scheduler, const DrafterTarget&
   Comparison c;
   const Heads& heads = *t.heads();
   const std::shared_ptr<const GraftSet> grafts = GraftsOf({target.grafts.begin(), target.grafts.end()});
+  if (!prompts.empty()) Answer(t, scheduler, grafts, nullptr, {prompts.front()});  // the first passes are slower
   c.plain = Answer(t, scheduler, grafts, nullptr, prompts);
   if (tree.best > 0) {
     DrafterSpec spec{heads.kind(), {}};
@@ -205,7 +215,7 @@ std::vector<std::string> Lines(const Training::Impl& t, const HeadAccuracy& accu
                                const TreeChoice& tree, const std::string& tree_file, const Comparison& c) {
   const Heads& heads = *t.heads();
   std::vector<std::string> lines;
-  lines.push_back(fmt::format("on the model's own answers to {} {} texts' beginnings:", answered,
+  lines.push_back(fmt::format("on the model's own answers to {} {} prompts:", answered,
                               t.valid.examples.empty() ? "training" : "validation"));
   lines.push_back("depth   right at once   in 5   in 10");
   for (size_t d = 0; d < accuracy.rows.size(); ++d) {
@@ -262,8 +272,8 @@ std::vector<std::string> ReportHeads(Training::Impl& t) {
   HeadsOptions options = t.setup.train.heads;
   options.trunk = stack;
   options.feature_weight = 0;  // only ranks are asked for
-  const std::vector<std::vector<int32_t>> answered = Beginnings(held_out, 0, kAnswers);
-  const std::vector<std::vector<int32_t>> prompts = Beginnings(held_out, 1, kPrompts);
+  const std::vector<std::vector<int32_t>> answered = Prompts(held_out, 0, kAnswers);
+  const std::vector<std::vector<int32_t>> prompts = Prompts(held_out, 1, kPrompts);
   const auto [accuracy, along] = OnAnswers(t, options, PlanOf(t.setup.train.precision).compute, answered);
   stack.push_back(&heads);
   KvCache kv(t.transformer.config(), DType::kF16, 2 * (prefix + kContext) + 128);

@@ -69,8 +69,8 @@ void VisitTrainFields(Config& c, Visit&& visit) {
   visit("--pack", c.pack, "Fill micro-batches to batch-size x seq-len tokens; examples do not see each other");
   visit("--accumulate", c.accumulate, "Micro-batches a step");
   visit("--steps", c.steps, "Steps (0: what --epochs take)");
-  visit("--epochs", c.epochs, "Times through the data");
-  visit("--lr", c.lr, "Learning rate");
+  visit("--epochs", c.epochs, "Times through the data (default: 3, or what 100 steps take)");
+  visit("--lr", c.lr, "Learning rate (default: by --graft and the model's width)");
   visit("--schedule", c.schedule, "cosine, linear or constant");
   visit("--warmup", c.warmup, "Steps of warm-up");
   visit("--weight-decay", c.weight_decay, "Decoupled weight decay");

@@ -45,7 +45,7 @@ void CheckBeside(const TrainConfig& c) {
     Fail(ErrorCode::kUsage,
          "--draft-vocab: with --graft full the head is trained, of which a draft vocabulary is a copy");
   }
-  if (!(c.lr > 0)) Fail(ErrorCode::kUsage, "--lr is 0; ", flag, " trains heads at a multiple of it");
+  if (c.lr && !(*c.lr > 0)) Fail(ErrorCode::kUsage, "--lr is 0; ", flag, " trains heads at a multiple of it");
 }
 
 void CheckRanges(const TrainConfig& c) {
@@ -53,8 +53,8 @@ void CheckRanges(const TrainConfig& c) {
   CheckRange("--seq-len", static_cast<double>(c.seq_len), 2, 1 << 24);
   CheckRange("--accumulate", static_cast<double>(c.accumulate), 1, 1 << 20);
   CheckRange("--steps", static_cast<double>(c.steps), 0, 1e12);
-  CheckRange("--epochs", c.epochs, c.steps > 0 ? 0 : 1e-9, 1e6);
-  CheckRange("--lr", static_cast<double>(c.lr), 0, 100);
+  CheckRange("--epochs", c.epochs.value_or(3), c.steps > 0 ? 0 : 1e-9, 1e6);
+  CheckRange("--lr", static_cast<double>(c.lr.value_or(0)), 0, 100);
   CheckRange("--warmup", static_cast<double>(c.warmup), 0, 1e12);
   CheckRange("--weight-decay", static_cast<double>(c.weight_decay), 0, 100);
   CheckRange("--clip", static_cast<double>(c.clip), 0, 1e30);
@@ -131,14 +131,14 @@ TrainSetup SetupOf(const TrainConfig& c) {
              .accumulate = c.accumulate,
              .shuffle = !c.no_shuffle,
              .seed = c.seed};
-  t.optimizer.lr = c.lr;
+  t.optimizer.lr = c.lr.value_or(0);
   t.optimizer.schedule = ParseSchedule(c.schedule);
   t.optimizer.warmup = c.warmup;
   t.optimizer.weight_decay = c.weight_decay;
   t.optimizer.clip = c.clip;
   t.optimizer.eight_bit = c.adam_8bit;
   t.steps = c.steps;
-  t.epochs = c.epochs;
+  t.epochs = c.epochs.value_or(0);
   t.checkpoint_activations = c.checkpoint_activations;
   t.eval_every = c.eval_every;
   t.patience = c.patience;
@@ -151,7 +151,7 @@ TrainSetup SetupOf(const TrainConfig& c) {
     t.heads.teacher = c.joint;
     t.heads.decay = c.joint ? 0.8f : 1.0f;
     t.heads_weight = c.joint ? c.joint_weight : c.mtp_weight / static_cast<float>(c.heads);
-    t.heads_lr_scale = c.heads_lr / c.lr;
+    t.heads_lr_scale = c.heads_lr / c.lr.value_or(1);
   }
 
   GraftOptions& g = setup.graft;

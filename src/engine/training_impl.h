@@ -37,13 +37,15 @@ struct Training::Impl {
   void RequireAlikeRanks();
   void ReadData();
   void ResolveKind();
+  void SetDefaults();
+  int64_t StepsOfAnEpoch() const;
   void LoadTrunk();
   void ChooseDraftTokens();
   void MakeGrafts();
   std::unique_ptr<Graft> LoadInitial();
   void Resume();
 
-  const TrainConfig config;
+  TrainConfig config;  // with what SetDefaults chose
   const Lines lines;
   const Model model;
   Model::Impl& m;

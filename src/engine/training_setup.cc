@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/isa.h"
+#include "engine/train_defaults.h"
 #include "engine/training_impl.h"
 #include "io/sha256.h"
 #include "scale/launch.h"
@@ -103,6 +104,7 @@ Training::Impl::Impl(const Model& on, const TrainConfig& wanted, const Lines& te
   ResolveKind();
   if (IsHeads(kind) || TrainsBeside(config)) LoadTrunk();
   if (config.valid.empty() && config.valid_split != 0) valid = SplitValidation(data, config.valid_split, config.seed);
+  SetDefaults();
   setup.graft.init_ids = InitIds(config, m.tokenizer, data);
   MakeGrafts();
   trainer = std::make_unique<Trainer>(transformer, *graft, data.examples, valid.examples, setup.train, config.output);
@@ -144,7 +146,23 @@ void Training::Impl::ResolveKind() {
       kind = heads->kind();
     }
   }
-  if (IsHeads(kind)) setup.train.optimizer.lr = config.heads_lr;
+}
+
+// Steps of an epoch, nearly: packed examples are counted by their tokens.
+int64_t Training::Impl::StepsOfAnEpoch() const {
+  const int64_t own = config.pack ? (data.report.tokens + config.seq_len - 1) / config.seq_len
+                                  : std::ssize(data.examples);
+  const int64_t step = config.batch_size * config.accumulate;
+  return std::max<int64_t>(1, (own + step - 1) / step);
+}
+
+// What depends on the model and on how much data there is.
+void Training::Impl::SetDefaults() {
+  if (!config.lr) config.lr = DefaultLearningRate(kind, m.transformer.config().hidden);
+  if (!config.epochs) config.epochs = DefaultEpochs(StepsOfAnEpoch());
+  setup.train.optimizer.lr = IsHeads(kind) ? config.heads_lr : *config.lr;
+  setup.train.epochs = *config.epochs;
+  if (TrainsBeside(config)) setup.train.heads_lr_scale = config.heads_lr / *config.lr;
 }
 
 void Training::Impl::LoadTrunk() {
@@ -218,6 +236,11 @@ void Training::Impl::Resume() {
   }
   std::vector<std::string> notes;
   if (trainer->Resume(notes)) lines("resumed after step " + std::to_string(trainer->step()));
+  if (const int64_t before = trainer->lengthened_from(); before > 0) {
+    lines("lengthened from " + std::to_string(before) + " to " + std::to_string(trainer->total_steps()) +
+          " steps: the schedule is stretched over all of them, so the learning rate rises again here; one run of that "
+          "length would have had other weights");
+  }
   for (const std::string& note : notes) lines("damaged checkpoint passed over: " + note);
 }
 

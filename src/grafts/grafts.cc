@@ -74,10 +74,26 @@ std::unique_ptr<Graft> MakeGraft(const std::string& kind, const GraftOptions& op
   Fail(ErrorCode::kUsage, "graft is \"", kind, "\", expected one of ", GraftKinds());
 }
 
+namespace {
+
+// Of a training that was interrupted before it left an adapter; empty where there is none.
+std::string NewestCheckpoint(const std::string& run) {
+  const std::string latest = run + "/checkpoints/latest";
+  if (!std::filesystem::exists(latest)) return "";
+  std::string name = ReadTextFile(latest);
+  while (!name.empty() && name.back() == '\n') name.pop_back();
+  return run + "/checkpoints/" + name;
+}
+
+}  // namespace
+
 std::unique_ptr<Graft> LoadGraft(const std::string& path, const BaseModel& model, float scale) {
   if (!std::filesystem::exists(path)) Fail(ErrorCode::kData, path, ": no such file or directory");
   for (const GraftEntry& entry : GraftList()) {
     if (entry.load != nullptr && entry.recognises(path)) return entry.load(path, model, scale);
+  }
+  if (const std::string newest = NewestCheckpoint(path); !newest.empty()) {
+    Fail(ErrorCode::kData, path, ": a training that has not ended; its weights so far are ", newest);
   }
   if (const std::optional<AdapterConfig> config = AdapterConfig::Read(path)) {
     using Dialect = AdapterConfig::Dialect;

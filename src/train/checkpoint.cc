@@ -63,7 +63,8 @@ CheckpointStore::CheckpointStore(std::string directory, int keep)
 
 std::string CheckpointStore::PathOf(int64_t step) const { return fmt::format("{}/step-{}", directory_, step); }
 
-void CheckpointStore::Save(int64_t step, const nlohmann::json& state, std::vector<TensorToWrite> tensors) {
+void CheckpointStore::Save(int64_t step, const nlohmann::json& state, std::vector<TensorToWrite> tensors,
+                           const More& more) {
   MakeDirectories(directory_);
   const std::string path = PathOf(step), temporary = path + ".tmp";
   std::error_code ignored;
@@ -72,6 +73,7 @@ void CheckpointStore::Save(int64_t step, const nlohmann::json& state, std::vecto
     MakeDirectories(temporary);
     WriteSafetensors(temporary + "/" + kTensors, std::move(tensors));
     WriteText(temporary + "/" + kState, state.dump(1) + "\n");
+    if (more) more(temporary);
     nlohmann::json manifest = {{"step", step}};
     for (const char* name : {kTensors, kState}) {
       const std::string file = temporary + "/" + name;

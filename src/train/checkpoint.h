@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -32,7 +33,9 @@ class CheckpointStore {
   CheckpointStore(std::string directory, int keep);
 
   // Then removes all but the newest `keep` (at least 2). kResource if the disk is full; no step-N appears then.
-  void Save(int64_t step, const nlohmann::json& state, std::vector<TensorToWrite> tensors);
+  // `more` writes files of its own beside them, which Load does not look at.
+  using More = std::function<void(const std::string& directory)>;
+  void Save(int64_t step, const nlohmann::json& state, std::vector<TensorToWrite> tensors, const More& more = nullptr);
 
   struct Loaded {
     int64_t step = 0;

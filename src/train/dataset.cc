@@ -167,7 +167,8 @@ Dataset LoadDataset(const std::string& path, const Tokenizer& tokenizer, const D
   if (first == std::string_view::npos) Fail(ErrorCode::kData, path, ": the file is empty");
 
   Collector collector(path, tokenizer, options);
-  const bool json = text[first] == '{' || text[first] == '[' || path.ends_with(".jsonl") || path.ends_with(".json");
+  const bool json = text[first] == '{' || text[first] == '[' || path.ends_with(".jsonl") || path.ends_with(".json") ||
+                    JsonLines::IsTable(path);
   const bool plain = options.format == "plain" || (options.format == "auto" && !json);
   if (plain) CheckUtf8(path, text);
   if (!plain) {

@@ -52,7 +52,8 @@ class Trainer {
   ~Trainer();
 
   // Goes on from the newest whole checkpoint in the directory; false if there is none. `notes` gets a line for each
-  // damaged one. kUsage naming what differs if options or data are not those of the checkpoint.
+  // damaged one. kUsage naming what differs if options or data are not those of the checkpoint; only more steps than it
+  // was made for are taken.
   bool Resume(std::vector<std::string>& notes);
 
   struct Callbacks {
@@ -70,6 +71,7 @@ class Trainer {
 
   int64_t total_steps() const { return total_steps_; }
   int64_t step() const { return step_; }
+  int64_t lengthened_from() const { return lengthened_from_; }  // steps of the run that Resume took up, if fewer; else 0
   Optimizer& optimizer() { return *optimizer_; }
   const LossScaler& scaler() const { return scaler_; }
   double ValidationLoss();
@@ -94,6 +96,7 @@ class Trainer {
   void Save();
   void SaveBest();
   void RestoreBest();
+  void SaveGrafts(const std::string& directory);
   std::vector<TensorToWrite> Tensors() const;
   void ServeStates() const;  // to rank 0, which writes a checkpoint
   // The tensors of a checkpoint that rank 0 has open (null elsewhere), to all; of the best, values alone.
@@ -124,8 +127,9 @@ class Trainer {
 
   nlohmann::json settings_;  // what a resumed run must share
   int64_t total_steps_ = 0;
-  int64_t step_ = 0;         // done
-  int64_t saved_step_ = -1;  // of the newest checkpoint
+  int64_t step_ = 0;             // done
+  int64_t saved_step_ = -1;      // of the newest checkpoint
+  int64_t lengthened_from_ = 0;  // steps, by lengthened_from
   DataCursor cursor_;
   std::optional<double> best_loss_;
   int64_t best_step_ = 0, evaluations_without_best_ = 0;

@@ -126,9 +126,17 @@ void Trainer::Save() {
         {"step", best_step_},
         {"evaluations_without", evaluations_without_best_}}},
       {"last_loss", last_loss_}};
-  store_->Save(step_, state, Tensors());
+  store_->Save(step_, state, Tensors(), [this](const std::string& directory) { SaveGrafts(directory); });
   std::string no_more;
   if (options_.ranks != nullptr) options_.ranks->FromFirst(no_more);
+}
+
+// As an adapter's files, so that a checkpoint is a graft too. A whole model's weights are not written twice.
+void Trainer::SaveGrafts(const std::string& directory) {
+  if (graft_.kind() == "full") return;
+  const Optimizer::UnroundedValues values(*optimizer_);
+  graft_.Save(directory);
+  if (options_.with_heads != nullptr) options_.with_heads->Save(directory);
 }
 
 void Trainer::TakeState(const nlohmann::json& state) {
@@ -153,6 +161,10 @@ bool Trainer::Resume(std::vector<std::string>& notes) {
       for (const auto& [name, value] : settings_.items()) {
         // Through text, as the saved value went: floats compare by their shortest form.
         const std::string before = saved.contains(name) ? saved[name].dump() : "absent";
+        if (name == "steps" && saved.contains(name) && saved[name].get<int64_t>() < total_steps_) {
+          lengthened_from_ = saved[name].get<int64_t>();
+          continue;
+        }
         if (before != nlohmann::json::parse(value.dump()).dump()) {
           Fail(ErrorCode::kUsage, loaded->path, ": cannot resume: ", name, " was ", before, ", now it is ", value.dump(),
                "; give the same settings or another output directory");
@@ -179,7 +191,8 @@ void Trainer::SaveBest() {
   for (TensorToWrite& tensor : Tensors()) {
     if (tensor.name.starts_with("value.")) values.push_back(std::move(tensor));
   }
-  CheckpointStore(directory_ + "/best", 2).Save(best_step_, {{"valid_loss", *best_loss_}}, std::move(values));
+  CheckpointStore(directory_ + "/best", 2).Save(best_step_, {{"valid_loss", *best_loss_}}, std::move(values),
+                                              [this](const std::string& directory) { SaveGrafts(directory); });
 }
 
 void Trainer::RestoreBest() {
