@@ -139,7 +139,7 @@ TEST(PackedMatrix, DecodesExactly) {
       std::vector<float> panel(in * kPanel);
       for (int64_t o = 0; o < out; ++o) {
         packed.UnpackRow(o, row.data());
-        if (o % kPanel == 0) DecodePanel(dtype, in, packed.panels() + o / kPanel * layout.bytes, 0, in, panel.data());
+        if (o % kPanel == 0) DecodePanel(dtype, in, packed.Panels(pool).get() + o / kPanel * layout.bytes, 0, in, panel.data());
         for (int64_t k = 0; k < in; ++k) {
           const float expected = w.values[order[o] * in + k];
           ASSERT_EQ(row[k], expected) << o << " " << k;
@@ -149,8 +149,8 @@ TEST(PackedMatrix, DecodesExactly) {
       }
       if (IsQuantized(dtype)) {
         std::vector<float> part(32 * kPanel);
-        DecodePanel(dtype, in, packed.panels(), in - 32, 32, part.data());
-        DecodePanel(dtype, in, packed.panels(), 0, in, panel.data());
+        DecodePanel(dtype, in, packed.Panels(pool).get(), in - 32, 32, part.data());
+        DecodePanel(dtype, in, packed.Panels(pool).get(), 0, in, panel.data());
         EXPECT_EQ(std::memcmp(part.data(), panel.data() + (in - 32) * kPanel, part.size() * 4), 0);
       }
     }

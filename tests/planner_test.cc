@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <map>
 
 #include "serving.h"
@@ -161,6 +162,25 @@ TEST(VerifyCurve, FindsTheRestFromTwoSizes) {
       EXPECT_LT(curve.Ms(rows) / ms, 1.3) << machine.name << ", " << rows;  // unseen sizes are doubted
     }
   }
+}
+
+// A mixture of experts: each row wakes more of them, which no prompt tells.
+TEST(VerifyCurve, KnowsThatMoreRowsWakeMoreExperts) {
+  const auto reads = [](int64_t rows) {  // 8 of 128 experts a row, two thirds of what a row reads
+    return (8 + 2 * 128 * (1 - std::pow(1 - 8.0 / 128, static_cast<double>(rows)))) / 24;
+  };
+  const auto ms = [&](int64_t rows) { return std::hypot(20 * reads(rows), 0.9 * static_cast<double>(rows)); };
+  VerifyCurve told, untold;
+  told.SetReads(reads);
+  for (VerifyCurve* curve : {&told, &untold}) {
+    curve->MeasureRow(1.2);
+    curve->Measure(1, ms(1));
+  }
+  for (const int64_t rows : {2, 3, 4, 6, 8, 12, 16, 32}) {
+    EXPECT_GT(told.Ms(rows) / ms(rows), 0.8) << rows << " rows are thought cheap";
+    EXPECT_LT(told.Ms(rows) / ms(rows), 1.3) << rows << " rows are thought dear";
+  }
+  EXPECT_LT(untold.Ms(4) / ms(4), 0.6);
 }
 
 TEST(VerifyCurve, WhatWasSeenOftenSpeaksForItself) {

@@ -55,6 +55,11 @@ VerifyCurve::VerifyCurve() {
   Learn();
 }
 
+void VerifyCurve::SetReads(const std::function<double(int64_t rows)>& reads) {
+  for (Size& size : sizes_) size.reads = reads(size.rows);
+  Learn();
+}
+
 void VerifyCurve::Measure(int64_t rows, double ms) {
   // The nearest size from above takes the time, so that one in between is never thought cheaper than it is.
   const auto size = std::ranges::lower_bound(sizes_, rows, {}, &Size::rows);
@@ -70,7 +75,7 @@ void VerifyCurve::MeasureRow(double ms) {
   Learn();
 }
 
-// Least squares of (weights^2 + n^2 row^2) / T(n)^2 against 1 over the sizes that were seen, and of row^2 against what
+// Least squares of (reads^2 weights^2 + n^2 row^2) / T(n)^2 against 1 over the sizes that were seen, and of row^2 against what
 // a prompt told, or a share of T(1) that is high for most CPUs: what is not known yet is not thought cheap.
 void VerifyCurve::Fit() {
   constexpr double kRowShare = 0.4;
@@ -79,13 +84,13 @@ void VerifyCurve::Fit() {
     if (size.seen == 0) continue;
     const double weight = static_cast<double>(std::min<int64_t>(size.seen, 16));
     const double n = static_cast<double>(size.rows), squared = size.ms.mean() * size.ms.mean();
-    const double u = 1 / squared, v = n * n / squared;
+    const double read = size.reads * size.reads, u = read / squared, v = n * n / squared;
     uu += weight * u * u;
     uv += weight * u * v;
     vv += weight * v * v;
     u1 += weight * u;
     v1 += weight * v;
-    if (least == 0) least = size.ms.mean() / std::sqrt(1 - kRowShare * kRowShare + kRowShare * kRowShare * n * n);
+    if (least == 0) least = size.ms.mean() / std::sqrt(read * (1 - kRowShare * kRowShare) + kRowShare * kRowShare * n * n);
   }
   const double row = row_ > 0 ? row_ : kRowShare * (least > 0 ? least : 1);
   const double prior = 1 / (row * row);
@@ -113,7 +118,8 @@ void VerifyCurve::Fit() {
 // the fit: half of each.
 double VerifyCurve::Guess(size_t index) const {
   const double n = static_cast<double>(sizes_[index].rows);
-  const double fitted = std::sqrt(weights_squared_ + n * n * row_squared_);
+  const double reads = sizes_[index].reads;
+  const double fitted = std::sqrt(reads * reads * weights_squared_ + n * n * row_squared_);
   const auto seen = [](const Size& size) { return size.seen > 0; };
   const auto above = std::find_if(sizes_.begin() + static_cast<int64_t>(index) + 1, sizes_.end(), seen);
   const auto below = std::find_if(sizes_.rend() - static_cast<int64_t>(index), sizes_.rend(), seen);

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <array>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -18,6 +19,9 @@ namespace cambium {
 class VerifyCurve {
  public:
   VerifyCurve();
+  // Tells what a pass over so many rows reads of the weights, in what one over a row does: more rows wake more of a
+  // mixture's experts. Until then it is as much, whatever the rows.
+  void SetReads(const std::function<double(int64_t rows)>& reads);
   void Measure(int64_t rows, double ms);
   // What a row costs where there are many, as a prompt's pass tells before anything was verified.
   void MeasureRow(double ms);
@@ -35,6 +39,7 @@ class VerifyCurve {
     int64_t seen = 0;
     SlidingMean ms{16};
     double curve = 0;  // what Ms says of it
+    double reads = 1;  // of the weights
   };
   double Guess(size_t size) const;  // before it was seen
   void Learn();                     // what was measured makes the curve: Ms is asked for every node of a draft

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "decode/scheduler_part.h"
+#include "model/experts.h"
 
 namespace cambium {
 namespace {
@@ -16,10 +17,17 @@ constexpr int64_t kLeastPrefill = 2;   // rows of a prompt beside decoding ones,
 constexpr int64_t kFirstPrefill = 32;  // the same before anything was measured
 constexpr int64_t kAgeRows = 16;       // rows of a prompt that a step of waiting is worth
 
+VerifyCurve CurveOf(const ModelWeights& weights, VerifyCurve curve) {
+  if (weights.config.experts > 0) curve.SetReads([&](int64_t rows) { return WeightsRead(weights, rows); });
+  return curve;
+}
+
 double HeadShare(const ModelWeights& weights) {
+  const ModelConfig& c = weights.config;
   double blocks = 0;
   for (const BlockWeights& block : weights.blocks) {
     for (const Linear& linear : block.linears) blocks += static_cast<double>(linear.in() * linear.out());
+    if (block.experts != nullptr) blocks += static_cast<double>(3 * c.route.used * c.hidden * c.expert_ffn);
   }
   return 1 + static_cast<double>(weights.head().in() * weights.head().out()) / blocks;
 }
@@ -27,7 +35,11 @@ double HeadShare(const ModelWeights& weights) {
 }  // namespace
 
 Scheduler::Scheduler(Transformer& transformer, KvCache& kv, const SchedulerOptions& options)
-    : transformer_(transformer), kv_(kv), options_(options), planner_(options.curve), head_share_(HeadShare(transformer.weights())) {
+    : transformer_(transformer),
+      kv_(kv),
+      options_(options),
+      planner_(CurveOf(transformer.weights(), options.curve)),
+      head_share_(HeadShare(transformer.weights())) {
   Check(options.parallel > 0 && options.prefill_rows > 0, "a scheduler runs sequences");
 }
 

@@ -9,6 +9,7 @@
 #include <set>
 
 #include "base/check.h"
+#include "families/convert_experts.h"
 #include "families/gguf_config.h"
 #include "families/hf_config.h"
 #include "io/atomic_file.h"
@@ -66,6 +67,17 @@ std::vector<uint8_t> Apply(const Transform& how, const Tensor& source) {
   return out;
 }
 
+// The other matrices' type for a router that GGUF keeps in F32, where that loses nothing.
+DType RouterType(const Tensor& router, DType others) {
+  if (IsQuantized(others) || router.dtype != DType::kF32) return router.dtype;
+  const auto size = static_cast<size_t>(router.size());
+  std::vector<uint8_t> stored(size * static_cast<size_t>(Info(others).bytes));
+  std::vector<float> back(size);
+  Quantize(others, router.f32(), stored.data(), router.size());
+  Dequantize(others, stored.data(), back.data(), router.size());
+  return std::memcmp(back.data(), router.data, size * sizeof(float)) == 0 ? others : DType::kF32;
+}
+
 void WriteText(const std::string& path, const std::string& text) {
   AtomicFile out(path);
   out.Write(text);
@@ -93,28 +105,36 @@ std::string ConvertToGguf(const std::string& directory, const std::string& out, 
   }
   if (!options.only_weights) SetGenerationConfig(writer, directory);
   std::set<std::string> written;
+  ExpertStacks experts;
   uint32_t file_type = 0, modules = 0;
   const std::vector<NamedTensor> tensors = source.tensors();
   for (const NamedTensor& tensor : tensors) {
     const TensorRename rename =
         RenameTensor(*config.family, ConvertDirection::kToGguf, MtpTensorName(tensor.name, config.layers));
     if (rename.name.empty() || (config.tied_head && rename.name == "output.weight")) continue;
-    if (!written.insert(rename.name).second)
+    if (rename.expert < 0 && !written.insert(rename.name).second)
       Fail(ErrorCode::kData, directory, ": tensor ", rename.name, " is there twice");
     if (rename.name.ends_with(".nextn.eh_proj.weight")) ++modules;
     const Tensor view = *source.FindTensor(tensor.name);
     const bool matrix = view.rank == 2 && rename.name != "position_embd.weight";
     if (view.rank > 2 || view.size() == 0) Fail(ErrorCode::kData, directory, ": tensor ", tensor.name, " is no matrix");
+    if (matrix && view.dtype == DType::kF16) file_type = 1;
+    if (matrix && view.dtype == DType::kBF16) file_type = 32;
+    if (rename.expert >= 0) {
+      experts.Add(rename.name, rename.expert, tensor, view, config);
+      continue;
+    }
+    // Routers are F32 in GGUF.
+    const bool router = rename.role == Role::kRouter || rename.role == Role::kSharedRouter;
     Transform how;
-    how.target = matrix ? view.dtype : DType::kF32;
+    how.target = matrix && !router ? view.dtype : DType::kF32;
     how.transposed = rename.transposed;
     how.added = rename.gain_offset ? 1.0f : 0.0f;
     how.heads = rename.permuted == 'q' ? config.heads : rename.permuted == 'k' ? config.kv_heads : 0;
     how.to_pairs = true;
     CheckHeads(directory, tensor, how);
-    if (matrix && view.dtype == DType::kF16) file_type = 1;
-    if (matrix && view.dtype == DType::kBF16) file_type = 32;
     std::vector<int64_t> shape = tensor.shape;
+    if (rename.role == Role::kSharedRouter) shape = {view.size()};
     if (how.transposed) std::reverse(shape.begin(), shape.end());
     const auto made = std::make_shared<std::vector<uint8_t>>();
     writer.AddTensor(rename.name, how.target, shape, [=, &source](int64_t row, int64_t rows, uint8_t* dst) {
@@ -129,6 +149,7 @@ std::string ConvertToGguf(const std::string& directory, const std::string& out, 
       }
     });
   }
+  experts.Write(writer, source, config);
   writer.Set("general.file_type", file_type);
   if (modules > 0) {
     const std::string arch = config.family->gguf;
@@ -155,20 +176,28 @@ void ConvertToHuggingFace(const std::string& gguf, const std::string& directory,
     const Tensor view = *file.FindTensor(tensor.name);
     Transform how;
     how.target = IsQuantized(view.dtype) ? dense : view.dtype;
+    const bool router = rename.role == Role::kRouter || rename.role == Role::kSharedRouter;
+    if (router) how.target = RouterType(view, file.FindTensor("token_embd.weight")->dtype);
     how.transposed = rename.transposed;
     how.added = rename.gain_offset ? -1.0f : 0.0f;
     how.heads = rename.permuted == 'q' ? config.heads : rename.permuted == 'k' ? config.kv_heads : 0;
     CheckHeads(gguf, tensor, how);
-    if (view.rank == 2) widest = how.target;
-    TensorToWrite item{rename.name, view, [how, view, &file] {
-                         std::vector<uint8_t> bytes = Apply(how, view);
-                         file.Evict(view);
-                         return bytes;
-                       }};
-    item.view.data = nullptr;
-    item.view.dtype = how.target;
-    if (how.transposed) std::reverse(item.view.shape.begin(), item.view.shape.begin() + item.view.rank);
-    tensors.push_back(std::move(item));
+    if (view.rank >= 2 && !router) widest = how.target;
+    const bool stacked = rename.name.find("{}") != std::string::npos;
+    if (stacked != (view.rank == 3)) Fail(ErrorCode::kData, gguf, ": tensor ", tensor.name, " has ", view.rank, " axes");
+    const auto parts = stacked ? SplitExperts(rename.name, view) : std::vector<ExpertMatrix>{{rename.name, view}};
+    for (const ExpertMatrix& part : parts) {
+      TensorToWrite item{part.name, part.view, [how, from = part.view, &file] {
+                           std::vector<uint8_t> bytes = Apply(how, from);
+                           file.Evict(from);
+                           return bytes;
+                         }};
+      item.view.data = nullptr;
+      item.view.dtype = how.target;
+      if (how.transposed) std::reverse(item.view.shape.begin(), item.view.shape.begin() + item.view.rank);
+      if (rename.role == Role::kSharedRouter) item.view = Tensor(nullptr, how.target, {1, view.size()});
+      tensors.push_back(std::move(item));
+    }
   }
   const char* dtype = widest == DType::kF32 ? "float32" : widest == DType::kF16 ? "float16" : "bfloat16";
   const ordered_json json = HfConfigJson(config, dtype);

@@ -36,6 +36,8 @@ void ConvertToHuggingFace(const std::string& gguf, const std::string& directory,
 // What becomes of a tensor on its way between the two tables of names.
 struct TensorRename {
   std::string name;          // empty: the tensor is not part of the language model's weights
+  Role role = Role::kEmbedding;
+  int64_t expert = -1;       // of the tensor `name` that GGUF stacks; the other way, "{}" in `name` stands for it
   bool transposed = false;   // [in, out] at Hugging Face (GPT-2's Conv1D)
   bool gain_offset = false;  // GGUF stores 1 + the gain (Gemma)
   char permuted = 0;         // 'q' or 'k': GGUF interleaves the halves that RoPE pairs (Llama)

@@ -2,6 +2,7 @@
 #include <optional>
 #include <string_view>
 #include <utility>
+#include <vector>
 
 #include "cambium/error.h"
 #include "families/convert.h"
@@ -34,20 +35,29 @@ std::string Unwrapped(const Family& family, std::string name) {
   return top ? name : std::string(base) + name;
 }
 
-// What "{}" stands for in `stem`, if the pattern fits it; empty where the pattern has none.
-std::optional<std::string> Match(std::string_view pattern, std::string_view stem) {
-  const size_t at = pattern.find("{}");
-  if (at == std::string_view::npos) return pattern == stem ? std::optional(std::string()) : std::nullopt;
-  const std::string_view before = pattern.substr(0, at), behind = pattern.substr(at + 2);
-  if (stem.size() <= before.size() + behind.size() || !stem.starts_with(before) || !stem.ends_with(behind)) return {};
-  const std::string_view layer = stem.substr(before.size(), stem.size() - before.size() - behind.size());
-  const auto digit = [](char c) { return c >= '0' && c <= '9'; };
-  return std::ranges::all_of(layer, digit) ? std::optional(std::string(layer)) : std::nullopt;
+// The numbers that each "{}" of the pattern stands for in `stem`, if the pattern fits it.
+std::optional<std::vector<std::string>> Match(std::string_view pattern, std::string_view stem) {
+  std::vector<std::string> numbers;
+  for (;;) {
+    const size_t at = pattern.find("{}");
+    const std::string_view before = pattern.substr(0, at);
+    if (!stem.starts_with(before)) return {};
+    stem.remove_prefix(before.size());
+    if (at == std::string_view::npos) return stem.empty() ? std::optional(numbers) : std::nullopt;
+    const size_t digits = std::min(stem.find_first_not_of("0123456789"), stem.size());
+    if (digits == 0 || digits > 9) return {};
+    numbers.emplace_back(stem.substr(0, digits));
+    stem.remove_prefix(digits);
+    pattern.remove_prefix(at + 2);
+  }
 }
 
-std::string Filled(std::string_view pattern, const std::string& layer) {
+// The pattern with the numbers in the places of "{}", as many as there are.
+std::string Filled(std::string_view pattern, const std::vector<std::string>& numbers) {
   std::string name(pattern);
-  if (const size_t at = name.find("{}"); at != std::string::npos) name.replace(at, 2, layer);
+  for (const std::string& number : numbers) {
+    if (const size_t at = name.find("{}"); at != std::string::npos) name.replace(at, 2, number);
+  }
   return name;
 }
 
@@ -76,10 +86,12 @@ TensorRename RenameTensor(const Family& family, ConvertDirection direction, cons
   if (suffix == ".weight" || suffix == ".bias") {
     for (const TensorRow& row : family.tensors) {
       const std::string_view from = to_gguf ? row.hf : row.gguf, to = to_gguf ? row.gguf : row.hf;
-      const std::optional<std::string> layer = from.empty() || to.empty() ? std::nullopt : Match(from, stem);
-      if (!layer) continue;
+      const auto numbers = from.empty() || to.empty() ? std::nullopt : Match(from, stem);
+      if (!numbers) continue;
       TensorRename rename;
-      rename.name = Filled(to, *layer) + suffix;
+      rename.name = Filled(to, *numbers) + suffix;
+      rename.role = row.role;
+      if (numbers->size() > 1) rename.expert = std::stoll(numbers->back());
       rename.transposed = row.layout == Layout::kTransposed && suffix == ".weight";
       rename.gain_offset = family.gain_offset != 0 && row.gguf.ends_with("norm");
       if (row.layout == Layout::kRopePairs) rename.permuted = row.role == Role::kQ ? 'q' : 'k';

@@ -4,10 +4,13 @@ namespace cambium {
 
 // One line each. Of several that GGUF calls alike, those that claim a file come first.
 #define CAMBIUM_FAMILIES(FAMILY) \
+  FAMILY(kMixtral)               \
   FAMILY(kMistral)               \
   FAMILY(kLlama)                 \
   FAMILY(kQwen2)                 \
   FAMILY(kQwen3)                 \
+  FAMILY(kQwen2Moe)              \
+  FAMILY(kQwen3Moe)              \
   FAMILY(kGemma3)                \
   FAMILY(kGpt2)
 

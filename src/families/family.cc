@@ -47,11 +47,13 @@ const TensorRow* TensorNames::Find(Role role) const {
   return nullptr;
 }
 
-std::string TensorNames::Stem(Role role, int64_t layer) const {
+std::string TensorNames::Stem(Role role, int64_t layer, int64_t expert) const {
   const TensorRow* row = Find(role);
   Check(row != nullptr, "the family has the tensor");
   std::string name(NameIn(*row, dialect_));
-  if (const size_t at = name.find("{}"); at != std::string::npos) name.replace(at, 2, std::to_string(layer));
+  for (const int64_t number : {layer, expert}) {
+    if (const size_t at = name.find("{}"); at != std::string::npos) name.replace(at, 2, std::to_string(number));
+  }
   return name;
 }
 

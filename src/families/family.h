@@ -37,6 +37,15 @@ enum class Role : uint8_t {
   kQkv,        // q, k and v in one
   kGateUp,     // gate and up in one
   kNextToken,  // a tensor of a module that predicts further tokens
+  // A mixture of experts: "{}" of a Hugging Face name stands for the layer, then the expert; GGUF stacks the experts.
+  kRouter,
+  kExpertGate,
+  kExpertUp,
+  kExpertDown,
+  kSharedGate,  // of the expert that all rows share
+  kSharedUp,
+  kSharedDown,
+  kSharedRouter,  // what scales its result; a vector in GGUF
 };
 
 // How a dialect stores a matrix, where the rows are not as the model has them.
@@ -122,6 +131,8 @@ struct Family {
 
   // Of several families that GGUF calls alike: whether the file is of this one. Null: it is, if of no other.
   bool (*claims)(const GgufFile& file) = nullptr;
+  // Honoured beyond what every family's files may say (io/known_keys.cc); GGUF's stand behind "ARCH.".
+  std::span<const std::string_view> hf_keys = {}, gguf_keys = {};
   // More than the common fields, if not null: each reads or writes its dialect, and they stand one above the other.
   void (*read_hf)(const HfFields& fields, HfConfig& config) = nullptr;
   void (*write_hf)(const HfConfig& config, nlohmann::ordered_json& json) = nullptr;
@@ -145,11 +156,15 @@ class TensorNames {
   const Family& family() const { return *family_; }
   bool Has(Role role) const { return Find(role) != nullptr; }
   // "model.layers.3.mlp.up_proj"; the family has the role.
-  std::string Stem(Role role, int64_t layer = 0) const;
-  std::string Weight(Role role, int64_t layer = 0) const { return Stem(role, layer) + ".weight"; }
+  std::string Stem(Role role, int64_t layer = 0, int64_t expert = 0) const;
+  std::string Weight(Role role, int64_t layer = 0, int64_t expert = 0) const {
+    return Stem(role, layer, expert) + ".weight";
+  }
   std::string Bias(Role role, int64_t layer = 0) const { return Stem(role, layer) + ".bias"; }
   // What stands before a layer's number: "model.layers.".
   std::string Layers() const;
+  // Whether a layer's experts are one tensor, one behind the other.
+  bool StacksExperts() const { return dialect_ == Dialect::kGguf; }
   // How this dialect stores it.
   Layout LayoutOf(Role role) const;
   // What this dialect leaves out of a norm's gain.

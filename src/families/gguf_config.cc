@@ -127,14 +127,14 @@ std::string NormKey(const Family& family) {
 }  // namespace
 
 HfConfig ReadGgufConfig(const GgufFile& file) {
-  CheckGgufKeys(file);
   HfConfig c;
   c.path = file.path();
   c.family = &FamilyOf(file);
+  CheckGgufKeys(file, c.family->gguf_keys);
   c.name = file.Str("general.name", "");
   const Family& family = *c.family;
   const std::string arch = family.gguf, dot = arch + ".";
-  if (file.U64(dot + "expert_count", 0) > 0) {
+  if (file.U64(dot + "expert_count", 0) > 0 && !TensorNames(family, Dialect::kGguf).Has(Role::kRouter)) {
     Fail(ErrorCode::kData, file.path(), ": ", dot, "expert_count is ", file.U64(dot + "expert_count"),
          "; mixtures of experts are not supported");
   }

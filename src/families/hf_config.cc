@@ -187,7 +187,7 @@ HfConfig ParseHfConfig(const std::string& text, const std::string& path) {
     Fail(ErrorCode::kData, path, ": model_type ", type, " is not supported (", FamilyNames(Dialect::kHuggingFace),
          " are, also as the text_config of another)");
   }
-  CheckModelKeys(root, path);
+  CheckModelKeys(root, path, config.family->hf_keys);
   const HfFields fields(root, path);
   ReadSizes(fields, config);
   if (config.family->traits.rope) ReadHfRope(fields, config);

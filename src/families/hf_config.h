@@ -14,6 +14,14 @@ namespace cambium {
 // What a model's files say of it, whichever dialect they are in, with the family's defaults filled in. Beside what is
 // read here (hf_config.cc, gguf_config.cc) stands what is written; ModelConfig is what the transformer makes of it.
 struct HfConfig {
+  // A mixture of experts; count 0: none.
+  struct Experts {
+    int64_t count = 0, used = 0, ffn = 0;
+    int64_t shared_ffn = 0;       // of the expert that all rows share
+    bool normalise = false;       // the weights of a row's experts sum to 1
+    std::vector<uint8_t> layers;  // [layers]: which route; empty: all
+  };
+
   std::string path;  // config.json, or the GGUF file
   const Family* family = nullptr;
   std::string name;
@@ -31,6 +39,7 @@ struct HfConfig {
   std::vector<float> rope_divisors;   // GGUF's rope_freqs.weight: llama3's scaling, [head_dim / 2]
   int64_t sliding_window = 0;         // positions; 0: no layer slides
   std::vector<uint8_t> layer_slides;  // [layers]; empty: all slide, if there is a window
+  Experts experts;
   int64_t next_token_modules = 0;     // behind the layers
   std::vector<int64_t> eos_ids;
   std::optional<int64_t> bos_id, pad_id;

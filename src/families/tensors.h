@@ -27,6 +27,11 @@ inline constexpr TensorRow kPairedAttentionRows[] = {
 inline constexpr TensorRow kGatedRows[] = {{Role::kGate, "model.layers.{}.mlp.gate_proj", "blk.{}.ffn_gate"},
                                            {Role::kUp, "model.layers.{}.mlp.up_proj", "blk.{}.ffn_up"},
                                            {Role::kDown, "model.layers.{}.mlp.down_proj", "blk.{}.ffn_down"}};
+inline constexpr TensorRow kRoutedRows[] = {
+    {Role::kRouter, "model.layers.{}.mlp.gate", "blk.{}.ffn_gate_inp"},
+    {Role::kExpertGate, "model.layers.{}.mlp.experts.{}.gate_proj", "blk.{}.ffn_gate_exps"},
+    {Role::kExpertUp, "model.layers.{}.mlp.experts.{}.up_proj", "blk.{}.ffn_up_exps"},
+    {Role::kExpertDown, "model.layers.{}.mlp.experts.{}.down_proj", "blk.{}.ffn_down_exps"}};
 // A module that predicts further tokens (DeepSeek-V3), a block behind the last; with a block of the family's own.
 inline constexpr TensorRow kNextTokenRows[] = {
     {Role::kNextToken, "model.layers.{}.eh_proj", "blk.{}.nextn.eh_proj"},

@@ -99,10 +99,13 @@ void AdapterConfig::Refuse(const std::string& field, const std::string& why) con
 nlohmann::json PeftTargets(const ModelConfig& config, const std::vector<Site>& sites) {
   std::map<int64_t, std::set<std::string>> by_layer;
   std::set<std::string> whole;
+  bool mixed = false;
   for (const Site site : sites) {
     const std::string module = HfModule(config, site);
     by_layer[site.layer].insert(module.substr(module.rfind('.') + 1));
     whole.insert(module);
+    // Of a mixture, an end of a name could mean experts, the shared one and dense layers alike.
+    mixed = mixed || (site.kind >= SiteKind::kGate && config.experts > 0);
   }
   std::vector<int64_t> layers;
   bool alike = true;
@@ -110,7 +113,7 @@ nlohmann::json PeftTargets(const ModelConfig& config, const std::vector<Site>& s
     layers.push_back(layer);
     alike = alike && kinds == by_layer.begin()->second;
   }
-  if (!alike) return {{"target_modules", whole}, {"layers_to_transform", nullptr}, {"layers_pattern", nullptr}};
+  if (!alike || mixed) return {{"target_modules", whole}, {"layers_to_transform", nullptr}, {"layers_pattern", nullptr}};
   const bool all = static_cast<int64_t>(layers.size()) == config.layers;
   return {{"target_modules", by_layer.empty() ? whole : by_layer.begin()->second},
           {"layers_to_transform", all ? nlohmann::json() : nlohmann::json(layers)},
@@ -131,7 +134,7 @@ std::string HfModule(const ModelConfig& config, Site site) {
   if (names.Has(Role::kQkv)) {
     Fail(ErrorCode::kUsage, "PEFT fuses q, k and v of ", config.family, ": its adapters are not supported");
   }
-  return names.Stem(RoleOf(site.kind), site.layer);
+  return names.Stem(RoleOf(config, site), site.layer, site.expert);
 }
 
 }  // namespace cambium

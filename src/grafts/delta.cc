@@ -102,7 +102,7 @@ DeltaGraft::DeltaGraft(std::unique_ptr<Graft> terms, const std::string& whole, c
       for (int64_t o = 0; o < linear.out(); ++o) {
         difference.view.f32()[o] = scale_ * (bias.f32()[o] - linear.bias.view.f32()[o]);
       }
-      gguf_names_[names.Bias(RoleOf(static_cast<SiteKind>(kind)), layer)] = name;
+      gguf_names_[names.Bias(RoleOf(w.config, {layer, static_cast<SiteKind>(kind)}), layer)] = name;
     }
   }
   ReadNorm(NormName(NormKind::kFinal), names.Stem(Role::kFinalNorm), static_cast<int>(w.config.layers), NormKind::kFinal,

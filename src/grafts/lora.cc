@@ -137,7 +137,6 @@ void LoraGraft::IndexTerms() {
 
 void LoraGraft::AddMagnitude(const BaseModel& model, Term& term) {
   const PackedMatrix& w = Base(model, term.site).w;
-  w.Ready(model.pool());
   term.squares = OwnedTensor({term.out});
   term.magnitude_values = OwnedTensor({term.out});
   term.magnitude.value = term.magnitude_values.view;

@@ -59,6 +59,9 @@ void LoraGraft::SaveGguf(const std::string& path) const {
   std::vector<Factors> kept;
   std::vector<OwnedTensor> ordered;
   for (const auto& term : terms_) {
+    if (term->site.expert >= 0) {
+      Fail(ErrorCode::kUsage, path, ": adapters of experts are written as PEFT's directory, not as GGUF; or merge it");
+    }
     kept.push_back(FactorsOf(*term));
     const Tensor a = kept.back().a, b = kept.back().b;
     const double fold = double{term->scale} * static_cast<double>(b.columns()) / alpha;

@@ -21,7 +21,6 @@ Matrix Orthonormal(const Matrix& m) {
 void LoraGraft::StartFromSingularVectors() {
   constexpr int64_t kMore = 8;  // directions beyond the rank, and rounds: together about three digits
   constexpr int kRounds = 4;
-  for (const auto& term : terms_) Base(model_, term->site).w.Ready(model_.pool());
   model_.pool().Run(static_cast<int64_t>(terms_.size()), [&](int64_t index, int) {
     Term& term = *terms_[static_cast<size_t>(index)];
     const PackedMatrix& packed = Base(model_, term.site).w;

@@ -24,24 +24,16 @@ namespace {
 namespace fs = std::filesystem;
 
 // The linears behind each GGUF tensor: one, or several, whose rows follow one another.
-std::map<std::string, std::vector<Site>> SitesByTensor(const ModelConfig& config) {
+std::map<std::string, std::vector<Site>> SitesByTensor(const ModelWeights& weights) {
   std::map<std::string, std::vector<Site>> sites;
-  for (int layer = 0; layer < static_cast<int>(config.layers); ++layer) {
-    for (int kind = 0; kind < kSiteKinds; ++kind) {
-      const Site site{layer, static_cast<SiteKind>(kind)};
-      if (site.kind == SiteKind::kGate && !config.gated) continue;
-      sites[GgufLinearName(config, site)].push_back(site);
-    }
-  }
+  for (const Site site : weights.sites()) sites[GgufLinearName(weights.config, site)].push_back(site);
   return sites;
 }
 
 // The tensor's values with the grafts added, in the file's order of rows.
 OwnedTensor MergedValues(const BaseModel& model, std::span<Graft* const> grafts, const std::vector<Site>& sites) {
   int64_t out = 0, in = 0;
-  const auto base = [&](Site site) -> const PackedMatrix& {
-    return model.weights().blocks[static_cast<size_t>(site.layer)][site.kind].w;
-  };
+  const auto base = [&](Site site) -> const PackedMatrix& { return model.weights().At(site).w; };
   for (const Site site : sites) out += base(site).out(), in = base(site).in();
   OwnedTensor all({out, in});
   int64_t row = 0;
@@ -77,7 +69,7 @@ OwnedTensor WholeValues(std::span<Graft* const> grafts, const std::string& name)
 void MergeGguf(const BaseModel& model, std::span<Graft* const> grafts, const std::string& in, const std::string& out,
                const std::function<DType(DType)>& target, const MergeProgress& progress) {
   const GgufFile file(in);
-  const auto sites = SitesByTensor(model.config());
+  const auto sites = SitesByTensor(model.weights());
   GgufWriter writer;
   for (const auto& [key, value] : file.metadata()) writer.Set(key, value);
   for (const NamedTensor& tensor : file.tensors()) {
@@ -106,7 +98,7 @@ void MergeGguf(const BaseModel& model, std::span<Graft* const> grafts, const std
     }
     const DType dtype = target(view.dtype);
     const auto values = std::make_shared<OwnedTensor>();
-    const int64_t columns = tensor.shape[1], all = tensor.shape[0];
+    const int64_t columns = view.columns(), all = view.rows();
     const int64_t row_bytes = columns / Info(dtype).block * Info(dtype).bytes;
     writer.AddTensor(tensor.name, dtype, tensor.shape, [=, &model, &file](int64_t row, int64_t rows, uint8_t* dst) {
       if (row == 0) *values = MergedValues(model, grafts, found->second);

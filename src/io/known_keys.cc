@@ -330,10 +330,11 @@ void WarnOfUnknown(const std::string& path, const std::vector<std::string>& unkn
 }
 
 void CheckKeys(const json& config, const std::string& path, Names honoured, Names harmless,
-               std::span<const Refused> refused) {
+               std::span<const Refused> refused, Names own = {}) {
   if (!config.is_object()) return;
   std::vector<std::string> unknown;
   for (const auto& [name, value] : config.items()) {
+    if (Has(own, name)) continue;
     if (!Check(path, name, name, value, honoured, harmless, refused) && !value.is_null()) unknown.push_back(name);
   }
   WarnOfUnknown(path, unknown);
@@ -350,8 +351,8 @@ json ValueOf(const GgufFile& file, const std::string& key, const GgufValue& valu
 
 }  // namespace
 
-void CheckModelKeys(const json& config, const std::string& path) {
-  CheckKeys(config, path, kModelHonoured, kModelHarmless, kModelRefused);
+void CheckModelKeys(const json& config, const std::string& path, Names own) {
+  CheckKeys(config, path, kModelHonoured, kModelHarmless, kModelRefused, own);
 }
 void CheckGenerationKeys(const json& config, const std::string& path) {
   CheckKeys(config, path, kGenerationHonoured, kGenerationHarmless, kGenerationRefused);
@@ -360,7 +361,7 @@ void CheckTokenizerKeys(const json& config, const std::string& path) {
   CheckKeys(config, path, kTokenizerHonoured, kTokenizerHarmless, kTokenizerRefused);
 }
 
-void CheckGgufKeys(const GgufFile& file) {
+void CheckGgufKeys(const GgufFile& file, Names own) {
   const std::string arch = file.Str("general.architecture", "") + ".", vocab = "tokenizer.ggml.";
   std::vector<std::string> unknown;
   for (const auto& entry : file.metadata()) {
@@ -371,7 +372,8 @@ void CheckGgufKeys(const GgufFile& file) {
                            std::span<const Refused> refused) {
       if (!name.starts_with(prefix)) return;
       const std::string_view rest = name.substr(prefix.size());
-      const bool known = Has(honoured, rest) || Has(harmless, rest) ||
+      const bool of_family = prefix == arch && Has(own, rest);
+      const bool known = of_family || Has(honoured, rest) || Has(harmless, rest) ||
                          Check(file.path(), key, rest, ValueOf(file, key, value), {}, {}, refused);
       if (!known) unknown.push_back(key);
     };

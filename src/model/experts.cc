@@ -1,6 +1,7 @@
 #include "model/experts.h"
 
 #include <algorithm>
+#include <cmath>
 #include <ranges>
 #include <vector>
 
@@ -120,6 +121,22 @@ void AtExpertsBackward(BlockRun& run, int layer, const Routed& routed, SiteKind 
 }
 
 }  // namespace
+
+double WeightsRead(const ModelWeights& weights, int64_t rows) {
+  const ModelConfig& c = weights.config;
+  if (c.experts == 0) return 1;
+  double routed = 0;  // bytes of one expert of every layer
+  for (const BlockWeights& block : weights.blocks) {
+    if (block.experts == nullptr) continue;
+    const ExpertWeights::Expert& one = block.experts->experts.front();
+    routed += static_cast<double>(one.gate.w.bytes() + one.up.w.bytes() + one.down.w.bytes());
+  }
+  const double count = static_cast<double>(c.experts), used = static_cast<double>(c.route.used);
+  const int64_t lookup = weights.separate_head ? weights.embedding.bytes() : 0;  // rows of it alone
+  const double dense = static_cast<double>(weights.bytes() - lookup) - count * routed;
+  const double awake = count * (1 - std::pow(1 - used / count, static_cast<double>(rows)));
+  return (dense + awake * routed) / (dense + used * routed);
+}
 
 // The router computes in f32 whatever the pass does: a choice must not hang on rounding.
 void ExpertsBranch(BlockRun& run, const ExpertWeights& w, int layer, Tensor normed, Tensor h) {

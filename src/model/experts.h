@@ -12,4 +12,8 @@ void ExpertsBranch(BlockRun& run, const ExpertWeights& w, int layer, Tensor norm
 // Adds to dnormed, and turns dh into the gradient of the shared expert's result.
 void ExpertsBranchBackward(BlockRun& run, const ExpertWeights& w, int layer, Tensor normed, Tensor dh, Tensor dnormed);
 
+// What a pass over so many rows reads of the weights, in what one over a row does: 1 without experts. Of `count` experts
+// n rows of `used` each wake count (1 - (1 - used / count)^n), if they choose alike and apart.
+double WeightsRead(const ModelWeights& weights, int64_t rows);
+
 }  // namespace cambium

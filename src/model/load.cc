@@ -19,25 +19,30 @@ struct Place {
   int64_t begin, out, all, in;
 };
 
-Place PlaceOf(const ModelConfig& c, const TensorNames& names, SiteKind kind) {
+Place PlaceOf(const ModelConfig& c, const TensorNames& names, Site site) {
+  const SiteKind kind = site.kind;
+  const int64_t ffn = site.expert >= 0 ? c.expert_ffn : c.Routes(site.layer) ? c.shared_ffn : c.ffn;
   const int64_t q = c.heads * c.head_dim, kv = c.kv_heads * c.head_dim;
-  const int64_t outs[kSiteKinds] = {q, kv, kv, c.hidden, c.ffn, c.ffn, c.hidden};
+  const int64_t outs[kSiteKinds] = {q, kv, kv, c.hidden, ffn, ffn, c.hidden};
   const int64_t out = outs[static_cast<int>(kind)];
-  const int64_t in = kind == SiteKind::kO ? q : kind == SiteKind::kDown ? c.ffn : c.hidden;
+  const int64_t in = kind == SiteKind::kO ? q : kind == SiteKind::kDown ? ffn : c.hidden;
   if (kind <= SiteKind::kV && names.Has(Role::kQkv)) {
     return {Role::kQkv, kind == SiteKind::kQ ? 0 : kind == SiteKind::kK ? q : q + kv, out, q + 2 * kv, in};
   }
   const bool gated = kind == SiteKind::kGate || kind == SiteKind::kUp;
   if (gated && names.Has(Role::kGateUp)) {
-    return {Role::kGateUp, kind == SiteKind::kGate ? 0 : c.ffn, out, 2 * c.ffn, in};
+    return {Role::kGateUp, kind == SiteKind::kGate ? 0 : ffn, out, 2 * ffn, in};
   }
-  return {RoleOf(kind), 0, out, out, in};
+  const Role role = RoleOf(c, site);
+  if (site.expert >= 0 && names.StacksExperts()) return {role, site.expert * out, out, c.experts * out, in};
+  return {role, 0, out, out, in};
 }
 
 // The file's row of each of ours; empty: the same.
-std::vector<int32_t> RowOrder(const ModelConfig& c, const TensorNames& names, SiteKind kind) {
-  if (!names.Has(RoleOf(kind)) || names.LayoutOf(RoleOf(kind)) != Layout::kRopePairs) return {};
-  return UnpermutedRows(kind == SiteKind::kQ ? c.heads : c.kv_heads, c.head_dim);
+std::vector<int32_t> RowOrder(const ModelConfig& c, const TensorNames& names, Site site) {
+  const Role role = RoleOf(c, site);
+  if (!names.Has(role) || names.LayoutOf(role) != Layout::kRopePairs) return {};
+  return UnpermutedRows(site.kind == SiteKind::kQ ? c.heads : c.kv_heads, c.head_dim);
 }
 
 std::string ShapeText(const Tensor& tensor) {
@@ -48,8 +53,8 @@ std::string ShapeText(const Tensor& tensor) {
 
 class Packer {
  public:
-  Packer(ThreadPool& pool, const TensorNames& names, const WeightSource& source)
-      : pool_(pool), names_(names), source_(source) {}
+  Packer(ThreadPool& pool, const TensorNames& names, std::shared_ptr<const WeightSource> from)
+      : pool_(pool), names_(names), from_(std::move(from)), source_(*from_) {}
 
   const Tensor* Find(const std::string& name) const { return source_.Find(name); }
 
@@ -74,11 +79,14 @@ class Packer {
     return vector;
   }
 
+  void CheckBlocks(const std::string& name, const Tensor& stored) const {
+    if (!IsQuantized(stored.dtype) || stored.columns() % Info(stored.dtype).block == 0) return;
+    Fail(ErrorCode::kData, source_.path(), ": tensor ", name, " of type ", Info(stored.dtype).name, " has ",
+         stored.columns(), " columns, not a multiple of ", Info(stored.dtype).block);
+  }
+
   PackedMatrix Matrix(const std::string& name, const Tensor& stored, std::span<const int32_t> order = {}) const {
-    if (IsQuantized(stored.dtype) && stored.columns() % Info(stored.dtype).block != 0) {
-      Fail(ErrorCode::kData, source_.path(), ": tensor ", name, " of type ", Info(stored.dtype).name, " has ",
-           stored.columns(), " columns, not a multiple of ", Info(stored.dtype).block);
-    }
+    CheckBlocks(name, stored);
     struct Context {
       const WeightSource& source;
       const Tensor& tensor;
@@ -115,6 +123,25 @@ class Packer {
     return linear;
   }
 
+  // A layer's router, experts and what gates the shared one; the experts stay in the file until they are used.
+  std::unique_ptr<ExpertWeights> Experts(const ModelConfig& c, int layer) const {
+    auto experts = std::make_unique<ExpertWeights>();
+    experts->router.w = Whole(names_.Weight(Role::kRouter, layer), c.experts, c.hidden);
+    if (c.shared_ffn > 0) experts->shared_gate.w = Whole(names_.Weight(Role::kSharedRouter, layer), 1, c.hidden);
+    for (int e = 0; e < static_cast<int>(c.experts); ++e) {
+      ExpertWeights::Expert& expert = experts->experts.emplace_back();
+      for (const SiteKind kind : {SiteKind::kGate, SiteKind::kUp, SiteKind::kDown}) {
+        const Place place = PlaceOf(c, names_, {layer, kind, e});
+        const std::string name = names_.Weight(place.role, layer, e);
+        const Tensor stored = Need(name);
+        CheckShape(name, stored, place.all, place.in);
+        CheckBlocks(name, stored);
+        expert[kind].w = PackedMatrix(from_, stored.Rows(place.begin, place.out));
+      }
+    }
+    return experts;
+  }
+
   NormWeights Norm(const ModelConfig& c, Role role, int64_t layer, int64_t size) const {
     NormWeights norm;
     norm.gain = Vector(names_.Weight(role, layer), size, names_.gain_offset());
@@ -123,6 +150,12 @@ class Packer {
   }
 
  private:
+  PackedMatrix Whole(const std::string& name, int64_t out, int64_t in) const {
+    const Tensor stored = Need(name);
+    CheckShape(name, stored, out, in);
+    return Matrix(name, stored);
+  }
+
   // Columns [begin, begin + out) of stored [in, all] as rows, f32 [out, in].
   OwnedTensor Transposed(const Tensor& stored, int64_t begin, int64_t out) const {
     const int64_t in = stored.rows(), all = stored.columns();
@@ -137,6 +170,7 @@ class Packer {
 
   ThreadPool& pool_;
   const TensorNames& names_;
+  std::shared_ptr<const WeightSource> from_;
   const WeightSource& source_;
 };
 
@@ -153,7 +187,20 @@ std::vector<int32_t> UnpermutedRows(int64_t heads, int64_t head_dim) {
   return order;
 }
 
-void CheckMemory(const std::string& path, int64_t bytes) {
+void CheckMemory(const ModelConfig& config, const TensorNames& names, const WeightSource& source, int64_t bytes) {
+  const std::string path = source.path();
+  int64_t all = 0, most = 0;  // of experts: in all layers, and in one
+  for (int64_t layer = 0; layer < config.layers && config.experts > 0; ++layer) {
+    int64_t own = 0;
+    for (const Role role : {Role::kExpertGate, Role::kExpertUp, Role::kExpertDown}) {
+      for (int64_t e = 0; e < (names.StacksExperts() ? 1 : config.experts); ++e) {
+        if (const Tensor* found = source.Find(names.Weight(role, layer, e)); found != nullptr) own += found->bytes();
+      }
+    }
+    all += own;
+    most = std::max(most, own);
+  }
+  bytes -= all - most;
   const int64_t available = AvailableMemory();
   if (bytes <= available) return;
   Fail(ErrorCode::kResource, path, ": the weights take ", bytes >> 20, " MiB, ", available >> 20,
@@ -161,8 +208,9 @@ void CheckMemory(const std::string& path, int64_t bytes) {
 }
 
 std::unique_ptr<ModelWeights> PackWeights(ThreadPool& pool, ModelConfig config, const TensorNames& names,
-                                          const WeightSource& source) {
-  const Packer packer(pool, names, source);
+                                          std::shared_ptr<const WeightSource> from) {
+  const WeightSource& source = *from;
+  const Packer packer(pool, names, from);
   auto weights = std::make_unique<ModelWeights>();
   const std::string embedding_name = names.Weight(Role::kEmbedding);
   const Tensor embedding = packer.Need(embedding_name);
@@ -199,11 +247,14 @@ std::unique_ptr<ModelWeights> PackWeights(ThreadPool& pool, ModelConfig config, 
       block.q_norm = packer.Norm(config, Role::kQNorm, layer, config.head_dim);
       block.k_norm = packer.Norm(config, Role::kKNorm, layer, config.head_dim);
     }
+    const bool routes = config.Routes(layer);
     for (int i = 0; i < kSiteKinds; ++i) {
-      const SiteKind kind = static_cast<SiteKind>(i);
-      if (kind == SiteKind::kGate && !config.gated) continue;
-      block[kind] = packer.LinearAt(layer, PlaceOf(config, names, kind), RowOrder(config, names, kind));
+      const Site site{static_cast<int>(layer), static_cast<SiteKind>(i)};
+      if (site.kind == SiteKind::kGate && !config.gated) continue;
+      if (site.kind >= SiteKind::kGate && routes && config.shared_ffn == 0) continue;
+      block[site.kind] = packer.LinearAt(layer, PlaceOf(config, names, site), RowOrder(config, names, site));
     }
+    if (routes) block.experts = packer.Experts(config, static_cast<int>(layer));
   }
   source.CheckIntact();
   weights->config = std::move(config);
@@ -212,6 +263,7 @@ std::unique_ptr<ModelWeights> PackWeights(ThreadPool& pool, ModelConfig config, 
 
 void UnpackWeights(ThreadPool& pool, const ModelWeights& weights, const TensorNames& names, const VisitTensor& visit) {
   const ModelConfig& c = weights.config;
+  Check(c.experts == 0, "what changes all weights is refused a mixture of experts");
   const auto vector = [&](const std::string& name, Tensor values, float offset = 0.0f,
                           std::span<const int32_t> order = {}) {
     visit(name, {values.size()}, [=, order = std::vector<int32_t>(order.begin(), order.end())] {
@@ -287,12 +339,12 @@ void UnpackWeights(ThreadPool& pool, const ModelWeights& weights, const TensorNa
     norm(Role::kKNorm, layer, block.k_norm);
     std::vector<const Linear*> parts;  // of one tensor
     for (int i = 0; i < kSiteKinds; ++i) {
-      const SiteKind kind = static_cast<SiteKind>(i);
-      if (!block[kind].w) continue;
-      parts.push_back(&block[kind]);
-      const Place place = PlaceOf(c, names, kind);
+      const Site site{static_cast<int>(layer), static_cast<SiteKind>(i)};
+      if (!block[site.kind].w) continue;
+      parts.push_back(&block[site.kind]);
+      const Place place = PlaceOf(c, names, site);
       if (place.begin + place.out < place.all) continue;
-      linears(place.role, layer, parts, RowOrder(c, names, kind));
+      linears(place.role, layer, parts, RowOrder(c, names, site));
       parts.clear();
     }
   }

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <functional>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -14,26 +15,29 @@ namespace cambium {
 struct HfConfig;
 
 // Where LoadWeights finds tensors. Names are the file format's own.
-class WeightSource {
+class WeightSource : public StoredWeights {
  public:
-  virtual ~WeightSource() = default;
   virtual std::string path() const = 0;
   virtual const Tensor* Find(const std::string& name) const = 0;  // null if absent
   virtual void Evict(const Tensor& tensor, int64_t row, int64_t rows) const noexcept = 0;
   virtual void CheckIntact() const = 0;
+  void WasRead(const Tensor& tensor) const override {
+    CheckIntact();
+    Evict(tensor, 0, tensor.rows());
+  }
 };
 
 // The names of the model's family; kData for one that is in no table.
 TensorNames NamesOf(const ModelConfig& config, Dialect dialect);
 // The role of the linear at a site.
-inline Role RoleOf(SiteKind kind) { return static_cast<Role>(static_cast<int>(Role::kQ) + static_cast<int>(kind)); }
+Role RoleOf(const ModelConfig& config, Site site);
 
 // What the transformer makes of a model's configuration. kData naming the file for what it cannot compute.
 ModelConfig MakeConfig(const HfConfig& config);
 
-// Packs every tensor that `config` asks for; sets config.vocab, tied_head and config.context if positions are learned.
+// Packs every tensor that `config` asks for, experts' when they are first used; sets config.vocab, tied_head and config.context if positions are learned.
 std::unique_ptr<ModelWeights> PackWeights(ThreadPool& pool, ModelConfig config, const TensorNames& names,
-                                          const WeightSource& source);
+                                          std::shared_ptr<const WeightSource> from);
 // The way back: tells `visit` every tensor of the weights under its name and shape in the file; `make` decodes it to
 // f32 in the file's layout, and may be called until the weights change.
 using VisitTensor =
@@ -58,8 +62,9 @@ std::string GgufLinearName(const ModelConfig& config, Site site);
 // kData naming `path` unless every size is positive and consistent.
 void ValidateConfig(const ModelConfig& config, const std::string& path);
 
-// kResource with the numbers unless `bytes` of weights fit in the memory that is available.
-void CheckMemory(const std::string& path, int64_t bytes);
+// kResource with the numbers unless `bytes` of weights fit in the memory that is available, experts but for those of one
+// layer not counted: they may stay in the file.
+void CheckMemory(const ModelConfig& config, const TensorNames& names, const WeightSource& source, int64_t bytes);
 
 std::unique_ptr<ModelWeights> LoadGguf(ThreadPool& pool, const std::string& path);
 std::unique_ptr<ModelWeights> LoadHuggingFace(ThreadPool& pool, const std::string& directory);

@@ -7,7 +7,8 @@ namespace {
 
 class GgufSource : public WeightSource {
  public:
-  explicit GgufSource(const GgufFile& file) : file_(file) {}
+  explicit GgufSource(const std::string& path) : file_(path) {}
+  const GgufFile& file() const { return file_; }
   std::string path() const override { return file_.path(); }
   const Tensor* Find(const std::string& name) const override { return file_.FindTensor(name); }
   void Evict(const Tensor& tensor, int64_t row, int64_t rows) const noexcept override {
@@ -16,7 +17,7 @@ class GgufSource : public WeightSource {
   void CheckIntact() const override { file_.CheckIntact(); }
 
  private:
-  const GgufFile& file_;
+  GgufFile file_;
 };
 
 }  // namespace
@@ -24,22 +25,24 @@ class GgufSource : public WeightSource {
 std::string GgufLinearName(const ModelConfig& config, Site site) {
   const TensorNames names = NamesOf(config, Dialect::kGguf);
   if (site.kind <= SiteKind::kV && names.Has(Role::kQkv)) return names.Weight(Role::kQkv, site.layer);
-  return names.Weight(RoleOf(site.kind), site.layer);
+  return names.Weight(RoleOf(config, site), site.layer);
 }
 
 std::vector<int32_t> GgufRowOrder(const ModelConfig& config, SiteKind kind) {
   const TensorNames names = NamesOf(config, Dialect::kGguf);
-  if (!names.Has(RoleOf(kind)) || names.LayoutOf(RoleOf(kind)) != Layout::kRopePairs) return {};
+  const Role role = RoleOf(config, {0, kind});
+  if (!names.Has(role) || names.LayoutOf(role) != Layout::kRopePairs) return {};
   return UnpermutedRows(kind == SiteKind::kQ ? config.heads : config.kv_heads, config.head_dim);
 }
 
 std::unique_ptr<ModelWeights> LoadGguf(ThreadPool& pool, const std::string& path) {
-  const GgufFile file(path);
+  const auto source = std::make_shared<const GgufSource>(path);
+  const GgufFile& file = source->file();
   const HfConfig described = ReadGgufConfig(file);
   const TensorNames names(*described.family, Dialect::kGguf);
   ModelConfig config = MakeConfig(described);
-  CheckMemory(path, static_cast<int64_t>(file.size()));
-  auto weights = PackWeights(pool, std::move(config), names, GgufSource(file));
+  CheckMemory(config, names, *source, static_cast<int64_t>(file.size()));
+  auto weights = PackWeights(pool, std::move(config), names, source);
   const std::string block = "blk." + std::to_string(weights->config.layers);
   const auto holds = [&](const char* name) { return file.FindTensor(block + name) != nullptr; };
   if (holds(".nextn.eh_proj.weight") && !holds(".attn_q.bias")) weights->mtp_source = path;

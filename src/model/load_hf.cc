@@ -9,8 +9,8 @@ namespace {
 // (multimodal ones), or is the bare base model without "model.".
 class SafetensorsSource : public WeightSource {
  public:
-  SafetensorsSource(const std::string& path, const ShardedSafetensors& file, std::string_view base)
-      : path_(path), file_(file), base_(base) {}
+  SafetensorsSource(const std::string& path, std::string_view base) : path_(path), file_(path), base_(base) {}
+  const ShardedSafetensors& file() const { return file_; }
   std::string path() const override { return path_; }
   const Tensor* Find(const std::string& name) const override {
     for (const char* prefix : {"", "language_model."}) {
@@ -29,7 +29,7 @@ class SafetensorsSource : public WeightSource {
 
  private:
   std::string path_;
-  const ShardedSafetensors& file_;
+  ShardedSafetensors file_;
   std::string_view base_;  // the base model's place in the family's tree
 };
 
@@ -39,12 +39,13 @@ std::unique_ptr<ModelWeights> LoadHuggingFace(ThreadPool& pool, const std::strin
   const HfConfig hf = ReadHfConfig(directory);
   const TensorNames names(*hf.family, Dialect::kHuggingFace);
   ModelConfig config = MakeConfig(hf);
-  const ShardedSafetensors file(directory);
+  const auto source = std::make_shared<const SafetensorsSource>(directory, hf.family->hf_base);
+  const ShardedSafetensors& file = source->file();
   int64_t bytes = 0;
   for (const NamedTensor& tensor : file.tensors()) bytes += static_cast<int64_t>(tensor.bytes);
-  CheckMemory(directory, bytes);
+  CheckMemory(config, names, *source, bytes);
   const bool tied = config.tied_head;
-  auto weights = PackWeights(pool, std::move(config), names, SafetensorsSource(directory, file, hf.family->hf_base));
+  auto weights = PackWeights(pool, std::move(config), names, source);
   if (!tied && !weights->separate_head) {
     Fail(ErrorCode::kData, directory, ": tensor ", names.Weight(Role::kHead),
          " is missing, and tie_word_embeddings is false");

@@ -17,10 +17,26 @@ Activation ActivationOf(const HfConfig& config) {
 
 }  // namespace
 
+// GGUF calls Mixtral llama: of families under one name, the one that routes as the model does.
 TensorNames NamesOf(const ModelConfig& config, Dialect dialect) {
   const Family* family = FindGgufFamily(config.family);
+  for (const Family* other : Families()) {
+    if (config.experts > 0 && other->gguf == config.family && TensorNames(*other, dialect).Has(Role::kRouter))
+      family = other;
+  }
   if (family == nullptr) Fail(ErrorCode::kData, "the family ", config.family, " is not supported");
   return TensorNames(*family, dialect);
+}
+
+Role RoleOf(const ModelConfig& config, Site site) {
+  const auto behind = [](Role first, SiteKind kind, SiteKind base) {
+    return static_cast<Role>(static_cast<int>(first) + static_cast<int>(kind) - static_cast<int>(base));
+  };
+  if (site.expert >= 0) return behind(Role::kExpertGate, site.kind, SiteKind::kGate);
+  if (site.kind >= SiteKind::kGate && config.Routes(site.layer)) {
+    return behind(Role::kSharedGate, site.kind, SiteKind::kGate);
+  }
+  return behind(Role::kQ, site.kind, SiteKind::kQ);
 }
 
 ModelConfig MakeConfig(const HfConfig& from) {
@@ -38,6 +54,11 @@ ModelConfig MakeConfig(const HfConfig& from) {
   c.norm_eps = static_cast<float>(from.norm_eps);
   c.tied_head = from.tied_head;
   c.activation = ActivationOf(from);
+  c.experts = from.experts.count;
+  c.expert_ffn = from.experts.ffn;
+  c.shared_ffn = from.experts.shared_ffn;
+  c.route = {.used = from.experts.used, .normalise = from.experts.normalise};
+  c.layer_routes = from.experts.layers;
   ValidateConfig(c, from.path);
   c.embedding_scale = static_cast<float>(from.embedding_scale);
   c.attention_scale = from.attention_scale > 0 ? static_cast<float>(from.attention_scale)

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <memory>
 #include <vector>
 
 #include "ops/gemm_isa.h"
@@ -36,6 +37,7 @@ struct Operand {
   Tensor dense;         // kDense
   bool k_minor = true;  // dense is [lines, k], else [k, lines]
   const PackedMatrix* w = nullptr;
+  const uint8_t* panels = nullptr;  // its, which the caller holds
 };
 
 struct Job {
@@ -73,7 +75,7 @@ void PackWeights(const Isa& isa, const Operand& operand, int64_t column, int64_t
   const PackedMatrix& w = *operand.w;
   const DType dtype = w.dtype();
   const PanelLayout layout(dtype, w.in());
-  const auto panel = [&](int64_t index) { return w.panels() + index * layout.bytes; };
+  const auto panel = [&](int64_t index) { return operand.panels + index * layout.bytes; };
   const int64_t element = IsQuantized(dtype) ? 0 : Info(dtype).bytes;
   const int64_t end_panel = Ceil(columns, kPanelColumns);
 
@@ -311,11 +313,13 @@ void AddSums(Workspace& workspace, const Plan& plan, Job& job) {
 
 void DenseMatMul(ThreadPool& pool, Workspace& workspace, Compute compute, Tensor x, std::span<const Product> products) {
   std::vector<Job> jobs;
+  std::vector<std::shared_ptr<const uint8_t>> held;
   jobs.reserve(products.size());
   for (const Product& product : products) {
     Check(product.w->in() == x.columns(), "x and the weights disagree on the number of inputs");
     Check(product.y.columns() == product.w->out() && product.y.rows() == x.rows(), "y has another shape than x w^T");
-    jobs.push_back({.b = {.kind = Operand::kWeightsByOutput, .dense = {}, .w = product.w},
+    held.push_back(product.w->Panels(pool));
+    jobs.push_back({.b = {.kind = Operand::kWeightsByOutput, .dense = {}, .w = product.w, .panels = held.back().get()},
                     .columns = product.w->out(),
                     .c = product.y.f32(),
                     .c_stride = product.w->out(),
@@ -329,10 +333,10 @@ void MatMulBackward(ThreadPool& pool, Workspace& workspace, Compute compute, Ten
                     Tensor dx, bool add) {
   Check(dy.columns() == w.out(), "dy and the weights disagree on the number of outputs");
   Check(dx.columns() == w.in() && dx.rows() == dy.rows(), "dx has another shape than dy w");
-  w.Ready(pool);
   const Plan plan{
       .isa = IsaFor(compute), .a = {.dense = dy}, .rows = dy.rows(), .k = w.out(), .beta = add ? 1.0f : 0.0f};
-  Job job{.b = {.kind = Operand::kWeightsByInput, .dense = {}, .w = &w},
+  const std::shared_ptr<const uint8_t> held = w.Panels(pool);
+  Job job{.b = {.kind = Operand::kWeightsByInput, .dense = {}, .w = &w, .panels = held.get()},
           .columns = w.in(),
           .c = dx.f32(),
           .c_stride = w.in()};

@@ -1,10 +1,7 @@
 #include "ops/matmul.h"
 
 #include <algorithm>
-#include <atomic>
 #include <memory>
-#include <mutex>
-#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -20,45 +17,6 @@
 
 namespace cambium {
 namespace {
-
-// Matrices of a model lie side by side in slabs, so that small ones are in huge pages too and prefetching runs from one
-// into the next: 1.5 times the bandwidth of a block each. A slab lives as long as a matrix in it.
-std::pair<std::shared_ptr<Buffer>, uint8_t*> AllocatePanels(size_t bytes) {
-  constexpr size_t kSlab = size_t{32} << 20, kSmall = size_t{64} << 10;
-  if (bytes < kSmall || bytes > kSlab / 4) {
-    auto own = std::make_shared<Buffer>(bytes);
-    return {own, own->as<uint8_t>()};
-  }
-  static std::mutex mutex;
-  static std::weak_ptr<Buffer> current;
-  static size_t used = 0;
-  const std::lock_guard lock(mutex);
-  std::shared_ptr<Buffer> slab = current.lock();
-  if (slab == nullptr || used + bytes > slab->bytes()) {
-    slab = std::make_shared<Buffer>(kSlab);
-    current = slab;
-    used = 0;
-  }
-  uint8_t* panels = slab->as<uint8_t>() + used;
-  used += bytes;  // panels are whole cache lines
-  return {slab, panels};
-}
-
-// Packs panels [begin, end) in parallel; source row of packed row r is row_order[r], or r.
-void PackPanels(ThreadPool& pool, Tensor weights, std::span<const int32_t> row_order, int64_t begin, int64_t end,
-                uint8_t* panels) {
-  const int64_t out = weights.rows(), in = weights.columns();
-  const int64_t panel_bytes = PanelLayout(weights.dtype, in).bytes, row_bytes = weights.row_bytes();
-  pool.Run(end - begin, [&](int64_t task, int) {
-    const int64_t panel = begin + task;
-    const uint8_t* rows[kPanel] = {};
-    for (int o = 0; o < kPanel && panel * kPanel + o < out; ++o) {
-      const int64_t row = panel * kPanel + o;
-      rows[o] = weights.as<const uint8_t>() + (row_order.empty() ? row : row_order[row]) * row_bytes;
-    }
-    PackPanel(weights.dtype, in, rows, panels + panel * panel_bytes);
-  });
-}
 
 // Rows from which decoding a quantised weight once for all of them pays. Below, and for weights that need no decoding,
 // the f32 kernels stream the weights past the rows. Both sum in the same order, so the cut shows in no result.
@@ -105,6 +63,7 @@ const uint32_t* RowsAsPairs(ThreadPool& pool, Workspace& workspace, const Kernel
 struct Job {
   int64_t begin, count;
   const Product* product;
+  std::shared_ptr<const uint8_t> panels;
 };
 
 // Quantises the rows of each group, [begin, begin + count), by themselves: a kernel takes int8_group rows of one group.
@@ -121,14 +80,15 @@ const ActBlock* QuantizeRows(ThreadPool& pool, Workspace& workspace, const Kerne
       all.push_back({group.begin + row, std::min(width, group.count - row)});
     }
   }
-  ForRows(pool, static_cast<int64_t>(all.size()), width * in, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      const Rows rows = all[static_cast<size_t>(i)];
-      for (int64_t r = 0; r < rows.count; ++r) {
-        kernels.quantize(f32 + (rows.begin + r) * in, blocks, to + rows.begin * blocks + r, rows.count);
-      }
-    }
-  });
+  ForRows(pool, static_cast<int64_t>(all.size()), x.size() / std::max<int64_t>(1, static_cast<int64_t>(all.size())),
+          [&](int64_t begin, int64_t end) {
+            for (int64_t i = begin; i < end; ++i) {
+              const Rows rows = all[static_cast<size_t>(i)];
+              for (int64_t r = 0; r < rows.count; ++r) {
+                kernels.quantize(f32 + (rows.begin + r) * in, blocks, to + rows.begin * blocks + r, rows.count);
+              }
+            }
+          });
   return to;
 }
 
@@ -177,7 +137,7 @@ void MultiplyPanels(const KernelTable& kernels, std::span<const Job> jobs, const
     const int64_t begin = std::max<int64_t>(0, range.begin - first), end = std::min(panels, range.end - first);
     const int64_t last_row = std::min(row_end, job.count);
     for (int64_t p = begin; p < end; ++p) {
-      const uint8_t* panel = w.panels() + p * layout.bytes;
+      const uint8_t* panel = job.panels.get() + p * layout.bytes;
       PanelCall call = {.dtype = w.dtype(),
                         .rows = 0,
                         .panel = panel,
@@ -211,8 +171,8 @@ void MultiplyPanels(const KernelTable& kernels, std::span<const Job> jobs, const
   }
 }
 
-void MultiplyAll(ThreadPool& pool, const KernelTable& kernels, std::span<const Job> jobs, const Activations& activations,
-                 int64_t in) {
+void MultiplyAll(ThreadPool& pool, const KernelTable& kernels, std::span<const Job> jobs,
+                 const Activations& activations, int64_t in) {
   int64_t rows = 0;
   for (const Job& job : jobs) rows = std::max(rows, job.count);
   const int64_t group = activations.GroupRows(kernels);
@@ -264,7 +224,8 @@ void MatMul(ThreadPool& pool, Workspace& workspace, Compute compute, Tensor x, s
   MatMulGroups(pool, workspace, compute, x, {&all, 1});
 }
 
-void MatMulGroups(ThreadPool& pool, Workspace& workspace, Compute compute, Tensor x, std::span<const RowProducts> groups) {
+void MatMulGroups(ThreadPool& pool, Workspace& workspace, Compute compute, Tensor x,
+                  std::span<const RowProducts> groups) {
   const int64_t in = x.columns();
   const KernelTable& kernels = Kernels();
   const bool pairs = compute == Compute::kInt8 && kernels.bf16 != nullptr && gemm::BF16Isa().k_per_word == 2;
@@ -277,18 +238,17 @@ void MatMulGroups(ThreadPool& pool, Workspace& workspace, Compute compute, Tenso
       const DType dtype = product.w->dtype();
       Check(product.w->in() == in && product.y.rows() == group.count && product.y.columns() == product.w->out(),
             "a product is [rows, in] by [out, in]");
-      product.w->Ready(pool);
-      const Job job = {group.begin, group.count, &product};
+      Job job = {group.begin, group.count, &product, nullptr};
       if (compute == Compute::kInt8 && IsQuantized(dtype)) {
-        integer.push_back(job);
+        integer.push_back(std::move(job));
       } else if (pairs && dtype == DType::kBF16) {
         if (group.count > kPairRows) {
           wide.push_back(product);
         } else {
-          paired.push_back(job);
+          paired.push_back(std::move(job));
         }
       } else if (compute != Compute::kBF16 && (group.count <= kDecodeRows || !IsQuantized(dtype))) {
-        streamed.push_back(job);
+        streamed.push_back(std::move(job));
       } else {
         decoded.push_back(product);
       }
@@ -296,6 +256,9 @@ void MatMulGroups(ThreadPool& pool, Workspace& workspace, Compute compute, Tenso
     const Tensor rows = x.Rows(group.begin, group.count);
     if (!wide.empty()) DenseMatMul(pool, workspace, Compute::kBF16, rows, wide);
     if (!decoded.empty()) DenseMatMul(pool, workspace, compute, rows, decoded);
+  }
+  for (std::vector<Job>* jobs : {&integer, &paired, &streamed}) {
+    for (Job& job : *jobs) job.panels = job.product->w->Panels(pool);
   }
   if (!integer.empty() || !paired.empty() || !streamed.empty()) {
     const float* f32 = RowsAsF32(pool, workspace, x);
@@ -310,85 +273,6 @@ void MatMulGroups(ThreadPool& pool, Workspace& workspace, Compute compute, Tenso
     if (!streamed.empty()) MultiplyAll(pool, kernels, streamed, {.x = f32}, in);
   }
   workspace.Release(mark);
-}
-
-struct PackedMatrix::Late {
-  std::mutex mutex;
-  std::atomic<bool> ready{false};
-  std::shared_ptr<const StoredWeights> source;
-  Tensor weights;
-};
-
-PackedMatrix::PackedMatrix() = default;
-PackedMatrix::PackedMatrix(PackedMatrix&&) noexcept = default;
-PackedMatrix& PackedMatrix::operator=(PackedMatrix&&) noexcept = default;
-PackedMatrix::~PackedMatrix() = default;
-
-PackedMatrix::PackedMatrix(ThreadPool& pool, Tensor weights, std::span<const int32_t> row_order,
-                           void (*release)(void* context, int64_t row, int64_t rows), void* context)
-    : out_(weights.rows()), in_(weights.columns()), dtype_(weights.dtype) {
-  bytes_ = Panels(out_) * PanelLayout(dtype_, in_).bytes;
-  Pack(pool, weights, row_order, release, context);
-}
-
-PackedMatrix::PackedMatrix(std::shared_ptr<const StoredWeights> source, Tensor weights)
-    : late_(std::make_unique<Late>()), out_(weights.rows()), in_(weights.columns()), dtype_(weights.dtype) {
-  bytes_ = Panels(out_) * PanelLayout(dtype_, in_).bytes;
-  late_->source = std::move(source);
-  late_->weights = weights;
-}
-
-void PackedMatrix::Ready(ThreadPool& pool) const {
-  if (late_ == nullptr || late_->ready.load(std::memory_order_acquire)) return;
-  const std::lock_guard lock(late_->mutex);
-  if (late_->ready.load(std::memory_order_relaxed)) return;
-  Pack(pool, late_->weights, {}, nullptr, nullptr);
-  late_->source->WasRead(late_->weights);
-  late_->source.reset();
-  late_->ready.store(true, std::memory_order_release);
-}
-
-void PackedMatrix::Pack(ThreadPool& pool, Tensor weights, std::span<const int32_t> row_order,
-                        void (*release)(void* context, int64_t row, int64_t rows), void* context) const {
-  Check(dtype_ != DType::kI32 && dtype_ != DType::kI64, "weights are not integers");
-  Check(in_ % Info(dtype_).block == 0, "a row of weights is whole blocks");
-  Check(row_order.empty() || static_cast<int64_t>(row_order.size()) == out_, "row_order names every row once");
-  const int64_t panels = Panels(out_), panel_bytes = PanelLayout(dtype_, in_).bytes;
-  std::tie(memory_, panels_) = AllocatePanels(static_cast<size_t>(panels * panel_bytes));
-  // Without a permutation the source is given back in pieces, so that the two copies never exist together.
-  constexpr int64_t kPieceBytes = int64_t{4} << 20;
-  const int64_t piece =
-      row_order.empty() ? std::max<int64_t>(1, kPieceBytes / std::max<int64_t>(1, panel_bytes)) : panels;
-  for (int64_t begin = 0; begin < panels; begin += piece) {
-    const int64_t end = std::min(panels, begin + piece);
-    PackPanels(pool, weights, row_order, begin, end, panels_);
-    if (release != nullptr) release(context, begin * kPanel, std::min(out_, end * kPanel) - begin * kPanel);
-  }
-}
-
-void PackedMatrix::UnpackRow(int64_t row, float* dst) const {
-  const int64_t panel_bytes = PanelLayout(dtype_, in_).bytes;
-  const uint8_t* panel = panels() + row / kPanel * panel_bytes;
-  DecodePanelRow(dtype_, in_, panel, static_cast<int>(row % kPanel), dst);
-}
-
-void PackedMatrix::Unpack(ThreadPool& pool, Tensor dst) const {
-  Check(dst.rows() == out_ && dst.columns() == in_, "Unpack fills [out, in]");
-  Ready(pool);
-  pool.Run(Panels(out_), [&](int64_t panel, int) {
-    for (int64_t row = panel * kPanel; row < std::min(out_, (panel + 1) * kPanel); ++row) UnpackRow(row, dst.row(row));
-  });
-}
-
-void PackedMatrix::Repack(ThreadPool& pool, Tensor weights) {
-  Check(!IsQuantized(dtype_) && weights.dtype == DType::kF32, "Repack turns f32 values into a dense type");
-  Check(weights.rows() == out_ && weights.columns() == in_, "Repack keeps the shape");
-  const int64_t panel_bytes = PanelLayout(dtype_, in_).bytes;
-  pool.Run(Panels(out_), [&](int64_t panel, int) {
-    const float* rows[kPanel] = {};
-    for (int o = 0; o < kPanel && panel * kPanel + o < out_; ++o) rows[o] = weights.row(panel * kPanel + o);
-    RoundPanel(dtype_, in_, rows, panels_ + panel * panel_bytes);
-  });
 }
 
 }  // namespace cambium

@@ -18,13 +18,20 @@ enum class Compute : uint8_t {
   kBF16,  // mixed precision: both sides rounded to bf16, fp32 sums
 };
 
-// Who keeps the stored weights of a matrix that is packed when a product first needs it: an expert that no row is sent to
-// costs no memory.
+// Keeps the stored weights of matrices that are packed when a product first needs them, such as a mixture's experts:
+// one that no row is sent to costs no memory. Where memory runs short, what was not used for longest is given up, and
+// packed again when it is needed.
 class StoredWeights {
  public:
+  StoredWeights();
   virtual ~StoredWeights() = default;
   // All of `weights` was read: its pages may go. Throws if what was read is not what was stored.
   virtual void WasRead(const Tensor& weights) const = 0;
+
+ private:
+  friend class PackedMatrix;
+  class Shelf;
+  std::shared_ptr<Shelf> shelf_;
 };
 
 // A weight matrix [out, in], repacked once into panels of 16 outputs; the only place that knows storage (law 4). The
@@ -39,7 +46,7 @@ class PackedMatrix {
   // mapped file need not stay resident beside its packed copy; may be null.
   PackedMatrix(ThreadPool& pool, Tensor weights, std::span<const int32_t> row_order = {},
                void (*release)(void* context, int64_t row, int64_t rows) = nullptr, void* context = nullptr);
-  // Packed by the first call of Ready; `weights` are memory of `source`'s.
+  // Packed when a product needs it; `weights` are memory of `source`'s.
   PackedMatrix(std::shared_ptr<const StoredWeights> source, Tensor weights);
   ~PackedMatrix();
 
@@ -47,27 +54,23 @@ class PackedMatrix {
   int64_t in() const { return in_; }
   DType dtype() const { return dtype_; }
   int64_t bytes() const { return bytes_; }  // once it is packed
-  explicit operator bool() const { return memory_ != nullptr || late_ != nullptr; }
+  explicit operator bool() const { return panels_ != nullptr || late_ != nullptr; }
 
-  // Packs what waits for its first use; products and Unpack call it. Any number of threads may.
-  void Ready(ThreadPool& pool) const;
-
-  // Decodes row `row` to f32: embedding lookups, merges, exports. The matrix is packed.
+  // Decodes row `row` to f32: embedding lookups, merges, exports.
   void UnpackRow(int64_t row, float* dst) const;
   void Unpack(ThreadPool& pool, Tensor dst) const;  // [out, in] f32
   // Replaces the values by weights [out, in], f32, rounded; for f32, f16 and bf16 matrices only (full fine-tuning).
   void Repack(ThreadPool& pool, Tensor weights);
 
-  const uint8_t* panels() const { return panels_; }
+  // The panels, packed now if they are not yet; they stay as they are while the result is held. Any thread may ask.
+  std::shared_ptr<const uint8_t> Panels(ThreadPool& pool) const;
 
  private:
-  struct Late;  // what waits
-  void Pack(ThreadPool& pool, Tensor weights, std::span<const int32_t> row_order,
-            void (*release)(void* context, int64_t row, int64_t rows), void* context) const;
+  friend class StoredWeights::Shelf;
+  struct Late;  // of one that is packed on demand
 
   std::unique_ptr<Late> late_;
-  mutable std::shared_ptr<Buffer> memory_;  // shared with the matrices packed before and after
-  mutable uint8_t* panels_ = nullptr;
+  std::shared_ptr<uint8_t> panels_;  // in memory that is shared with the matrices packed before and after
   int64_t out_ = 0, in_ = 0, bytes_ = 0;
   DType dtype_ = DType::kF32;
 };
@@ -87,8 +90,10 @@ struct RowProducts {
   int64_t begin, count;
   std::span<const Product> products;
 };
-// MatMul of each group of rows with products of its own (a mixture's experts), as far as it can be in one parallel region.
-void MatMulGroups(ThreadPool& pool, Workspace& workspace, Compute compute, Tensor x, std::span<const RowProducts> groups);
+// MatMul of each group of rows with products of its own (a mixture's experts), as far as it can be in one parallel
+// region.
+void MatMulGroups(ThreadPool& pool, Workspace& workspace, Compute compute, Tensor x,
+                  std::span<const RowProducts> groups);
 
 // dx [rows, in] = dy [rows, out] w; adds to dx if `add`. kInt8 is not a training mode: it computes as kF32.
 void MatMulBackward(ThreadPool& pool, Workspace& workspace, Compute compute, Tensor dy, const PackedMatrix& w,
