@@ -133,9 +133,7 @@ void NumericsReport::AddWeights() {
     At(layer, kWeights).histogram.Add(model_.pool(), values.view);
   };
   const ModelWeights& weights = model_.weights();
-  for (int64_t layer = 0; layer < layers_; ++layer) {
-    for (const Linear& linear : weights.blocks[static_cast<size_t>(layer)].linears) add(layer, linear.w);
-  }
+  for (const Site site : weights.sites()) add(site.layer, weights.At(site).w);
   add(layers_, weights.embedding);
   add(layers_, weights.separate_head);
 }
