@@ -13,7 +13,8 @@ import time
 class Server:
     def __init__(self, cambium, model, *options):
         self.log = tempfile.TemporaryFile("w+")
-        self.process = subprocess.Popen([cambium, "serve", model, "-a", "m", "--port", "0", *options],
+        port = [] if "--port" in options else ["--port", "0"]
+        self.process = subprocess.Popen([cambium, "serve", model, "-a", "m", *port, *options],
                                         stdout=subprocess.PIPE, stderr=self.log, text=True)
         line = self.process.stdout.readline()
         self.port = int(re.search(r":(\d+)\s*$", line).group(1))

@@ -5,6 +5,7 @@
 #include "base/parallel.h"
 #include "cli/options.h"
 #include "cli/verbs.h"
+#include "io/json.h"
 #include "io/json_lines.h"
 #include "window/passages.h"
 
@@ -17,13 +18,15 @@ struct SearchFlags {
   std::string field;
   PassageOptions options;
   int threads = 0;
+  bool merge = false;
 };
 
 struct Result {
   std::string file;
   int64_t line = 0;
   std::string text;
-  int64_t size() const { return static_cast<int64_t>(text.size()); }
+  int64_t bytes = 0;  // where they are not the text's: JSON holds no bytes that are not UTF-8
+  int64_t size() const { return bytes > 0 ? bytes : static_cast<int64_t>(text.size()); }
 };
 
 std::string_view View(const MappedFile& file) {
@@ -104,6 +107,23 @@ std::string Highlight(const std::string& text, const WordMatcher& matcher, bool 
   return safe;
 }
 
+// The best of them, which are in their order.
+void Show(std::vector<Result> results, const SearchFlags& flags, const WordMatcher& matcher) {
+  if (static_cast<int64_t>(results.size()) > flags.options.limit) results.resize(flags.options.limit);
+
+  if (flags.output.json) {
+    auto list = nlohmann::ordered_json::array();
+    for (const Result& r : results) {
+      list.push_back({{"file", r.file}, {"line", r.line}, {"bytes", r.size()}, {"text", r.text}});
+    }
+    return WriteJson(list);
+  }
+  const bool color = UseColor(stdout);
+  for (const Result& r : results) {
+    Write(r.file + ":" + std::to_string(r.line) + ": " + Highlight(Shown(r.text), matcher, color) + "\n");
+  }
+}
+
 void RunSearch(const SearchFlags& given) {
   SearchFlags flags = given;
   flags.options.threads = flags.threads > 0 ? flags.threads : DefaultThreads();
@@ -128,19 +148,26 @@ void RunSearch(const SearchFlags& given) {
   std::stable_sort(results.begin(), results.end(), [&](const Result& a, const Result& b) {
     return std::tuple(a.size(), place(a), a.line) < std::tuple(b.size(), place(b), b.line);
   });
-  if (static_cast<int64_t>(results.size()) > flags.options.limit) results.resize(flags.options.limit);
+  Show(std::move(results), flags, matcher);
+}
 
-  if (flags.output.json) {
-    auto list = nlohmann::ordered_json::array();
-    for (const Result& r : results) {
-      list.push_back({{"file", r.file}, {"line", r.line}, {"bytes", r.size()}, {"text", r.text}});
+// What searches of parts of a corpus found, each with --json, as one search of all of it has it, where the parts come
+// in the order of their files.
+void Merge(const SearchFlags& flags) {
+  std::vector<Result> results;
+  for (const std::string& path : flags.files) {
+    const nlohmann::json found = ParseJson(ReadTextFile(path), path);
+    try {
+      for (const nlohmann::json& one : found) {
+        results.push_back({one.at("file").get<std::string>(), one.at("line").get<int64_t>(),
+                           one.at("text").get<std::string>(), one.at("bytes").get<int64_t>()});
+      }
+    } catch (const nlohmann::json::exception&) {
+      Fail(ErrorCode::kData, path, ": not what `search --json` prints");
     }
-    return WriteJson(list);
   }
-  const bool color = UseColor(stdout);
-  for (const Result& r : results) {
-    Write(r.file + ":" + std::to_string(r.line) + ": " + Highlight(Shown(r.text), matcher, color) + "\n");
-  }
+  std::stable_sort(results.begin(), results.end(), [](auto& a, auto& b) { return a.size() < b.size(); });
+  Show(std::move(results), flags, WordMatcher({}, false));
 }
 
 void AddOptions(CLI::App& verb, SearchFlags& flags) {
@@ -153,6 +180,8 @@ void AddOptions(CLI::App& verb, SearchFlags& flags) {
   verb.add_option("--field", flags.field, "treat every file as JSON lines and search this field (.jsonl: text)");
   verb.add_flag("-i,--ignore-case", flags.options.ignore_case, "upper and lower case are the same");
   verb.add_option("--threads", flags.threads, "threads; 0 takes all")->check(CLI::Range(0, 1024));
+  verb.add_flag("--merge", flags.merge,
+                "FILES are what `search --json` found in parts of a corpus, in their order: the best of all");
   AddOutput(verb, flags.output);
 }
 
@@ -171,14 +200,18 @@ void AddSearch(CLI::App& app) {
   verb->callback([verb, flags] {
     std::vector<std::string> rest = verb->remaining();
     const auto dashes = std::find(rest.begin(), rest.end(), "--");
-    if (dashes == rest.end()) Fail(ErrorCode::kUsage, "no \"--\": the terms follow it, as in `search FILES -- TERMS`");
-    flags->terms.assign(dashes + 1, rest.end());
+    const bool merge = flags->merge || std::find(rest.begin(), dashes, "--merge") != dashes;
+    if (merge && dashes != rest.end()) Fail(ErrorCode::kUsage, "--merge takes files, and no terms");
+    if (!merge && dashes == rest.end())
+      Fail(ErrorCode::kUsage, "no \"--\": the terms follow it, as in `search FILES -- TERMS`");
+    if (!merge) flags->terms.assign(dashes + 1, rest.end());
     rest.erase(dashes, rest.end());
     std::reverse(rest.begin(), rest.end());  // the order in which CLI11 takes a vector
     CLI::App inner;
     AddOptions(inner, *flags);
     inner.add_option("FILES", flags->files)->required();
     inner.parse(rest);
+    if (merge) return Merge(*flags);
     RunSearch(*flags);
   });
 }
