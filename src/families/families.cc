@@ -8,7 +8,13 @@ namespace cambium {
   FAMILY(kLlama)                 \
   FAMILY(kQwen2)                 \
   FAMILY(kQwen3)                 \
+  FAMILY(kGemma2)                \
   FAMILY(kGemma3)                \
+  FAMILY(kPhi3)                  \
+  FAMILY(kOlmo2)                 \
+  FAMILY(kGranite)               \
+  FAMILY(kStarcoder2)            \
+  FAMILY(kGptNeox)               \
   FAMILY(kGpt2)
 
 #define DECLARED(name) extern const Family name;

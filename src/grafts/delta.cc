@@ -98,6 +98,9 @@ DeltaGraft::DeltaGraft(std::unique_ptr<Graft> terms, const std::string& whole, c
       const std::string name = ours + SiteName(static_cast<SiteKind>(kind)) + ".bias";
       const Tensor bias = linear.bias.view ? Need(name, {linear.out()}) : Tensor();
       if (!bias) continue;
+      if (!names.Has(RoleOf(static_cast<SiteKind>(kind)))) {
+        Fail(ErrorCode::kUsage, whole_->path(), ": tensor ", name, ": GGUF fuses the biases of ", w.config.family);
+      }
       OwnedTensor& difference = biases_[layer * kSiteKinds + kind] = OwnedTensor({linear.out()});
       for (int64_t o = 0; o < linear.out(); ++o) {
         difference.view.f32()[o] = scale_ * (bias.f32()[o] - linear.bias.view.f32()[o]);

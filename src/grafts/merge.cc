@@ -30,7 +30,7 @@ std::map<std::string, std::vector<Site>> SitesByTensor(const ModelConfig& config
     for (int kind = 0; kind < kSiteKinds; ++kind) {
       const Site site{layer, static_cast<SiteKind>(kind)};
       if (site.kind == SiteKind::kGate && !config.gated) continue;
-      sites[GgufLinearName(config, site)].push_back(site);
+      sites[LinearStem(config, Dialect::kGguf, site) + ".weight"].push_back(site);
     }
   }
   return sites;
@@ -38,13 +38,12 @@ std::map<std::string, std::vector<Site>> SitesByTensor(const ModelConfig& config
 
 // The tensor's values with the grafts added, in the file's order of rows.
 OwnedTensor MergedValues(const BaseModel& model, std::span<Graft* const> grafts, const std::vector<Site>& sites) {
-  int64_t out = 0, in = 0;
+  const TensorNames names = NamesOf(model.config(), Dialect::kGguf);
   const auto base = [&](Site site) -> const PackedMatrix& {
     return model.weights().blocks[static_cast<size_t>(site.layer)][site.kind].w;
   };
-  for (const Site site : sites) out += base(site).out(), in = base(site).in();
-  OwnedTensor all({out, in});
-  int64_t row = 0;
+  const int64_t in = base(sites[0]).in();
+  OwnedTensor all({PlaceOf(model.config(), names, sites[0]).all, in});
   for (const Site site : sites) {
     const PackedMatrix& w = base(site);
     OwnedTensor values({w.out(), w.in()});
@@ -52,12 +51,11 @@ OwnedTensor MergedValues(const BaseModel& model, std::span<Graft* const> grafts,
     for (Graft* graft : grafts) {
       if (graft->ActsAt(site)) graft->MergeInto(site, values.view);
     }
-    const std::vector<int32_t> order = GgufRowOrder(model.config(), site.kind);
+    const LinearPlace place = PlaceOf(model.config(), names, site);
     for (int64_t o = 0; o < w.out(); ++o) {
-      std::memcpy(all.view.row(row + (order.empty() ? o : order[static_cast<size_t>(o)])), values.view.row(o),
+      std::memcpy(all.view.row(place.rows[static_cast<size_t>(o)]), values.view.row(o),
                   static_cast<size_t>(in) * sizeof(float));
     }
-    row += w.out();
   }
   return all;
 }
