@@ -54,6 +54,14 @@ TEST_P(ConvertFamily, ComesBack) {
   EXPECT_EQ(a.context, b.context);
   EXPECT_EQ(a.tied_head, b.tied_head);
   EXPECT_EQ(a.activation, b.activation);
+  EXPECT_EQ(a.rotary_dim, b.rotary_dim);
+  EXPECT_EQ(a.parallel_residual, b.parallel_residual);
+  EXPECT_EQ(a.attention_softcap, b.attention_softcap);
+  EXPECT_EQ(a.logit_softcap, b.logit_softcap);
+  EXPECT_FLOAT_EQ(a.embedding_scale, b.embedding_scale);
+  EXPECT_FLOAT_EQ(a.residual_scale, b.residual_scale);
+  EXPECT_FLOAT_EQ(a.logit_scale, b.logit_scale);
+  EXPECT_FLOAT_EQ(a.attention_scale, b.attention_scale);
   EXPECT_EQ(a.sliding_window, b.sliding_window);
   EXPECT_EQ(a.layer_slides, b.layer_slides);
   EXPECT_EQ(a.rope_scaling.type, b.rope_scaling.type);
@@ -76,7 +84,9 @@ TEST_P(ConvertFamily, ComesBack) {
   EXPECT_GT(compared, 10);
 }
 INSTANTIATE_TEST_SUITE_P(All, ConvertFamily,
-                         ::testing::Values("llama", "llama3", "mistral", "qwen2", "qwen3", "gemma3", "gpt2"),
+                         ::testing::Values("llama", "llama3", "mistral", "qwen2", "qwen3", "gemma3", "gpt2", "phi3",
+                                           "phi4mini", "gemma2", "olmo2", "granite", "starcoder2", "gptneox",
+                                           "gptneox_serial"),
                          [](const auto& info) { return std::string(info.param); });
 
 TEST(Convert, RefusesWhatItDoesNotKnow) {

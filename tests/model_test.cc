@@ -14,7 +14,9 @@
 namespace cambium {
 namespace {
 
-const char* const kFamilies[] = {"llama", "llama3", "mistral", "qwen2", "qwen3", "gemma3", "gpt2"};
+const char* const kFamilies[] = {"llama", "llama3", "mistral", "qwen2", "qwen3", "gemma3", "gpt2",
+                                 "phi3", "phi4mini", "gemma2", "olmo2", "granite", "starcoder2", "gptneox",
+                                 "gptneox_serial"};
 
 nlohmann::json ReadJson(const std::string& path) {
   std::ifstream file(path);

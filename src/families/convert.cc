@@ -12,6 +12,7 @@
 #include "families/convert_experts.h"
 #include "families/gguf_config.h"
 #include "families/hf_config.h"
+#include "families/layout.h"
 #include "io/atomic_file.h"
 #include "io/gguf.h"
 #include "io/gguf_writer.h"
@@ -31,15 +32,17 @@ struct Transform {
   DType target = DType::kF32;
   bool transposed = false;
   float added = 0;
-  int64_t heads = 0;  // > 0: rows of a head change between halves and pairs
-  bool to_pairs = false;
+  std::vector<int32_t> rows;  // the source's row of each of the result's; empty: the same
 };
 
-// Row of the source that becomes row `row` of the result, with `rows` in all.
-int64_t SourceRow(const Transform& how, int64_t rows, int64_t row) {
-  if (how.heads == 0) return row;
-  const int64_t head_dim = rows / how.heads, half = head_dim / 2, head = row / head_dim, r = row % head_dim;
-  return head * head_dim + (how.to_pairs ? r % 2 * half + r / 2 : r % half * 2 + r / half);
+// The rows for a tensor that one dialect keeps in another order than the model has, which is the other dialect's.
+std::vector<int32_t> SourceRows(const HfConfig& c, const TensorRename& rename, ConvertDirection direction) {
+  const std::vector<int32_t> file = FileRows(rename.layout, rename.role, {c.heads, c.kv_heads, c.head_dim});
+  const bool gguf_differs = rename.layout == Layout::kRopePairs;
+  if (gguf_differs == (direction == ConvertDirection::kToHuggingFace)) return file;
+  std::vector<int32_t> inverse(file.size());
+  for (size_t row = 0; row < file.size(); ++row) inverse[static_cast<size_t>(file[row])] = static_cast<int32_t>(row);
+  return inverse;
 }
 
 std::vector<uint8_t> Apply(const Transform& how, const Tensor& source) {
@@ -49,7 +52,8 @@ std::vector<uint8_t> Apply(const Transform& how, const Tensor& source) {
     const int64_t row_bytes = source.bytes() / rows;
     std::vector<uint8_t> out(static_cast<size_t>(source.bytes()));
     for (int64_t r = 0; r < rows; ++r) {
-      std::memcpy(out.data() + r * row_bytes, source.as<uint8_t>() + SourceRow(how, rows, r) * row_bytes,
+      std::memcpy(out.data() + r * row_bytes,
+                  source.as<uint8_t>() + (how.rows.empty() ? r : how.rows[static_cast<size_t>(r)]) * row_bytes,
                   static_cast<size_t>(row_bytes));
     }
     return out;
@@ -58,7 +62,7 @@ std::vector<uint8_t> Apply(const Transform& how, const Tensor& source) {
   std::vector<float> values(size), ordered(size);
   Dequantize(source.dtype, source.data, values.data(), source.size());
   for (int64_t r = 0; r < rows; ++r) {
-    const float* from = values.data() + SourceRow(how, rows, r) * columns;
+    const float* from = values.data() + (how.rows.empty() ? r : how.rows[static_cast<size_t>(r)]) * columns;
     for (int64_t c = 0; c < columns; ++c)
       ordered[how.transposed ? c * rows + r : r * columns + c] = from[c] + how.added;
   }
@@ -84,9 +88,10 @@ void WriteText(const std::string& path, const std::string& text) {
   out.Commit();
 }
 
-void CheckHeads(const std::string& path, const NamedTensor& tensor, const Transform& how) {
-  if (how.heads > 0 && tensor.shape[0] % (2 * how.heads) != 0) {
-    Fail(ErrorCode::kData, path, ": tensor ", tensor.name, ": ", tensor.shape[0], " rows for ", how.heads, " heads");
+void CheckRows(const std::string& path, const NamedTensor& tensor, const Transform& how) {
+  if (!how.rows.empty() && tensor.shape[0] != static_cast<int64_t>(how.rows.size())) {
+    Fail(ErrorCode::kData, path, ": tensor ", tensor.name, ": ", tensor.shape[0], " rows, the heads have ",
+         how.rows.size());
   }
 }
 
@@ -130,9 +135,8 @@ std::string ConvertToGguf(const std::string& directory, const std::string& out, 
     how.target = matrix && !router ? view.dtype : DType::kF32;
     how.transposed = rename.transposed;
     how.added = rename.gain_offset ? 1.0f : 0.0f;
-    how.heads = rename.permuted == 'q' ? config.heads : rename.permuted == 'k' ? config.kv_heads : 0;
-    how.to_pairs = true;
-    CheckHeads(directory, tensor, how);
+    how.rows = SourceRows(config, rename, ConvertDirection::kToGguf);
+    CheckRows(directory, tensor, how);
     std::vector<int64_t> shape = tensor.shape;
     if (rename.role == Role::kSharedRouter) shape = {view.size()};
     if (how.transposed) std::reverse(shape.begin(), shape.end());
@@ -180,8 +184,8 @@ void ConvertToHuggingFace(const std::string& gguf, const std::string& directory,
     if (router) how.target = RouterType(view, file.FindTensor("token_embd.weight")->dtype);
     how.transposed = rename.transposed;
     how.added = rename.gain_offset ? -1.0f : 0.0f;
-    how.heads = rename.permuted == 'q' ? config.heads : rename.permuted == 'k' ? config.kv_heads : 0;
-    CheckHeads(gguf, tensor, how);
+    how.rows = SourceRows(config, rename, ConvertDirection::kToHuggingFace);
+    CheckRows(gguf, tensor, how);
     if (view.rank >= 2 && !router) widest = how.target;
     const bool stacked = rename.name.find("{}") != std::string::npos;
     if (stacked != (view.rank == 3)) Fail(ErrorCode::kData, gguf, ": tensor ", tensor.name, " has ", view.rank, " axes");

@@ -12,7 +12,8 @@ namespace {
 
 // What a checkpoint may hold besides the weights we name.
 bool IsIgnored(std::string_view name) {
-  if (name.ends_with("rotary_emb.inv_freq") || name.ends_with(".attn.bias") || name.ends_with(".attn.masked_bias")) {
+  if (name.ends_with("rotary_emb.inv_freq") || name.ends_with(".attn.bias") || name.ends_with(".attn.masked_bias") ||
+      name.ends_with(".attention.bias") || name.ends_with(".attention.masked_bias")) {
     return true;
   }
   if (name.starts_with("model.")) name.remove_prefix(6);
@@ -94,7 +95,8 @@ TensorRename RenameTensor(const Family& family, ConvertDirection direction, cons
       if (numbers->size() > 1) rename.expert = std::stoll(numbers->back());
       rename.transposed = row.layout == Layout::kTransposed && suffix == ".weight";
       rename.gain_offset = family.gain_offset != 0 && row.gguf.ends_with("norm");
-      if (row.layout == Layout::kRopePairs) rename.permuted = row.role == Role::kQ ? 'q' : 'k';
+      rename.role = row.role;
+      rename.layout = row.layout;
       return rename;
     }
   }

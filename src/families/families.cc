@@ -11,7 +11,13 @@ namespace cambium {
   FAMILY(kQwen3)                 \
   FAMILY(kQwen2Moe)              \
   FAMILY(kQwen3Moe)              \
+  FAMILY(kGemma2)                \
   FAMILY(kGemma3)                \
+  FAMILY(kPhi3)                  \
+  FAMILY(kOlmo2)                 \
+  FAMILY(kGranite)               \
+  FAMILY(kStarcoder2)            \
+  FAMILY(kGptNeox)               \
   FAMILY(kGpt2)
 
 #define DECLARED(name) extern const Family name;

@@ -65,7 +65,7 @@ std::string TensorNames::Layers() const {
 Layout TensorNames::LayoutOf(Role role) const {
   const TensorRow* row = Find(role);
   Check(row != nullptr, "the family has the tensor");
-  const bool of_gguf = row->layout == Layout::kRopePairs;
+  const bool of_gguf = row->layout == Layout::kRopePairs;  // the others are Hugging Face's
   return of_gguf == (dialect_ == Dialect::kGguf) ? row->layout : Layout::kPlain;
 }
 

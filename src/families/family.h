@@ -53,6 +53,7 @@ enum class Layout : uint8_t {
   kPlain,
   kRopePairs,   // GGUF: the two halves of a head that RoPE pairs are interleaved (llama.cpp's permute)
   kTransposed,  // Hugging Face: [in, out] (GPT-2's Conv1D)
+  kHeadThirds,  // Hugging Face: each head's q, k and v together (GPT-NeoX)
 };
 
 // One line of a family's table: a tensor's stem (its name without ".weight" or ".bias") in each dialect. "{}" stands
@@ -69,8 +70,10 @@ struct BlockTraits {
 
   Norm norm = Norm::kRms;
   bool gated = true;               // act(gate) * up; else act(up)
+  bool pre_norms = true;           // a norm before each branch (not OLMo 2)
   bool post_norms = false;         // a norm on each branch before its residual add (Gemma)
   bool qk_norm = false;            // RmsNorm over head_dim on q and k (Qwen3, Gemma 3)
+  bool wide_qk_norm = false;       // that over all heads at once (OLMo 2)
   bool learned_positions = false;  // GPT-2
   bool rope = true;
 };
@@ -88,6 +91,7 @@ struct ConfigKeys {
   const char* norm_eps = "rms_norm_eps";
   const char* activation = "hidden_act";
   const char* attention_bias = "attention_bias";
+  const char* rotary = nullptr;  // the share of a head that RoPE turns
 };
 
 // What an absent key of config.json means (transformers, configuration_*.py); 0: it may not be absent, or the comment.
@@ -99,6 +103,7 @@ struct ConfigDefaults {
   int64_t context = 2048;
   double norm_eps = 1e-6;
   double rope_theta = 1e4;
+  double rotary = 1;
   const char* activation = "silu";  // GGUF, which has no key for it, means this one
   bool tied_head = false;
   bool attention_bias = false;

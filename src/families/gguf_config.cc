@@ -66,16 +66,22 @@ void ReadRope(const GgufFile& file, const std::string& arch, HfConfig& c) {
   if (!(c.rope_theta > 0)) Fail(ErrorCode::kData, file.path(), ": ", arch, ".rope.freq_base is ", c.rope_theta);
   const auto rotated =
       static_cast<int64_t>(file.U64(arch + ".rope.dimension_count", static_cast<uint64_t>(c.head_dim)));
-  if (rotated != c.head_dim) {
+  c.rotary_dim = rotated;
+  if (rotated != c.head_dim && c.family->keys.rotary != nullptr) {
+    if (rotated < 2 || rotated > c.head_dim || rotated % 2 != 0) {
+      Fail(ErrorCode::kData, file.path(), ": ", arch, ".rope.dimension_count is ", rotated, ", of a head of ",
+           c.head_dim);
+    }
+  } else if (rotated != c.head_dim) {
     Fail(ErrorCode::kData, file.path(), ": ", arch, ".rope.dimension_count is ", rotated, ", the head dimension is ",
          c.head_dim, "; partial rotation is not supported");
   }
   c.rope_scaling = ReadGgufRopeScaling(file, arch, c.context);
   const Tensor* divisors = file.FindTensor("rope_freqs.weight");
   if (divisors == nullptr) return;
-  if (divisors->size() != c.head_dim / 2) {
+  if (divisors->size() != c.rotary_dim / 2) {
     Fail(ErrorCode::kData, file.path(), ": rope_freqs.weight has ", divisors->size(), " values, expected ",
-         c.head_dim / 2);
+         c.rotary_dim / 2);
   }
   c.rope_divisors.resize(static_cast<size_t>(divisors->size()));
   Dequantize(divisors->dtype, divisors->data, c.rope_divisors.data(), divisors->size());
@@ -142,7 +148,8 @@ HfConfig ReadGgufConfig(const GgufFile& file) {
   c.norm_eps = file.F64(dot + NormKey(family));
   c.activation = family.defaults.activation;
   c.tied_head = file.FindTensor("output.weight") == nullptr;
-  c.attention_bias = file.FindTensor("blk.0.attn_q.bias") != nullptr;
+  const bool fused = TensorNames(family, Dialect::kGguf).Has(Role::kQkv);
+  c.attention_bias = file.FindTensor(fused ? "blk.0.attn_qkv.bias" : "blk.0.attn_q.bias") != nullptr;
   c.attention_scale = file.F64(dot + "attention.scale", 0.0);
   if (!(c.attention_scale >= 0) || !std::isfinite(c.attention_scale)) {
     Fail(ErrorCode::kData, file.path(), ": ", dot, "attention.scale is ", c.attention_scale);
@@ -169,6 +176,10 @@ void GgufKeys::SetFloat(const char* key, double value) {
   writer_.Set(std::string(config_.family->gguf) + "." + key, static_cast<float>(value));
 }
 
+void GgufKeys::SetBool(const char* key, bool value) {
+  writer_.Set(std::string(config_.family->gguf) + "." + key, value);
+}
+
 void GgufKeys::Inexpressible(std::string_view field) const {
   if (only_weights_) return;
   Fail(ErrorCode::kData, config_.path, ": ", field, " has a value that GGUF cannot express");
@@ -177,7 +188,7 @@ void GgufKeys::Inexpressible(std::string_view field) const {
 namespace {
 
 void SetRope(GgufWriter& writer, const HfConfig& c, GgufKeys& keys, bool only_weights) {
-  keys.SetInt("rope.dimension_count", c.head_dim);
+  keys.SetInt("rope.dimension_count", c.rotary_dim);
   keys.SetFloat("rope.freq_base", c.rope_theta);
   const bool by_layer = c.family->sliding == Sliding::kEvery;
   if (c.rope_local_scaling != RopeScaling() || (c.local_rope && !by_layer)) {
@@ -187,8 +198,8 @@ void SetRope(GgufWriter& writer, const HfConfig& c, GgufKeys& keys, bool only_we
   SetGgufRopeScaling(writer, c.family->gguf, c.rope_scaling, c.path);
   if (c.rope_scaling.type != "llama3") return;
   const auto divisors =
-      std::make_shared<std::vector<float>>(Llama3RopeDivisors(c.rope_theta, c.head_dim, c.rope_scaling));
-  writer.AddTensor("rope_freqs.weight", DType::kF32, {c.head_dim / 2}, [divisors](int64_t, int64_t, uint8_t* dst) {
+      std::make_shared<std::vector<float>>(Llama3RopeDivisors(c.rope_theta, c.rotary_dim, c.rope_scaling));
+  writer.AddTensor("rope_freqs.weight", DType::kF32, {c.rotary_dim / 2}, [divisors](int64_t, int64_t, uint8_t* dst) {
     std::memcpy(dst, divisors->data(), divisors->size() * sizeof(float));
   });
 }

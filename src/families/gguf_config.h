@@ -20,6 +20,7 @@ class GgufKeys {
 
   void SetInt(const char* key, int64_t value);  // kData for what 32 bits cannot hold
   void SetFloat(const char* key, double value);
+  void SetBool(const char* key, bool value);
   // kData: the field of config.json has a value that GGUF has no key for.
   void Inexpressible(std::string_view field) const;
 

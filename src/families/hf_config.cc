@@ -104,6 +104,8 @@ void ReadSizes(const HfFields& fields, HfConfig& config) {
   if (config.head_dim % 2 != 0) {
     fields.Wrong(own ? keys.head_dim : keys.heads, config.head_dim, "even, as the head dimension must be");
   }
+  const double rotary = keys.rotary != nullptr ? fields.Positive(keys.rotary, usual.rotary) : 1;
+  SetRotary(fields, keys.rotary, rotary, config);
   config.norm_eps = fields.Positive(keys.norm_eps, usual.norm_eps);
   config.activation = fields.Str(keys.activation, usual.activation);
   config.tied_head = fields.Bool("tie_word_embeddings", usual.tied_head);
@@ -113,6 +115,9 @@ void ReadSizes(const HfFields& fields, HfConfig& config) {
 
 void WriteRope(const HfConfig& c, ordered_json& json) {
   json["rope_theta"] = Decimal(c.rope_theta);
+  if (const char* key = c.family->keys.rotary; key != nullptr) {
+    json[key] = static_cast<double>(c.rotary_dim) / static_cast<double>(c.head_dim);
+  }
   if (!c.rope_divisors.empty() && c.rope_scaling.type != "default") {
     Fail(ErrorCode::kData, c.path, ": ", c.family->gguf,
          ".rope.scaling and the tensor rope_freqs.weight have no field together");

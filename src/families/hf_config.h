@@ -31,12 +31,17 @@ struct HfConfig {
   bool tied_head = false;
   bool attention_bias = false;
   double embedding_scale = 1;
-  double attention_scale = 0;                           // 0: 1 / sqrt(head_dim)
+  double attention_scale = 0;  // 0: 1 / sqrt(head_dim)
+  double residual_scale = 1;   // of each branch, as it is added
+  double logit_scale = 1;
+  double attention_softcap = 0, logit_softcap = 0;      // 0: none
+  bool parallel_residual = false;                       // both branches read the block's input
+  int64_t rotary_dim = 0;                               // of a head's values, those that RoPE turns
   double rope_theta = 10000, rope_local_theta = 10000;  // local: layers that slide (Gemma 3)
   RopeScaling rope_scaling;                             // of layers that do not slide
   bool local_rope = false;                              // layers that slide have RoPE of their own
   RopeScaling rope_local_scaling;
-  std::vector<float> rope_divisors;   // GGUF's rope_freqs.weight: llama3's scaling, [head_dim / 2]
+  std::vector<float> rope_divisors;   // GGUF's rope_freqs.weight: llama3's scaling, [rotary_dim / 2]
   int64_t sliding_window = 0;         // positions; 0: no layer slides
   std::vector<uint8_t> layer_slides;  // [layers]; empty: all slide, if there is a window
   Experts experts;

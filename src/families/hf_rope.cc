@@ -16,8 +16,10 @@ namespace {
 
 using nlohmann::json;
 
+constexpr std::string_view kPartial = "partial_rotary_factor";
+
 // The fields of one rope_scaling, or of an entry of rope_parameters (transformers 5), which also holds the base.
-void CheckRopeFields(const HfFields& fields) {
+void CheckRopeFields(const HfFields& fields, const HfConfig& config) {
   static constexpr std::string_view kKnown[] = {
       "rope_type",        "type",      "factor",           "low_freq_factor",
       "high_freq_factor", "beta_fast", "beta_slow",        "mscale",
@@ -25,22 +27,26 @@ void CheckRopeFields(const HfFields& fields) {
       "rope_theta",       "finetuned"};
   for (const auto& [name, value] : fields.object().items()) {
     if (value.is_null() || std::ranges::find(kKnown, name) != std::end(kKnown)) continue;
+    if (name == kPartial && config.family->keys.rotary != nullptr) continue;
     // Factors that other programs multiply in; partial rotation.
-    const bool factor = name == "attn_factor" || name == "extrapolation_factor" || name == "partial_rotary_factor";
+    const bool factor = name == "attn_factor" || name == "extrapolation_factor" || name == kPartial;
     if (factor && value == 1) continue;
     fields.Wrong(name, value, factor ? "1, the only value that is supported" : "a field of RoPE that is supported");
   }
 }
 
 // Fields of RoPE scaling as transformers reads them (modeling_rope_utils.py): 0 and null mean "not given".
-RopeScaling ReadScaling(const HfFields& fields, int64_t context) {
+RopeScaling ReadScaling(const HfFields& fields, int64_t context, HfConfig& config) {
   RopeScaling scaling;
   const bool typed = fields.Find("rope_type") || fields.Find("type");
   scaling.type = fields.Str("rope_type", fields.Str("type", "default"));
   if (scaling.type != "default" && scaling.type != "linear" && scaling.type != "llama3" && scaling.type != "yarn") {
     Fail(ErrorCode::kData, fields.path(), ": rope_type ", scaling.type, " is not default, linear, llama3 or yarn");
   }
-  CheckRopeFields(fields);
+  CheckRopeFields(fields, config);
+  if (config.family->keys.rotary != nullptr && fields.Find(kPartial)) {
+    SetRotary(fields, kPartial.data(), fields.Positive(kPartial), config);
+  }
   if (!typed && fields.Number("factor", 1) != 1) {
     fields.Wrong("factor", *fields.Find("factor"), "1, and rope_type, which says what it stretches, is missing");
   }
@@ -78,7 +84,7 @@ void ReadRopeBlock(const HfFields& block, int64_t context, HfConfig& config) {
   const bool by_type = block.Find("full_attention") || block.Find("sliding_attention");
   if (!by_type) {
     config.rope_theta = block.Positive("rope_theta", config.rope_theta);
-    config.rope_scaling = ReadScaling(block, context);
+    config.rope_scaling = ReadScaling(block, context, config);
     return;
   }
   for (const auto& [name, value] : block.object().items()) {
@@ -89,17 +95,24 @@ void ReadRopeBlock(const HfFields& block, int64_t context, HfConfig& config) {
   if (block.Find("full_attention")) {
     const HfFields full = block.Object("full_attention");
     config.rope_theta = full.Positive("rope_theta", config.rope_theta);
-    config.rope_scaling = ReadScaling(full, context);
+    config.rope_scaling = ReadScaling(full, context, config);
   }
   if (block.Find("sliding_attention")) {
     const HfFields sliding = block.Object("sliding_attention");
     config.local_rope = true;
     config.rope_local_theta = sliding.Positive("rope_theta", config.rope_local_theta);
-    config.rope_local_scaling = ReadScaling(sliding, context);
+    config.rope_local_scaling = ReadScaling(sliding, context, config);
   }
 }
 
 }  // namespace
+
+void SetRotary(const HfFields& fields, const char* name, double share, HfConfig& config) {
+  config.rotary_dim = static_cast<int64_t>(static_cast<double>(config.head_dim) * share);
+  if (config.rotary_dim >= 2 && config.rotary_dim <= config.head_dim && config.rotary_dim % 2 == 0) return;
+  Fail(ErrorCode::kData, fields.path(), ": ", name, ": ", share, " of a head of ", config.head_dim,
+       " is no even number of values");
+}
 
 void ReadHfRope(const HfFields& fields, HfConfig& config) {
   config.rope_theta = fields.Positive("rope_theta", config.family->defaults.rope_theta);
@@ -138,7 +151,7 @@ RopeScaling Llama3Scaling(const HfConfig& config) {
   scaling.factor = *std::max_element(stored.begin(), stored.end());
   for (int64_t original = 32; original <= int64_t{1} << 24; original *= 2) {
     scaling.original_context = original;
-    const std::vector<float> tried = Llama3RopeDivisors(config.rope_theta, config.head_dim, scaling);
+    const std::vector<float> tried = Llama3RopeDivisors(config.rope_theta, config.rotary_dim, scaling);
     const auto near = [](float a, float b) { return std::fabs(a - b) <= 1e-4f * std::fabs(b); };
     if (std::equal(tried.begin(), tried.end(), stored.begin(), stored.end(), near)) return scaling;
   }

@@ -10,6 +10,8 @@ namespace cambium {
 class HfFields;
 struct HfConfig;
 
+// config.rotary_dim for the share of a head that a field gives.
+void SetRotary(const HfFields& fields, const char* name, double share, HfConfig& config);
 // rope_theta, rope_scaling and rope_parameters (transformers 5), also one for each type of layer.
 void ReadHfRope(const HfFields& fields, HfConfig& config);
 

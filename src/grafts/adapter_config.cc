@@ -1,5 +1,6 @@
 #include "grafts/adapter_config.h"
 
+#include <algorithm>
 #include <filesystem>
 #include <map>
 #include <set>
@@ -52,7 +53,8 @@ std::string AdapterConfig::WeightsPath() const {
   for (const Weights& weights : kWeights) {
     if (weights.dialect == dialect_) own = &weights;
   }
-  if (own == nullptr) Fail(ErrorCode::kData, path_, ": in no known dialect (no field peft_type, config or fine_tune_type)");
+  if (own == nullptr)
+    Fail(ErrorCode::kData, path_, ": in no known dialect (no field peft_type, config or fine_tune_type)");
   if (there(own->file)) return directory + own->file;
   for (const Weights& weights : kWeights) {
     if (&weights == own || !there(weights.file)) continue;
@@ -92,8 +94,22 @@ void AdapterConfig::Expect(const std::string& field, int64_t wanted, const std::
 
 void AdapterConfig::Refuse(const std::string& field, const std::string& why) const {
   const auto found = fields().find(field);
-  Fail(ErrorCode::kData, path_, ": field \"", field, "\" is ", found == fields().end() ? "missing" : found->dump(), ", ",
-       why);
+  Fail(ErrorCode::kData, path_, ": field \"", field, "\" is ", found == fields().end() ? "missing" : found->dump(),
+       ", ", why);
+}
+
+// What PEFT's target_modules call the module: its last name, with those before it where the family has two of that
+// name.
+std::string TargetName(const ModelConfig& config, Site site) {
+  const TensorNames names = NamesOf(config, Dialect::kHuggingFace);
+  const std::string module = LinearStem(config, Dialect::kHuggingFace, site);
+  if (module.empty()) return SiteName(site.kind);
+  const std::string last = module.substr(module.rfind('.'));
+  const auto alike = std::ranges::count_if(names.family().tensors, [&](const TensorRow& row) {
+    return row.hf.ends_with(last) && row.hf.find("{}") != std::string_view::npos;
+  });
+  if (alike <= 1) return last.substr(1);
+  return module.substr(module.find('.', names.Layers().size()) + 1);
 }
 
 nlohmann::json PeftTargets(const ModelConfig& config, const std::vector<Site>& sites) {
@@ -101,9 +117,8 @@ nlohmann::json PeftTargets(const ModelConfig& config, const std::vector<Site>& s
   std::set<std::string> whole;
   bool mixed = false;
   for (const Site site : sites) {
-    const std::string module = HfModule(config, site);
-    by_layer[site.layer].insert(module.substr(module.rfind('.') + 1));
-    whole.insert(module);
+    by_layer[site.layer].insert(TargetName(config, site));
+    whole.insert(LinearStem(config, Dialect::kHuggingFace, site));
     // Of a mixture, an end of a name could mean experts, the shared one and dense layers alike.
     mixed = mixed || (site.kind >= SiteKind::kGate && config.experts > 0);
   }
@@ -131,8 +146,9 @@ std::string HfLayers(const ModelConfig& config) { return NamesOf(config, Dialect
 
 std::string HfModule(const ModelConfig& config, Site site) {
   const TensorNames names = NamesOf(config, Dialect::kHuggingFace);
-  if (names.Has(Role::kQkv)) {
-    Fail(ErrorCode::kUsage, "PEFT fuses q, k and v of ", config.family, ": its adapters are not supported");
+  if (!names.Has(RoleOf(config, site))) {
+    Fail(ErrorCode::kUsage, "Hugging Face's ", config.family, " has ", SiteName(site.kind), " in ",
+         LinearStem(config, Dialect::kHuggingFace, site), ": only LoRA can adapt a part of a module");
   }
   return names.Stem(RoleOf(config, site), site.layer, site.expert);
 }

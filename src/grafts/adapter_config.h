@@ -52,12 +52,13 @@ class AdapterConfig {
 // PEFT's fields that say which modules are adapted, for tensors at these sites and no others: target_modules by kind,
 // with layers_to_transform where not every layer has them; whole names of modules where layers differ.
 nlohmann::json PeftTargets(const ModelConfig& config, const std::vector<Site>& sites);
+std::string TargetName(const ModelConfig& config, Site site);
 // Writes `directory`/adapter_config.json, making the directory.
 void WriteAdapterConfig(const std::string& directory, const nlohmann::json& config);
 
 // What Hugging Face calls the blocks of the family: "model.layers." or, for gpt2, "transformer.h.".
 std::string HfLayers(const ModelConfig& config);
-// The module of a linear in Hugging Face's tree: "model.layers.3.mlp.up_proj". kUsage for a family that fuses q, k and v.
+// The module of a linear in Hugging Face's tree: "model.layers.3.mlp.up_proj". kUsage where that holds other linears too.
 std::string HfModule(const ModelConfig& config, Site site);
 
 }  // namespace cambium

@@ -98,11 +98,15 @@ DeltaGraft::DeltaGraft(std::unique_ptr<Graft> terms, const std::string& whole, c
       const std::string name = ours + SiteName(static_cast<SiteKind>(kind)) + ".bias";
       const Tensor bias = linear.bias.view ? Need(name, {linear.out()}) : Tensor();
       if (!bias) continue;
+      const Role role = RoleOf(w.config, {layer, static_cast<SiteKind>(kind)});
+      if (!names.Has(role)) {
+        Fail(ErrorCode::kUsage, whole_->path(), ": tensor ", name, ": GGUF fuses the biases of ", w.config.family);
+      }
       OwnedTensor& difference = biases_[layer * kSiteKinds + kind] = OwnedTensor({linear.out()});
       for (int64_t o = 0; o < linear.out(); ++o) {
         difference.view.f32()[o] = scale_ * (bias.f32()[o] - linear.bias.view.f32()[o]);
       }
-      gguf_names_[names.Bias(RoleOf(w.config, {layer, static_cast<SiteKind>(kind)}), layer)] = name;
+      gguf_names_[names.Bias(role, layer)] = name;
     }
   }
   ReadNorm(NormName(NormKind::kFinal), names.Stem(Role::kFinalNorm), static_cast<int>(w.config.layers), NormKind::kFinal,

@@ -30,6 +30,10 @@ Ia3Graft::Factors& Ia3Graft::Add(Site module, bool input) {
   f.module = module;
   f.acts = input ? SiteKind::kUp : module.kind;
   f.input = input;
+  if (input && !model_.config().gated) {
+    Fail(ErrorCode::kUsage, "IA3 on ", SiteName(module.kind), " wants a gated feed-forward part; this base is ",
+         model_.config().family);
+  }
   f.values = OwnedTensor({LinearAt(model_, {module.layer, f.acts}).out()});
   std::fill_n(f.values.view.f32(), f.values.view.size(), 1.0f);
   f.param.name = HfModule(model_.config(), module) + ".ia3_l";

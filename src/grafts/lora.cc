@@ -3,26 +3,39 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <set>
 
 #include "base/random.h"
 #include "cambium/error.h"
+#include "grafts/adapter_config.h"
 
 namespace cambium {
 namespace {
 
-std::vector<SiteKind> TargetKinds(const std::vector<std::string>& names, std::span<const Site> sites) {
+// The linears that are asked for: by our name, or by Hugging Face's for the module that holds them.
+std::vector<SiteKind> TargetKinds(const std::vector<std::string>& names, const ModelConfig& config,
+                                  std::span<const Site> sites) {
   std::vector<SiteKind> kinds;
+  std::set<std::string> found;
   std::string known;
   for (int index = 0; index < kSiteKinds; ++index) {
     const SiteKind kind = static_cast<SiteKind>(index);
     if (std::none_of(sites.begin(), sites.end(), [&](const Site& site) { return site.kind == kind; })) continue;
-    const std::string name = SiteName(kind);
-    known += (known.empty() ? "" : ", ") + name;
-    if (names.empty() || std::find(names.begin(), names.end(), name) != names.end()) kinds.push_back(kind);
+    const std::string ours = SiteName(kind), theirs = TargetName(config, {0, kind});
+    for (const std::string& name : {ours, theirs}) {
+      if (known.find(name) == std::string::npos) known += (known.empty() ? "" : ", ") + name;
+    }
+    bool wanted = names.empty();
+    for (const std::string& name : names) {
+      if (name != ours && name != theirs) continue;
+      found.insert(name);
+      wanted = true;
+    }
+    if (wanted) kinds.push_back(kind);
   }
   for (const std::string& name : names) {
-    const bool found = std::any_of(kinds.begin(), kinds.end(), [&](SiteKind kind) { return SiteName(kind) == name; });
-    if (!found) Fail(ErrorCode::kUsage, "target \"", name, "\" is no linear of this model; it has ", known);
+    if (found.contains(name)) continue;
+    Fail(ErrorCode::kUsage, "target \"", name, "\" is no linear of this model; it has ", known);
   }
   return kinds;
 }
@@ -75,7 +88,7 @@ LoraGraft::LoraGraft(const GraftOptions& options, const BaseModel& model) : mode
     Fail(ErrorCode::kUsage, "dropout is ", options.dropout, ", expected 0 to 1");
   }
   const std::vector<Site> sites = model.weights().sites();
-  const std::vector<SiteKind> kinds = TargetKinds(options.targets, sites);
+  const std::vector<SiteKind> kinds = TargetKinds(options.targets, model.config(), sites);
   for (const auto* pattern : {&options.rank_pattern, &options.alpha_pattern}) {
     for (const auto& entry : *pattern) {
       const std::string& name = entry.first;  // clang 14 captures no structured bindings

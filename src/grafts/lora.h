@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "families/family.h"
 #include "grafts/grafts.h"
 
 namespace cambium {
@@ -76,6 +77,16 @@ class LoraGraft : public Graft {
   static std::unique_ptr<Graft> LoadPeft(const std::string& path, const BaseModel& model, float effect);
   static std::unique_ptr<Graft> LoadGguf(const std::string& path, const BaseModel& model, float effect);
   static std::unique_ptr<Graft> LoadMlx(const std::string& path, const BaseModel& model, float effect);
+  // What a file has for one tensor of the base, which may hold several sites' rows: the terms of all of them.
+  struct FileTerm {
+    std::string stem;
+    Site site;       // the first
+    float scale;     // of the product
+    OwnedTensor a, b;  // [rank, in], [rows of the tensor, rank]
+    OwnedTensor magnitude;  // DoRA: [rows of the tensor]
+  };
+  std::vector<FileTerm> FileTerms(Dialect dialect) const;
+  FileTerm Joined(Dialect dialect, std::span<const std::unique_ptr<Term>> terms) const;
   void SavePeft(const std::string& path) const;
   void SaveGguf(const std::string& path) const;
   static std::unique_ptr<Term> MakeTerm(const BaseModel& model, Site site, int64_t rank, float scale);

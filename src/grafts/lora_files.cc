@@ -12,12 +12,10 @@
 #include "io/atomic_file.h"
 #include "io/json.h"
 #include "io/safetensors.h"
+#include "model/load.h"
 
 namespace cambium {
 namespace {
-
-// The module of a linear in Hugging Face's tree of the family.
-std::string ModuleName(const ModelConfig& config, Site site) { return "base_model.model." + HfModule(config, site); }
 
 // Keys of adapter_config.json that we read, and those that say nothing about a finished adapter: where it came from,
 // how it was begun or trained, and which modules were chosen (the tensors say that). Any other key that is set means
@@ -59,32 +57,34 @@ bool IsUnset(const nlohmann::json& value) {
          ((value.is_array() || value.is_object()) && value.empty());
 }
 
+// PEFT's fan_in_fan_out: whether the family's linears are stored [in, out].
+bool StoresTransposed(const ModelConfig& config) {
+  return NamesOf(config, Dialect::kHuggingFace).LayoutOf(Role::kO) == Layout::kTransposed;
+}
+
 }  // namespace
 
 void LoraGraft::SavePeft(const std::string& path) const {
   MakeDirectories(path);
   std::vector<TensorToWrite> tensors;
-  std::vector<Factors> factors;
   std::vector<Site> sites;
   nlohmann::json ranks = nlohmann::json::object(), alphas = nlohmann::json::object();
   const double more = options_.pissa ? 2 : 1;
   const double rank = more * static_cast<double>(options_.rank);
   const double alpha = options_.alpha * (options_.rslora ? std::sqrt(more) : more);
-  for (const auto& term : terms_) {
-    const std::string module = ModuleName(model_.config(), term->site);
-    sites.push_back(term->site);
-    factors.push_back(FactorsOf(*term));
-    const Tensor a = factors.back().a, b = factors.back().b;
-    tensors.push_back({.name = module + ".lora_A.weight", .view = a});
-    tensors.push_back({.name = module + ".lora_B.weight", .view = b});
-    if (term->magnitude.value) {
-      tensors.push_back({.name = module + ".lora_magnitude_vector", .view = term->magnitude.value});
+  const std::vector<FileTerm> terms = FileTerms(Dialect::kHuggingFace);
+  for (const FileTerm& term : terms) {
+    const std::string module = "base_model.model." + term.stem;
+    sites.push_back(term.site);
+    tensors.push_back({.name = module + ".lora_A.weight", .view = term.a.view});
+    tensors.push_back({.name = module + ".lora_B.weight", .view = term.b.view});
+    if (term.magnitude.view) {
+      tensors.push_back({.name = module + ".lora_magnitude_vector", .view = term.magnitude.view});
     }
-    const std::string key = module.substr(std::strlen("base_model.model."));
-    const double r = static_cast<double>(a.rows());
-    const double own_alpha = static_cast<double>(term->scale) * (options_.rslora ? std::sqrt(r) : r);
-    if (r != rank) ranks[key] = a.rows();
-    if (std::fabs(own_alpha - alpha) > 1e-5 * std::fabs(alpha)) alphas[key] = own_alpha;
+    const double r = static_cast<double>(term.a.view.rows());
+    const double own_alpha = static_cast<double>(term.scale) * (options_.rslora ? std::sqrt(r) : r);
+    if (r != rank) ranks[term.stem] = term.a.view.rows();
+    if (std::fabs(own_alpha - alpha) > 1e-5 * std::fabs(alpha)) alphas[term.stem] = own_alpha;
   }
   nlohmann::json config = {{"peft_type", "LORA"},
                            {"rank_pattern", ranks},
@@ -96,7 +96,7 @@ void LoraGraft::SavePeft(const std::string& path) const {
                            {"use_rslora", options_.rslora},
                            {"lora_dropout", options_.dropout},
                            {"bias", "none"},
-                           {"fan_in_fan_out", false},
+                           {"fan_in_fan_out", StoresTransposed(model_.config())},
                            {"init_lora_weights", true},
                            {"inference_mode", true},
                            {"use_dora", options_.dora}};
@@ -114,6 +114,7 @@ std::unique_ptr<Graft> LoraGraft::LoadPeft(const std::string& directory, const B
   };
   for (const auto& [key, value] : config.items()) {
     const bool known = std::find(std::begin(kKnownKeys), std::end(kKnownKeys), key) != std::end(kKnownKeys);
+    if (key == "fan_in_fan_out" && value == StoresTransposed(model.config())) continue;
     if (!known && !IsUnset(value)) refuse(key, value.dump(), "which is not supported");
   }
   if (const auto init = config.find("init_lora_weights"); init != config.end() && init->is_string()) {
@@ -154,11 +155,13 @@ std::unique_ptr<Graft> LoraGraft::LoadPeft(const std::string& directory, const B
   }
 
   const SafetensorsFile file(AdapterConfig::Read(directory)->WeightsPath());
+  const TensorNames names = NamesOf(model.config(), Dialect::kHuggingFace);
   std::vector<std::unique_ptr<Term>> terms;
-  size_t used = 0;
+  std::set<std::string> used;
   for (const Site site : model.weights().sites()) {
     const Linear& linear = Base(model, site);
-    const std::string module = ModuleName(model.config(), site);
+    const LinearPlace place = PlaceOf(model.config(), names, site);
+    const std::string module = "base_model.model." + LinearStem(model.config(), Dialect::kHuggingFace, site);
     const Tensor* const a = file.FindTensor(module + ".lora_A.weight");
     const Tensor* const b = file.FindTensor(module + ".lora_B.weight");
     if (a == nullptr && b == nullptr) continue;
@@ -179,35 +182,39 @@ std::unique_ptr<Graft> LoraGraft::LoadPeft(const std::string& directory, const B
            "], this base and rank want [", rows, ", ", columns, "]; is the adapter for another base?");
     };
     check(*a, "lora_A", rank, linear.in());
-    check(*b, "lora_B", linear.out(), rank);
+    check(*b, "lora_B", place.all, rank);
     const double scale = effect * alpha / (options.rslora ? std::sqrt(r) : r);
     auto term = MakeTerm(model, site, rank, static_cast<float>(scale));
     Convert(model.pool(), *a, term->a.value);
-    Convert(model.pool(), *b, term->b.value);
+    OwnedTensor rows({place.all, rank});
+    Convert(model.pool(), *b, rows.view);
+    for (int64_t o = 0; o < linear.out(); ++o) {
+      std::copy_n(rows.view.row(place.rows[static_cast<size_t>(o)]), rank, term->b.value.row(o));
+    }
     if (options.dora) {
       const Tensor* const magnitude = file.FindTensor(module + ".lora_magnitude_vector");
       if (magnitude == nullptr) Fail(ErrorCode::kData, file.path(), ": ", module, " has no lora_magnitude_vector");
-      if (magnitude->size() != linear.out()) {
+      if (magnitude->size() != place.all) {
         Fail(ErrorCode::kData, file.path(), ": ", module, ".lora_magnitude_vector has ", magnitude->size(),
-             " values, this base wants ", linear.out(), "; is the adapter for another base?");
+             " values, this base wants ", place.all, "; is the adapter for another base?");
       }
       AddMagnitude(model, *term);
-      Convert(model.pool(), Tensor(magnitude->data, magnitude->dtype, {linear.out()}), term->magnitude.value);
-      ++used;
+      OwnedTensor lengths({place.all});
+      Convert(model.pool(), Tensor(magnitude->data, magnitude->dtype, {place.all}), lengths.view);
+      for (int64_t o = 0; o < linear.out(); ++o) {
+        term->magnitude.value.f32()[o] = lengths.view.f32()[place.rows[static_cast<size_t>(o)]];
+      }
+      used.insert(module + ".lora_magnitude_vector");
     }
     terms.push_back(std::move(term));
-    used += 2;
+    used.insert({module + ".lora_A.weight", module + ".lora_B.weight"});
   }
   file.CheckIntact();
-  if (used != file.tensors().size() || terms.empty()) {
-    for (const NamedTensor& tensor : file.tensors()) {
-      const bool known = std::any_of(terms.begin(), terms.end(), [&](const std::unique_ptr<Term>& term) {
-        return tensor.name.starts_with(ModuleName(model.config(), term->site) + ".lora_");
-      });
-      if (!known) Fail(ErrorCode::kData, file.path(), ": tensor ", tensor.name, " belongs to no linear of this base");
-    }
-    Fail(ErrorCode::kData, file.path(), ": no LoRA tensors");
+  for (const NamedTensor& tensor : file.tensors()) {
+    if (used.contains(tensor.name)) continue;
+    Fail(ErrorCode::kData, file.path(), ": tensor ", tensor.name, " belongs to no linear of this base");
   }
+  if (terms.empty()) Fail(ErrorCode::kData, file.path(), ": no LoRA tensors");
   return std::unique_ptr<LoraGraft>(new LoraGraft(model, options, std::move(terms)));
 }
 

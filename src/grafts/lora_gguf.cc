@@ -1,10 +1,11 @@
 // llama.cpp's LoRA adapters (github.com/ggml-org/llama.cpp, convert_lora_to_gguf.py and llama-adapter.cpp): F32 tensors
-// NAME.lora_a [rank, in] and NAME.lora_b [out, rank] for the base's tensors NAME, whose row order lora_b shares, and one
-// alpha: the product's scale is alpha / rank, so what else scales it is folded into lora_b.
+// NAME.lora_a [rank, in] and NAME.lora_b [out, rank] for the base's tensors NAME, whose row order lora_b shares, and
+// one alpha: the product's scale is alpha / rank, so what else scales it is folded into lora_b.
 #include <algorithm>
 #include <filesystem>
 #include <fstream>
 #include <memory>
+#include <set>
 
 #include "grafts/adapter_config.h"
 #include "grafts/lora.h"
@@ -31,7 +32,8 @@ bool LoraGraft::Recognises(const std::string& path) {
   }
   using Dialect = AdapterConfig::Dialect;
   const std::optional<AdapterConfig> config = AdapterConfig::Read(path);
-  return config && (config->Is(Dialect::kPeft, "LORA") || config->Is(Dialect::kMlx, "lora") || config->Is(Dialect::kMlx, "dora"));
+  return config &&
+         (config->Is(Dialect::kPeft, "LORA") || config->Is(Dialect::kMlx, "lora") || config->Is(Dialect::kMlx, "dora"));
 }
 
 std::unique_ptr<Graft> LoraGraft::Load(const std::string& path, const BaseModel& model, float scale) {
@@ -45,34 +47,27 @@ void LoraGraft::Save(const std::string& path) { path.ends_with(".gguf") ? SaveGg
 void LoraGraft::SaveGguf(const std::string& path) const {
   const ModelConfig& config = model_.config();
   if (options_.dora) Fail(ErrorCode::kUsage, path, ": GGUF adapters cannot express DoRA; merge it instead");
-  if (NamesOf(config, Dialect::kGguf).Has(Role::kQkv)) {
-    Fail(ErrorCode::kUsage, path, ": GGUF fuses q, k and v of ", config.family, ": no adapters for it");
-  }
   GgufWriter writer;
   writer.Set("general.architecture", config.family);
   writer.Set("general.type", "adapter");
   writer.Set("general.name", options_.base);
   writer.Set("general.file_type", uint32_t{0});
   writer.Set("adapter.type", "lora");
-  const double alpha = options_.alpha != 0 ? options_.alpha : static_cast<double>(options_.rank);  // 0 means no scale there
+  const double alpha =
+      options_.alpha != 0 ? options_.alpha : static_cast<double>(options_.rank);  // 0 means no scale there
   writer.Set("adapter.lora.alpha", static_cast<float>(alpha));
-  std::vector<Factors> kept;
-  std::vector<OwnedTensor> ordered;
   for (const auto& term : terms_) {
     if (term->site.expert >= 0) {
       Fail(ErrorCode::kUsage, path, ": adapters of experts are written as PEFT's directory, not as GGUF; or merge it");
     }
-    kept.push_back(FactorsOf(*term));
-    const Tensor a = kept.back().a, b = kept.back().b;
-    const double fold = double{term->scale} * static_cast<double>(b.columns()) / alpha;
-    const std::vector<int32_t> order = GgufRowOrder(config, term->site.kind);
-    const Tensor rows = ordered.emplace_back(OwnedTensor({b.rows(), b.columns()})).view;
-    for (int64_t o = 0; o < b.rows(); ++o) {
-      float* const to = rows.row(order.empty() ? o : order[static_cast<size_t>(o)]);
-      for (int64_t k = 0; k < b.columns(); ++k) to[k] = static_cast<float>(fold * double{b.row(o)[k]});
-    }
-    writer.AddTensor(GgufLinearName(config, term->site) + ".lora_a", a);
-    writer.AddTensor(GgufLinearName(config, term->site) + ".lora_b", rows);
+  }
+  std::vector<FileTerm> terms = FileTerms(Dialect::kGguf);
+  for (FileTerm& term : terms) {
+    const double fold = double{term.scale} * static_cast<double>(term.a.view.rows()) / alpha;
+    float* const b = term.b.view.f32();
+    for (int64_t i = 0; i < term.b.view.size(); ++i) b[i] = static_cast<float>(fold * double{b[i]});
+    writer.AddTensor(term.stem + ".weight.lora_a", term.a.view);
+    writer.AddTensor(term.stem + ".weight.lora_b", term.b.view);
   }
   writer.Write(path);
 }
@@ -92,14 +87,16 @@ std::unique_ptr<Graft> LoraGraft::LoadGguf(const std::string& path, const BaseMo
   GraftOptions options;
   options.alpha = file.F64("adapter.lora.alpha", 0.0);
   options.rank = 0;
+  const TensorNames names = NamesOf(config, Dialect::kGguf);
   std::vector<std::unique_ptr<Term>> terms;
-  size_t used = 0;
+  std::set<std::string> used;
   for (int layer = 0; layer < static_cast<int>(config.layers); ++layer) {
     for (int kind = 0; kind < kSiteKinds; ++kind) {
       const Site site{layer, static_cast<SiteKind>(kind)};
       const Linear& linear = Base(model, site);
       if (!linear.w) continue;
-      const std::string name = GgufLinearName(config, site);
+      const LinearPlace place = PlaceOf(config, names, site);
+      const std::string name = names.Weight(place.role, layer);
       const Tensor* const a = file.FindTensor(name + ".lora_a");
       const Tensor* const b = file.FindTensor(name + ".lora_b");
       if (a == nullptr && b == nullptr) continue;
@@ -112,30 +109,25 @@ std::unique_ptr<Graft> LoraGraft::LoadGguf(const std::string& path, const BaseMo
       };
       const int64_t rank = a->rows();
       check(*a, "lora_a", rank, linear.in());
-      check(*b, "lora_b", linear.out(), rank);
+      check(*b, "lora_b", place.all, rank);
       const double scale = options.alpha == 0 ? 1 : options.alpha / static_cast<double>(rank);
       auto term = MakeTerm(model, site, rank, static_cast<float>(double{effect} * scale));
       Convert(model.pool(), *a, term->a.value);
-      OwnedTensor rows({linear.out(), rank});
+      OwnedTensor rows({place.all, rank});
       Convert(model.pool(), *b, rows.view);
-      const std::vector<int32_t> order = GgufRowOrder(config, site.kind);
       for (int64_t o = 0; o < linear.out(); ++o) {
-        std::copy_n(rows.view.row(order.empty() ? o : order[static_cast<size_t>(o)]), rank, term->b.value.row(o));
+        std::copy_n(rows.view.row(place.rows[static_cast<size_t>(o)]), rank, term->b.value.row(o));
       }
       options.rank = std::max(options.rank, rank);
       terms.push_back(std::move(term));
-      used += 2;
+      used.insert({name + ".lora_a", name + ".lora_b"});
     }
   }
   file.CheckIntact();
   if (terms.empty()) Fail(ErrorCode::kData, path, ": no LoRA tensors");
-  if (used != file.tensors().size()) {
-    for (const NamedTensor& tensor : file.tensors()) {
-      const bool known = std::any_of(terms.begin(), terms.end(), [&](const std::unique_ptr<Term>& term) {
-        return tensor.name.starts_with(GgufLinearName(config, term->site) + ".lora_");
-      });
-      if (!known) Fail(ErrorCode::kData, path, ": tensor ", tensor.name, " belongs to no linear of this base");
-    }
+  for (const NamedTensor& tensor : file.tensors()) {
+    if (used.contains(tensor.name)) continue;
+    Fail(ErrorCode::kData, path, ": tensor ", tensor.name, " belongs to no linear of this base");
   }
   if (options.alpha == 0) options.alpha = static_cast<double>(options.rank);
   return std::unique_ptr<LoraGraft>(new LoraGraft(model, options, std::move(terms)));

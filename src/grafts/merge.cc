@@ -26,17 +26,18 @@ namespace fs = std::filesystem;
 // The linears behind each GGUF tensor: one, or several, whose rows follow one another.
 std::map<std::string, std::vector<Site>> SitesByTensor(const ModelWeights& weights) {
   std::map<std::string, std::vector<Site>> sites;
-  for (const Site site : weights.sites()) sites[GgufLinearName(weights.config, site)].push_back(site);
+  for (const Site site : weights.sites()) {
+    sites[LinearStem(weights.config, Dialect::kGguf, site) + ".weight"].push_back(site);
+  }
   return sites;
 }
 
 // The tensor's values with the grafts added, in the file's order of rows.
 OwnedTensor MergedValues(const BaseModel& model, std::span<Graft* const> grafts, const std::vector<Site>& sites) {
-  int64_t out = 0, in = 0;
+  const TensorNames names = NamesOf(model.config(), Dialect::kGguf);
   const auto base = [&](Site site) -> const PackedMatrix& { return model.weights().At(site).w; };
-  for (const Site site : sites) out += base(site).out(), in = base(site).in();
-  OwnedTensor all({out, in});
-  int64_t row = 0;
+  const int64_t in = base(sites[0]).in();
+  OwnedTensor all({PlaceOf(model.config(), names, sites[0]).all, in});
   for (const Site site : sites) {
     const PackedMatrix& w = base(site);
     OwnedTensor values({w.out(), w.in()});
@@ -44,12 +45,11 @@ OwnedTensor MergedValues(const BaseModel& model, std::span<Graft* const> grafts,
     for (Graft* graft : grafts) {
       if (graft->ActsAt(site)) graft->MergeInto(site, values.view);
     }
-    const std::vector<int32_t> order = GgufRowOrder(model.config(), site.kind);
+    const LinearPlace place = PlaceOf(model.config(), names, site);
     for (int64_t o = 0; o < w.out(); ++o) {
-      std::memcpy(all.view.row(row + (order.empty() ? o : order[static_cast<size_t>(o)])), values.view.row(o),
+      std::memcpy(all.view.row(place.rows[static_cast<size_t>(o)]), values.view.row(o),
                   static_cast<size_t>(in) * sizeof(float));
     }
-    row += w.out();
   }
   return all;
 }

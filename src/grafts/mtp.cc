@@ -27,8 +27,9 @@ double Rms(const float* x, int64_t count) {
 MtpModule::MtpModule(const BaseModel& base, bool chained, std::string name)
     : base_(base), chained_(chained), name_(std::move(name)), self_{this} {
   const ModelConfig& c = base.config();
-  if (c.norm != ModelConfig::Norm::kRms || c.learned_positions) {
-    Fail(ErrorCode::kUsage, "multi-token prediction wants a base with RMS norms and rotary positions; this one is ", c.family);
+  if (c.norm != ModelConfig::Norm::kRms || c.learned_positions || !c.pre_norms || c.parallel_residual) {
+    Fail(ErrorCode::kUsage, "multi-token prediction wants a base with RMS norms before its branches and rotary positions; ",
+         "this one is ", c.family);
   }
   if (c.experts > 0) {
     Fail(ErrorCode::kUsage, "multi-token prediction: the base is a mixture of experts, whose blocks a module cannot begin as");

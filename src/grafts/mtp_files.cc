@@ -10,6 +10,7 @@
 #include "cambium/error.h"
 #include "grafts/mtp.h"
 #include "families/convert.h"
+#include "families/layout.h"
 #include "io/gguf.h"
 #include "io/gguf_writer.h"
 #include "io/json.h"
@@ -42,8 +43,9 @@ const Family& FamilyOf(const ModelConfig& config) { return NamesOf(config, Diale
 
 // Rows of the file of each row of ours; empty: the same.
 std::vector<int32_t> RowOrder(const ModelConfig& config, const TensorRename& rename) {
-  if (rename.permuted == 0) return {};
-  return UnpermutedRows(rename.permuted == 'q' ? config.heads : config.kv_heads, config.head_dim);
+  const bool gguf_differs = rename.layout == Layout::kRopePairs;
+  if (!gguf_differs) return {};
+  return FileRows(rename.layout, rename.role, {config.heads, config.kv_heads, config.head_dim});
 }
 
 }  // namespace

@@ -163,8 +163,9 @@ void AttentionBranch(BlockRun& run, const BlockWeights& w, int layer, Tensor nor
       run.tape->Push(run.pool, q);
       run.tape->Push(run.pool, k);
     }
-    RmsNorm(run.pool, q_heads, w.q_norm.gain.view, c.norm_eps, q_heads);
-    RmsNorm(run.pool, k_heads, w.k_norm.gain.view, c.norm_eps, k_heads);
+    const Tensor q_normed = c.wide_qk_norm ? q : q_heads, k_normed = c.wide_qk_norm ? k : k_heads;
+    RmsNorm(run.pool, q_normed, w.q_norm.gain.view, c.norm_eps, q_normed);
+    RmsNorm(run.pool, k_normed, w.k_norm.gain.view, c.norm_eps, k_normed);
     AtNorm(run, layer, NormKind::kQ, q);
     AtNorm(run, layer, NormKind::kK, k);
   }
@@ -232,12 +233,11 @@ void AttentionBranchBackward(BlockRun& run, const BlockWeights& w, int layer, Te
     RopeBackward(run.pool, dk_heads, run.pass.positions, InvFreq(run, layer), RopeScale(run, layer));
   }
   if (c.qk_norm) {
-    const Tensor k_raw = Heads(run.tape->PopF32(run.pool, ws), c.kv_heads, c.head_dim);
-    const Tensor q_raw = Heads(run.tape->PopF32(run.pool, ws), c.heads, c.head_dim);
+    const Tensor k_raw = run.tape->PopF32(run.pool, ws), q_raw = run.tape->PopF32(run.pool, ws);
     const auto head_norm_backward = [&](const NormWeights& norm, NormKind kind, Tensor raw, Tensor d) {
-      Tensor y = ws.New({raw.rows(), c.head_dim}), inv = ws.New({raw.rows()});
-      Tensor dx = ws.New({raw.rows(), c.head_dim});
-      const Tensor flat = Tensor(raw.f32(), {raw.rows(), c.head_dim}), dy = Tensor(d.f32(), {raw.rows(), c.head_dim});
+      const int64_t width = norm.gain.view.size(), count = raw.size() / width;
+      Tensor y = ws.New({count, width}), inv = ws.New({count}), dx = ws.New({count, width});
+      const Tensor flat = Tensor(raw.f32(), {count, width}), dy = Tensor(d.f32(), {count, width});
       RmsNorm(run.pool, flat, norm.gain.view, c.norm_eps, y, inv);
       RmsNormBackward(run.pool, dy, flat, norm.gain.view, inv, dx, run.NormGradientOf(layer, kind).dgain);
       Convert(run.pool, dx, dy);
@@ -339,7 +339,8 @@ void FfnBranchBackward(BlockRun& run, const BlockWeights& w, int layer, Tensor n
   Add(run.pool, routed, dnormed);
 }
 
-// The two sub-layers share this frame: x += post_norm(branch(norm(x))).
+// The two sub-layers share this frame: stream += post_norm(branch(norm(x))), where either norm may be missing, and x is
+// the stream itself or, in parallel, what the block began with.
 struct SubLayer {
   Graft::Branch branch;
   const NormWeights& norm;
@@ -359,21 +360,24 @@ SubLayer FfnSubLayer(const BlockWeights& w) {
           NormKind::kFfnPost,  FfnBranch,  FfnBranchBackward};
 }
 
-void RunSubLayer(BlockRun& run, const BlockWeights& w, int layer, const SubLayer& sub) {
+void RunSubLayer(BlockRun& run, const BlockWeights& w, int layer, const SubLayer& sub, Tensor x) {
   const Workspace::Mark mark = run.workspace.GetMark();
-  Tensor normed = run.workspace.New({run.x.rows(), run.x.columns()});
-  Tensor h = run.workspace.New({run.x.rows(), run.x.columns()});
-  Norm(run, sub.norm, run.x, normed);
-  AtNorm(run, layer, sub.norm_kind, normed);
+  Tensor normed = x;
+  Tensor h = run.workspace.New({x.rows(), x.columns()});
+  if (run.config.pre_norms) {
+    normed = run.workspace.New({x.rows(), x.columns()});
+    Norm(run, sub.norm, x, normed);
+    AtNorm(run, layer, sub.norm_kind, normed);
+  }
   sub.forward(run, w, layer, normed, h);
   if (run.config.post_norms) {
     if (run.tape != nullptr) run.tape->Push(run.pool, h);
     Norm(run, sub.post_norm, h, h);
     AtNorm(run, layer, sub.post_norm_kind, h);
   }
-  AtBranch(run, layer, sub.branch, run.x, h);
-  if (run.tape != nullptr) run.tape->Push(run.pool, run.x);
-  Add(run.pool, h, run.x);
+  AtBranch(run, layer, sub.branch, x, h);
+  if (run.tape != nullptr) run.tape->Push(run.pool, x);
+  AddScaled(run.pool, run.config.residual_scale, h, run.x);
   run.workspace.Release(mark);
 }
 
@@ -385,12 +389,15 @@ void RoundGradient(BlockRun& run, Tensor dx) {
   Convert(run.pool, stored, dx);
 }
 
-void RunSubLayerBackward(BlockRun& run, const BlockWeights& w, int layer, const SubLayer& sub, Tensor dx) {
+// Adds the gradient that the branch makes of dstream, the stream's behind it, to dx; the two may be one.
+void RunSubLayerBackward(BlockRun& run, const BlockWeights& w, int layer, const SubLayer& sub, Tensor dstream,
+                         Tensor dx) {
   const Workspace::Mark mark = run.workspace.GetMark();
   const int64_t rows = dx.rows(), hidden = dx.columns();
   Tensor x = run.tape->PopF32(run.pool, run.workspace);
   Tensor dh = run.workspace.New({rows, hidden});
-  Convert(run.pool, dx, dh);
+  Convert(run.pool, dstream, dh);
+  if (run.config.residual_scale != 1) Scale(run.pool, run.config.residual_scale, dh);
   AtBranchBackward(run, layer, sub.branch, dh, dx);
   if (run.config.post_norms) {
     Tensor h = run.tape->PopF32(run.pool, run.workspace);
@@ -398,12 +405,18 @@ void RunSubLayerBackward(BlockRun& run, const BlockWeights& w, int layer, const 
     NormBackward(run, sub.post_norm, layer, sub.post_norm_kind, dh, h, d);
     dh = d;
   }
-  Tensor normed = run.workspace.New({rows, hidden});
-  Norm(run, sub.norm, x, normed);
+  Tensor normed = x;
+  if (run.config.pre_norms) {
+    normed = run.workspace.New({rows, hidden});
+    Norm(run, sub.norm, x, normed);
+  }
   Tensor dnormed = run.workspace.New({rows, hidden});
   sub.backward(run, w, layer, normed, dh, dnormed);
-  NormBackward(run, sub.norm, layer, sub.norm_kind, dnormed, x, dh);
-  Add(run.pool, dh, dx);
+  if (run.config.pre_norms) {
+    NormBackward(run, sub.norm, layer, sub.norm_kind, dnormed, x, dh);
+    dnormed = dh;
+  }
+  Add(run.pool, dnormed, dx);
   if (run.pass.training.observe_gradient) run.pass.training.observe_gradient(layer, dx);
   RoundGradient(run, dx);
   run.workspace.Release(mark);
@@ -429,13 +442,27 @@ void AtNorm(BlockRun& run, int layer, NormKind kind, Tensor y) {
 }
 
 void Block(BlockRun& run, const BlockWeights& weights, int layer) {
-  RunSubLayer(run, weights, layer, AttentionSubLayer(weights));
-  RunSubLayer(run, weights, layer, FfnSubLayer(weights));
+  const Workspace::Mark mark = run.workspace.GetMark();
+  Tensor input = run.x;
+  if (run.config.parallel_residual) {
+    input = run.workspace.New({run.x.rows(), run.x.columns()});
+    Convert(run.pool, run.x, input);
+  }
+  RunSubLayer(run, weights, layer, AttentionSubLayer(weights), input);
+  RunSubLayer(run, weights, layer, FfnSubLayer(weights), input);
+  run.workspace.Release(mark);
 }
 
 void BlockBackward(BlockRun& run, const BlockWeights& weights, int layer, Tensor dx) {
-  RunSubLayerBackward(run, weights, layer, FfnSubLayer(weights), dx);
-  RunSubLayerBackward(run, weights, layer, AttentionSubLayer(weights), dx);
+  const Workspace::Mark mark = run.workspace.GetMark();
+  Tensor dstream = dx;
+  if (run.config.parallel_residual) {
+    dstream = run.workspace.New({dx.rows(), dx.columns()});
+    Convert(run.pool, dx, dstream);
+  }
+  RunSubLayerBackward(run, weights, layer, FfnSubLayer(weights), dstream, dx);
+  RunSubLayerBackward(run, weights, layer, AttentionSubLayer(weights), dstream, dx);
+  run.workspace.Release(mark);
 }
 
 }  // namespace cambium

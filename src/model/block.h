@@ -35,7 +35,7 @@ struct BlockRun {
   Pass& pass;
   Tape* tape;                               // null when serving, or in the first run of a checkpointed pass
   Tensor x;                                 // [rows, hidden] the residual stream, changed in place
-  Tensor inv_freq, inv_freq_sliding;        // [head_dim / 2]
+  Tensor inv_freq, inv_freq_sliding;        // [rotated values of a head / 2]
   std::vector<GraftRange> graft_ranges;
   RangeThreads* range_threads = nullptr;    // where the ranges may run side by side: few rows each, no graft in two
   std::vector<AttentionSegment> segments;   // of this pass, with their pages

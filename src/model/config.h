@@ -18,9 +18,13 @@ struct ModelConfig : BlockTraits {
 
   float norm_eps = 1e-5f;
   Activation activation = Activation::kSilu;
-  bool tied_head = false;        // output head = token embedding
-  float embedding_scale = 1.0f;  // sqrt(hidden) for Gemma
-  float attention_scale = 0.0f;  // usually 1 / sqrt(head_dim)
+  bool tied_head = false;                                // output head = token embedding
+  float embedding_scale = 1.0f;                          // sqrt(hidden) for Gemma
+  float attention_scale = 0.0f;                          // usually 1 / sqrt(head_dim)
+  float residual_scale = 1.0f;                           // of each branch, as it is added (Granite)
+  float logit_scale = 1.0f;                              // of the head's input, and so of the logits (Granite)
+  float attention_softcap = 0.0f, logit_softcap = 0.0f;  // s becomes cap * tanh(s / cap); 0: none (Gemma 2)
+  bool parallel_residual = false;                        // both branches of a block read its input (GPT-NeoX)
 
   // A mixture of experts in the place of a block's feed-forward layer, where a block has one.
   int64_t experts = 0, expert_ffn = 0;
@@ -29,7 +33,7 @@ struct ModelConfig : BlockTraits {
   std::vector<uint8_t> layer_routes;  // per layer; empty = all have experts, if there are any
 
   // RoPE: inv_freq per pair, already scaled (linear, llama3, YaRN); layers that slide may have their own table.
-  std::vector<float> inv_freq, inv_freq_sliding;       // [head_dim / 2]
+  std::vector<float> inv_freq, inv_freq_sliding;       // [rotated values of a head / 2]
   float rope_scale = 1.0f, rope_scale_sliding = 1.0f;  // multiply cos and sin
 
   int sliding_window = 0;             // positions a sliding layer sees; 0 = none slides
@@ -42,8 +46,8 @@ struct ModelConfig : BlockTraits {
     return experts > 0 && (layer_routes.empty() || layer_routes[static_cast<size_t>(layer)] != 0);
   }
   AttentionShape Shape(int64_t layer) const {
-    return {static_cast<int>(heads), static_cast<int>(kv_heads), static_cast<int>(head_dim), attention_scale,
-            Slides(layer) ? sliding_window : 0};
+    return {static_cast<int>(heads), static_cast<int>(kv_heads),         static_cast<int>(head_dim),
+            attention_scale,         Slides(layer) ? sliding_window : 0, attention_softcap};
   }
 };
 

@@ -8,41 +8,18 @@
 #include <vector>
 
 #include "base/limits.h"
+#include "families/layout.h"
 #include "tensor/quantize.h"
 
 namespace cambium {
 namespace {
 
-// Where a linear's rows stand in the file: rows [begin, begin + out) of `all` in the tensor of a role.
-struct Place {
-  Role role;
-  int64_t begin, out, all, in;
-};
-
-Place PlaceOf(const ModelConfig& c, const TensorNames& names, Site site) {
-  const SiteKind kind = site.kind;
-  const int64_t ffn = site.expert >= 0 ? c.expert_ffn : c.Routes(site.layer) ? c.shared_ffn : c.ffn;
-  const int64_t q = c.heads * c.head_dim, kv = c.kv_heads * c.head_dim;
-  const int64_t outs[kSiteKinds] = {q, kv, kv, c.hidden, ffn, ffn, c.hidden};
-  const int64_t out = outs[static_cast<int>(kind)];
-  const int64_t in = kind == SiteKind::kO ? q : kind == SiteKind::kDown ? ffn : c.hidden;
-  if (kind <= SiteKind::kV && names.Has(Role::kQkv)) {
-    return {Role::kQkv, kind == SiteKind::kQ ? 0 : kind == SiteKind::kK ? q : q + kv, out, q + 2 * kv, in};
-  }
-  const bool gated = kind == SiteKind::kGate || kind == SiteKind::kUp;
-  if (gated && names.Has(Role::kGateUp)) {
-    return {Role::kGateUp, kind == SiteKind::kGate ? 0 : ffn, out, 2 * ffn, in};
-  }
-  const Role role = RoleOf(c, site);
-  if (site.expert >= 0 && names.StacksExperts()) return {role, site.expert * out, out, c.experts * out, in};
-  return {role, 0, out, out, in};
-}
-
-// The file's row of each of ours; empty: the same.
-std::vector<int32_t> RowOrder(const ModelConfig& c, const TensorNames& names, Site site) {
-  const Role role = RoleOf(c, site);
-  if (!names.Has(role) || names.LayoutOf(role) != Layout::kRopePairs) return {};
-  return UnpermutedRows(site.kind == SiteKind::kQ ? c.heads : c.kv_heads, c.head_dim);
+// Of the tensor that holds the linear, and maybe others.
+Role RoleIn(const ModelConfig& c, const TensorNames& names, Site site) {
+  if (site.kind <= SiteKind::kV && names.Has(Role::kQkv)) return Role::kQkv;
+  const bool gated = site.kind == SiteKind::kGate || site.kind == SiteKind::kUp;
+  if (gated && names.Has(Role::kGateUp)) return Role::kGateUp;
+  return RoleOf(c, site);
 }
 
 std::string ShapeText(const Tensor& tensor) {
@@ -100,26 +77,21 @@ class Packer {
         &context);
   }
 
-  Linear LinearAt(int64_t layer, const Place& place, std::span<const int32_t> order) const {
+  Linear LinearAt(int64_t layer, const LinearPlace& place) const {
     const std::string name = names_.Weight(place.role, layer), bias_name = names_.Bias(place.role, layer);
-    Tensor stored = Need(name);
+    const Tensor stored = Need(name);
     Linear linear;
     if (names_.LayoutOf(place.role) == Layout::kTransposed) {
       CheckShape(name, stored, place.in, place.all);
-      const OwnedTensor plain = Transposed(stored, place.begin, place.out);
-      linear.w = PackedMatrix(pool_, plain.view, order);
+      linear.w = PackedMatrix(pool_, Transposed(stored, place.rows).view);
     } else {
       CheckShape(name, stored, place.all, place.in);
-      linear.w = Matrix(name, stored.Rows(place.begin, place.out), order);
+      linear.w = RowsOf(name, stored, place.rows);
     }
-    if (Find(bias_name) != nullptr) {
-      const OwnedTensor bias = Vector(bias_name, place.all);
-      linear.bias = OwnedTensor({place.out});
-      for (int64_t i = 0; i < place.out; ++i) {
-        const int64_t row = order.empty() ? i : order[static_cast<size_t>(i)];
-        linear.bias.view.f32()[i] = bias.view.f32()[place.begin + row];
-      }
-    }
+    if (Find(bias_name) == nullptr) return linear;
+    const OwnedTensor bias = Vector(bias_name, place.all);
+    linear.bias = OwnedTensor({static_cast<int64_t>(place.rows.size())});
+    for (size_t i = 0; i < place.rows.size(); ++i) linear.bias.view.f32()[i] = bias.view.f32()[place.rows[i]];
     return linear;
   }
 
@@ -131,12 +103,12 @@ class Packer {
     for (int e = 0; e < static_cast<int>(c.experts); ++e) {
       ExpertWeights::Expert& expert = experts->experts.emplace_back();
       for (const SiteKind kind : {SiteKind::kGate, SiteKind::kUp, SiteKind::kDown}) {
-        const Place place = PlaceOf(c, names_, {layer, kind, e});
+        const LinearPlace place = PlaceOf(c, names_, {layer, kind, e});
         const std::string name = names_.Weight(place.role, layer, e);
         const Tensor stored = Need(name);
         CheckShape(name, stored, place.all, place.in);
         CheckBlocks(name, stored);
-        expert[kind].w = PackedMatrix(from_, stored.Rows(place.begin, place.out));
+        expert[kind].w = PackedMatrix(from_, stored.Rows(place.rows[0], std::ssize(place.rows)));
       }
     }
     return experts;
@@ -156,14 +128,37 @@ class Packer {
     return Matrix(name, stored);
   }
 
-  // Columns [begin, begin + out) of stored [in, all] as rows, f32 [out, in].
-  OwnedTensor Transposed(const Tensor& stored, int64_t begin, int64_t out) const {
+  // Those rows of the stored matrix; without a copy where they are a block of it.
+  PackedMatrix RowsOf(const std::string& name, const Tensor& stored, std::span<const int32_t> rows) const {
+    const int64_t first = *std::ranges::min_element(rows), count = std::ssize(rows);
+    std::vector<int32_t> order;
+    bool same = true;
+    for (size_t i = 0; i < rows.size(); ++i) {
+      order.push_back(rows[i] - static_cast<int32_t>(first));
+      same = same && order.back() == static_cast<int32_t>(i);
+    }
+    if (*std::ranges::max_element(rows) - first + 1 == count) {
+      return Matrix(name, stored.Rows(first, count), same ? std::span<const int32_t>() : order);
+    }
+    const OwnedTensor copy(stored.dtype, {count, stored.columns()});
+    for (int64_t i = 0; i < count; ++i) {
+      std::memcpy(copy.view.as<char>() + i * copy.view.row_bytes(),
+                  stored.as<char>() + rows[static_cast<size_t>(i)] * stored.row_bytes(),
+                  static_cast<size_t>(stored.row_bytes()));
+    }
+    return PackedMatrix(pool_, copy.view);
+  }
+
+  // Columns of stored [in, all] as rows, f32 [rows, in].
+  OwnedTensor Transposed(const Tensor& stored, std::span<const int32_t> rows) const {
     const int64_t in = stored.rows(), all = stored.columns();
-    OwnedTensor plain({out, in});
+    OwnedTensor plain({std::ssize(rows), in});
     std::vector<float> row(static_cast<size_t>(all));
     for (int64_t i = 0; i < in; ++i) {
       Dequantize(stored.dtype, stored.as<char>() + i * stored.row_bytes(), row.data(), all);
-      for (int64_t j = 0; j < out; ++j) plain.view.row(j)[i] = row[static_cast<size_t>(begin + j)];
+      for (int64_t j = 0; j < std::ssize(rows); ++j) {
+        plain.view.row(j)[i] = row[static_cast<size_t>(rows[static_cast<size_t>(j)])];
+      }
     }
     return plain;
   }
@@ -176,15 +171,43 @@ class Packer {
 
 }  // namespace
 
-std::vector<int32_t> UnpermutedRows(int64_t heads, int64_t head_dim) {
-  std::vector<int32_t> order;
-  for (int64_t head = 0; head < heads; ++head) {
-    for (int64_t r = 0; r < head_dim; ++r) {
-      const int64_t j = r / (head_dim / 2), i = r % (head_dim / 2);
-      order.push_back(static_cast<int32_t>(head * head_dim + 2 * i + j));
-    }
+LinearPlace PlaceOf(const ModelConfig& c, const TensorNames& names, Site site) {
+  const SiteKind kind = site.kind;
+  const int64_t ffn = site.expert >= 0 ? c.expert_ffn : c.Routes(site.layer) ? c.shared_ffn : c.ffn;
+  const int64_t q = c.heads * c.head_dim, kv = c.kv_heads * c.head_dim;
+  const int64_t outs[kSiteKinds] = {q, kv, kv, c.hidden, ffn, ffn, c.hidden};
+  const int64_t out = outs[static_cast<int>(kind)];
+  LinearPlace place = {RoleIn(c, names, site),
+                       out,
+                       kind == SiteKind::kO      ? q
+                       : kind == SiteKind::kDown ? ffn
+                                                 : c.hidden,
+                       {}};
+  int64_t begin = 0;
+  if (place.role == Role::kQkv) {
+    begin = kind == SiteKind::kQ ? 0 : kind == SiteKind::kK ? q : q + kv;
+    place.all = q + 2 * kv;
+  } else if (place.role == Role::kGateUp) {
+    begin = kind == SiteKind::kGate ? 0 : ffn;
+    place.all = 2 * ffn;
+  } else if (site.expert >= 0 && names.StacksExperts()) {
+    begin = site.expert * out;
+    place.all = c.experts * out;
   }
-  return order;
+  std::vector<int32_t> order;
+  if (names.Has(place.role)) {
+    order = FileRows(names.LayoutOf(place.role), place.role, {c.heads, c.kv_heads, c.head_dim});
+  }
+  for (int64_t row = begin; row < begin + out; ++row) {
+    place.rows.push_back(order.empty() ? static_cast<int32_t>(row) : order[static_cast<size_t>(row)]);
+  }
+  return place;
+}
+
+std::string LinearStem(const ModelConfig& config, Dialect dialect, Site site) {
+  const TensorNames names = NamesOf(config, dialect);
+  const Role role = RoleIn(config, names, site);
+  return names.Has(role) ? names.Stem(role, site.layer, site.expert) : "";
 }
 
 void CheckMemory(const ModelConfig& config, const TensorNames& names, const WeightSource& source, int64_t bytes) {
@@ -235,24 +258,28 @@ std::unique_ptr<ModelWeights> PackWeights(ThreadPool& pool, ModelConfig config, 
     config.tied_head = true;
   }
 
+  const int64_t q_rows = config.heads * config.head_dim, kv_rows = config.kv_heads * config.head_dim;
   for (int64_t layer = 0; layer < config.layers; ++layer) {
     BlockWeights& block = weights->blocks.emplace_back();
-    block.attention_norm = packer.Norm(config, Role::kAttentionNorm, layer, config.hidden);
-    block.ffn_norm = packer.Norm(config, Role::kFfnNorm, layer, config.hidden);
+    if (config.pre_norms) {
+      block.attention_norm = packer.Norm(config, Role::kAttentionNorm, layer, config.hidden);
+      block.ffn_norm = packer.Norm(config, Role::kFfnNorm, layer, config.hidden);
+    }
     if (config.post_norms) {
       block.attention_post_norm = packer.Norm(config, Role::kAttentionPostNorm, layer, config.hidden);
       block.ffn_post_norm = packer.Norm(config, Role::kFfnPostNorm, layer, config.hidden);
     }
     if (config.qk_norm) {
-      block.q_norm = packer.Norm(config, Role::kQNorm, layer, config.head_dim);
-      block.k_norm = packer.Norm(config, Role::kKNorm, layer, config.head_dim);
+      const bool wide = config.wide_qk_norm;
+      block.q_norm = packer.Norm(config, Role::kQNorm, layer, wide ? q_rows : config.head_dim);
+      block.k_norm = packer.Norm(config, Role::kKNorm, layer, wide ? kv_rows : config.head_dim);
     }
     const bool routes = config.Routes(layer);
     for (int i = 0; i < kSiteKinds; ++i) {
       const Site site{static_cast<int>(layer), static_cast<SiteKind>(i)};
       if (site.kind == SiteKind::kGate && !config.gated) continue;
       if (site.kind >= SiteKind::kGate && routes && config.shared_ffn == 0) continue;
-      block[site.kind] = packer.LinearAt(layer, PlaceOf(config, names, site), RowOrder(config, names, site));
+      block[site.kind] = packer.LinearAt(layer, PlaceOf(config, names, site));
     }
     if (routes) block.experts = packer.Experts(config, static_cast<int>(layer));
   }
@@ -264,14 +291,10 @@ std::unique_ptr<ModelWeights> PackWeights(ThreadPool& pool, ModelConfig config, 
 void UnpackWeights(ThreadPool& pool, const ModelWeights& weights, const TensorNames& names, const VisitTensor& visit) {
   const ModelConfig& c = weights.config;
   Check(c.experts == 0, "what changes all weights is refused a mixture of experts");
-  const auto vector = [&](const std::string& name, Tensor values, float offset = 0.0f,
-                          std::span<const int32_t> order = {}) {
-    visit(name, {values.size()}, [=, order = std::vector<int32_t>(order.begin(), order.end())] {
+  const auto vector = [&](const std::string& name, Tensor values, float offset = 0.0f) {
+    visit(name, {values.size()}, [=] {
       OwnedTensor stored({values.size()});
-      for (int64_t i = 0; i < values.size(); ++i) {
-        const int64_t row = order.empty() ? i : order[static_cast<size_t>(i)];
-        stored.view.f32()[row] = values.f32()[i] - offset;
-      }
+      for (int64_t i = 0; i < values.size(); ++i) stored.view.f32()[i] = values.f32()[i] - offset;
       return stored;
     });
   };
@@ -287,34 +310,35 @@ void UnpackWeights(ThreadPool& pool, const ModelWeights& weights, const TensorNa
     vector(names.Weight(role, layer), stored.gain.view, names.gain_offset());
     if (stored.bias.view) vector(names.Bias(role, layer), stored.bias.view);
   };
-  // The linears' rows one after another, in the file's order and orientation.
-  const auto linears = [&](Role role, int64_t layer, std::vector<const Linear*> parts, std::span<const int32_t> order) {
-    int64_t out = 0;
-    for (const Linear* part : parts) out += part->out();
-    const int64_t in = parts[0]->in();
+  struct Part {
+    const Linear* linear;
+    std::vector<int32_t> rows;  // in the tensor
+  };
+  // The linears of one tensor, in the file's order and orientation.
+  const auto linears = [&](Role role, int64_t layer, int64_t all, const std::vector<Part>& parts) {
+    const int64_t in = parts[0].linear->in();
     const bool turned = names.LayoutOf(role) == Layout::kTransposed;
-    visit(names.Weight(role, layer), turned ? std::vector{in, out} : std::vector{out, in},
-          [=, &pool, order = std::vector<int32_t>(order.begin(), order.end())] {
-            OwnedTensor stored({turned ? in : out, turned ? out : in});
-            int64_t begin = 0;
-            for (const Linear* part : parts) {
-              pool.Run(part->out(), [&](int64_t o, int) {
-                const int64_t row = begin + (order.empty() ? o : order[static_cast<size_t>(o)]);
-                if (!turned) return part->w.UnpackRow(o, stored.view.row(row));
-                std::vector<float> values(static_cast<size_t>(in));
-                part->w.UnpackRow(o, values.data());
-                for (int64_t i = 0; i < in; ++i) stored.view.row(i)[row] = values[static_cast<size_t>(i)];
-              });
-              begin += part->out();
-            }
-            return stored;
-          });
-    if (!parts[0]->bias.view) return;
-    if (parts.size() == 1) return vector(names.Bias(role, layer), parts[0]->bias.view, 0.0f, order);
-    visit(names.Bias(role, layer), {out}, [=] {
-      OwnedTensor stored({out});
-      float* to = stored.view.f32();
-      for (const Linear* part : parts) to = std::copy_n(part->bias.view.f32(), part->out(), to);
+    visit(names.Weight(role, layer), turned ? std::vector{in, all} : std::vector{all, in}, [=, &pool] {
+      OwnedTensor stored({turned ? in : all, turned ? all : in});
+      for (const Part& part : parts) {
+        pool.Run(part.linear->out(), [&](int64_t o, int) {
+          const int64_t row = part.rows[static_cast<size_t>(o)];
+          if (!turned) return part.linear->w.UnpackRow(o, stored.view.row(row));
+          std::vector<float> values(static_cast<size_t>(in));
+          part.linear->w.UnpackRow(o, values.data());
+          for (int64_t i = 0; i < in; ++i) stored.view.row(i)[row] = values[static_cast<size_t>(i)];
+        });
+      }
+      return stored;
+    });
+    if (!parts[0].linear->bias.view) return;
+    visit(names.Bias(role, layer), {all}, [=] {
+      OwnedTensor stored({all});
+      for (const Part& part : parts) {
+        for (int64_t o = 0; o < part.linear->out(); ++o) {
+          stored.view.f32()[part.rows[static_cast<size_t>(o)]] = part.linear->bias.view.f32()[o];
+        }
+      }
       return stored;
     });
   };
@@ -337,15 +361,18 @@ void UnpackWeights(ThreadPool& pool, const ModelWeights& weights, const TensorNa
     norm(Role::kFfnPostNorm, layer, block.ffn_post_norm);
     norm(Role::kQNorm, layer, block.q_norm);
     norm(Role::kKNorm, layer, block.k_norm);
-    std::vector<const Linear*> parts;  // of one tensor
+    std::vector<Part> parts;  // of one tensor
+    size_t filled = 0;
     for (int i = 0; i < kSiteKinds; ++i) {
-      const Site site{static_cast<int>(layer), static_cast<SiteKind>(i)};
-      if (!block[site.kind].w) continue;
-      parts.push_back(&block[site.kind]);
-      const Place place = PlaceOf(c, names, site);
-      if (place.begin + place.out < place.all) continue;
-      linears(place.role, layer, parts, RowOrder(c, names, site));
+      const SiteKind kind = static_cast<SiteKind>(i);
+      if (!block[kind].w) continue;
+      const LinearPlace place = PlaceOf(c, names, {static_cast<int>(layer), kind});
+      parts.push_back({&block[kind], place.rows});
+      filled += place.rows.size();
+      if (filled < static_cast<size_t>(place.all)) continue;
+      linears(place.role, layer, place.all, parts);
       parts.clear();
+      filled = 0;
     }
   }
 }

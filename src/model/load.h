@@ -52,12 +52,18 @@ struct RopeTable {
 };
 RopeTable MakeRopeTable(double theta, int64_t head_dim, const RopeScaling& scaling);
 
-// GGUF keeps the two halves of a head of q and k interleaved (llama): the file's row of each of our rows.
-std::vector<int32_t> UnpermutedRows(int64_t heads, int64_t head_dim);
-// That order where a GGUF file of this family has it at the site; else empty.
-std::vector<int32_t> GgufRowOrder(const ModelConfig& config, SiteKind kind);
-// The tensor that GGUF keeps the linear in: "blk.3.attn_q.weight", or one that holds others' rows too.
-std::string GgufLinearName(const ModelConfig& config, Site site);
+// Where a linear's rows stand in a file: rows[i] of a tensor [all, in] is the linear's row i.
+struct LinearPlace {
+  Role role;
+  int64_t all, in;
+  std::vector<int32_t> rows;
+
+  bool whole() const { return static_cast<int64_t>(rows.size()) == all; }
+};
+LinearPlace PlaceOf(const ModelConfig& config, const TensorNames& names, Site site);
+// The stem of the tensor that holds the linear, and maybe others: "blk.3.attn_q", "model.layers.3.self_attn.qkv_proj";
+// empty where the family has none.
+std::string LinearStem(const ModelConfig& config, Dialect dialect, Site site);
 
 // kData naming `path` unless every size is positive and consistent.
 void ValidateConfig(const ModelConfig& config, const std::string& path);

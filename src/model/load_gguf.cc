@@ -22,19 +22,6 @@ class GgufSource : public WeightSource {
 
 }  // namespace
 
-std::string GgufLinearName(const ModelConfig& config, Site site) {
-  const TensorNames names = NamesOf(config, Dialect::kGguf);
-  if (site.kind <= SiteKind::kV && names.Has(Role::kQkv)) return names.Weight(Role::kQkv, site.layer);
-  return names.Weight(RoleOf(config, site), site.layer);
-}
-
-std::vector<int32_t> GgufRowOrder(const ModelConfig& config, SiteKind kind) {
-  const TensorNames names = NamesOf(config, Dialect::kGguf);
-  const Role role = RoleOf(config, {0, kind});
-  if (!names.Has(role) || names.LayoutOf(role) != Layout::kRopePairs) return {};
-  return UnpermutedRows(kind == SiteKind::kQ ? config.heads : config.kv_heads, config.head_dim);
-}
-
 std::unique_ptr<ModelWeights> LoadGguf(ThreadPool& pool, const std::string& path) {
   const auto source = std::make_shared<const GgufSource>(path);
   const GgufFile& file = source->file();

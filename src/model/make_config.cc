@@ -63,15 +63,20 @@ ModelConfig MakeConfig(const HfConfig& from) {
   c.embedding_scale = static_cast<float>(from.embedding_scale);
   c.attention_scale = from.attention_scale > 0 ? static_cast<float>(from.attention_scale)
                                                : 1.0f / std::sqrt(static_cast<float>(c.head_dim));
+  c.residual_scale = static_cast<float>(from.residual_scale);
+  c.logit_scale = static_cast<float>(from.logit_scale);
+  c.attention_softcap = static_cast<float>(from.attention_softcap);
+  c.logit_softcap = static_cast<float>(from.logit_softcap);
+  c.parallel_residual = from.parallel_residual;
   c.sliding_window = static_cast<int>(std::min<int64_t>(from.sliding_window, std::numeric_limits<int32_t>::max()));
   c.layer_slides = from.layer_slides;
   if (!c.rope) return c;
-  const RopeTable rope = MakeRopeTable(from.rope_theta, c.head_dim, from.rope_scaling);
+  const RopeTable rope = MakeRopeTable(from.rope_theta, from.rotary_dim, from.rope_scaling);
   c.inv_freq = rope.inv_freq;
   c.rope_scale = rope.scale;
   for (size_t i = 0; i < from.rope_divisors.size(); ++i) c.inv_freq[i] /= from.rope_divisors[i];
   if (from.local_rope) {
-    const RopeTable local = MakeRopeTable(from.rope_local_theta, c.head_dim, from.rope_local_scaling);
+    const RopeTable local = MakeRopeTable(from.rope_local_theta, from.rotary_dim, from.rope_local_scaling);
     c.inv_freq_sliding = local.inv_freq;
     c.rope_scale_sliding = local.scale;
   }

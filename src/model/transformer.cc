@@ -187,6 +187,7 @@ void Transformer::Forward(Pass& pass) {
   pass.result.hidden = workspace_.New({rows, c.hidden});
   FinalNorm(run.x, pass.result.hidden);
   AtNorm(run, static_cast<int>(c.layers), NormKind::kFinal, pass.result.hidden);
+  if (c.logit_scale != 1) Scale(pool(), c.logit_scale, pass.result.hidden);
 
   pass.result.logits = Tensor();
   if (!pass.logit_rows.empty()) Logits(run);
@@ -208,6 +209,7 @@ void Transformer::Logits(BlockRun& run) {
   pass.result.logits = workspace_.New({wanted, c.vocab});
   Head(pass.compute, selected, pass.result.logits);
   AtHead(run, pass, selected);
+  if (c.logit_softcap > 0) SoftCap(pool(), c.logit_softcap, pass.result.logits);
 }
 
 int64_t Transformer::BeginSequence(KvCache& kv, KvCache::Id sequence, std::span<Graft* const> grafts) {
@@ -246,6 +248,12 @@ void Transformer::Backward(Pass& pass, Tensor dhidden) {
   Tensor x = pass.training.tape->PopF32(pool(), workspace_);
   Tensor dx = workspace_.New({dhidden.rows(), c.hidden});
   const Graft::NormGradient grads = run.NormGradientOf(static_cast<int>(c.layers), NormKind::kFinal);
+  if (c.logit_scale != 1) {
+    const Tensor scaled = workspace_.New({dhidden.rows(), c.hidden});
+    Convert(pool(), dhidden, scaled);
+    Scale(pool(), c.logit_scale, scaled);
+    dhidden = scaled;
+  }
   FinalNormBackward(dhidden, x, dx, grads.dgain, grads.dbias);
 
   int64_t lowest = c.layers;

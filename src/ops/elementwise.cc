@@ -170,6 +170,23 @@ void ScaleRange(float scale, int64_t begin, int64_t end, float* x) {
   });
 }
 
+void SoftCapRange(float cap, int64_t begin, int64_t end, float* x) {
+  const VecF factor = hn::Set(F32(), cap), inverse = hn::Set(F32(), 1.0f / cap);
+  ForVectors(end - begin, [&](int64_t offset, int count) HWY_ATTR {
+    const VecF capped = Tanh(F32(), hn::Mul(Get(x + begin + offset, count), inverse));
+    Put(hn::Mul(factor, capped), x + begin + offset, count);
+  });
+}
+
+void SoftCapBackwardRange(float cap, const float* y, int64_t begin, int64_t end, float* dy) {
+  const VecF inverse = hn::Set(F32(), 1.0f / cap), one = hn::Set(F32(), 1.0f);
+  ForVectors(end - begin, [&](int64_t offset, int count) HWY_ATTR {
+    const int64_t i = begin + offset;
+    const VecF t = hn::Mul(Get(y + i, count), inverse);
+    Put(hn::Mul(Get(dy + i, count), hn::NegMulAdd(t, t, one)), dy + i, count);
+  });
+}
+
 // dbias[begin, end) += column sums of dy, in row order.
 void SumColumns(const float* dy, int64_t rows, int64_t columns, int64_t begin, int64_t end, float* dbias) {
   ForVectors(end - begin, [&](int64_t offset, int count) HWY_ATTR {
@@ -200,6 +217,8 @@ HWY_EXPORT(ActivateForward);
 HWY_EXPORT(ActivateGradient);
 HWY_EXPORT(AddRange);
 HWY_EXPORT(ScaleRange);
+HWY_EXPORT(SoftCapRange);
+HWY_EXPORT(SoftCapBackwardRange);
 HWY_EXPORT(SumColumns);
 HWY_EXPORT(ConvertAny);
 
@@ -246,6 +265,19 @@ void Scale(ThreadPool& pool, float scale, Tensor x) {
   ForRanges(pool, x.size(), kElementsPerTask, [&](int64_t begin, int64_t end) {
     if (scale == 0) return static_cast<void>(std::fill(x.f32() + begin, x.f32() + end, 0.0f));
     HWY_DYNAMIC_DISPATCH(ScaleRange)(scale, begin, end, x.f32());
+  });
+}
+
+void SoftCap(ThreadPool& pool, float cap, Tensor x) {
+  ForRanges(pool, x.size(), kElementsPerTask, [&](int64_t begin, int64_t end) {
+    HWY_DYNAMIC_DISPATCH(SoftCapRange)(cap, begin, end, x.f32());
+  });
+}
+
+void SoftCapBackward(ThreadPool& pool, float cap, Tensor y, Tensor dy) {
+  Check(y.size() == dy.size(), "SoftCapBackward shapes agree");
+  ForRanges(pool, y.size(), kElementsPerTask, [&](int64_t begin, int64_t end) {
+    HWY_DYNAMIC_DISPATCH(SoftCapBackwardRange)(cap, y.f32(), begin, end, dy.f32());
   });
 }
 

@@ -30,8 +30,8 @@ void LayerNormBackward(ThreadPool& pool, Tensor dy, Tensor x, Tensor gain, Tenso
                        Tensor dgain, Tensor dbias);
 
 // ---- rope.cc ----------------------------------------------------------------------------------------------------
-// Rotates pairs (i, i + head_dim/2) of every head by position * inv_freq[i] * 1, in place; HF's half-split layout.
-// x [rows, heads, head_dim]; inv_freq [head_dim/2]; `scale` multiplies cos and sin (YaRN's attention factor, else 1).
+// Rotates pairs (i, i + n/2) of the first n values of every head by position * inv_freq[i], in place; HF's half-split
+// layout. x [rows, heads, head_dim]; inv_freq [n/2], the rest of a head stays as it is; `scale` multiplies cos and sin (YaRN's attention factor, else 1).
 void Rope(ThreadPool& pool, Tensor x, std::span<const int32_t> positions, Tensor inv_freq, float scale = 1.0f);
 void RopeBackward(ThreadPool& pool, Tensor dx, std::span<const int32_t> positions, Tensor inv_freq, float scale = 1.0f);
 
@@ -49,6 +49,9 @@ void ActivateBackward(ThreadPool& pool, Activation act, Tensor dy, Tensor x, Ten
 void Add(ThreadPool& pool, Tensor x, Tensor y);                      // y += x
 void AddScaled(ThreadPool& pool, float scale, Tensor x, Tensor y);   // y += scale * x
 void Scale(ThreadPool& pool, float scale, Tensor x);                 // x *= scale; 0 whatever it was where scale is 0
+// x = cap * tanh(x / cap), in place; dy becomes the gradient of x, y being the capped values.
+void SoftCap(ThreadPool& pool, float cap, Tensor x);
+void SoftCapBackward(ThreadPool& pool, float cap, Tensor y, Tensor dy);
 void AddBias(ThreadPool& pool, Tensor bias, Tensor y);               // y[row] += bias
 void BiasBackward(ThreadPool& pool, Tensor dy, Tensor dbias);        // dbias += sum over rows of dy, in row order
 

@@ -51,7 +51,7 @@ HWY_INLINE void SinCos(hn::Vec<F64> angle, hn::Vec<F64>& sine, hn::Vec<F64>& cos
 
 // cosines and sines are scratch of `half` floats each.
 void RopeRows(float* x, const int32_t* positions, const float* inv_freq, float scale, float direction, int64_t begin,
-              int64_t end, int64_t heads, int64_t half, float* cosines, float* sines) {
+              int64_t end, int64_t heads, int64_t head_dim, int64_t half, float* cosines, float* sines) {
   const F64 d64;
   for (int64_t row = begin; row < end; ++row) {
     if (row == begin || positions[row] != positions[row - 1]) {
@@ -72,7 +72,7 @@ void RopeRows(float* x, const int32_t* positions, const float* inv_freq, float s
       }
     }
     for (int64_t head = 0; head < heads; ++head) {
-      float* low = x + (row * heads + head) * 2 * half;
+      float* low = x + (row * heads + head) * head_dim;
       float* high = low + half;
       ForVectors(half, [&](int64_t i, int count) HWY_ATTR {
         const VecF a = Get(low + i, count), b = Get(high + i, count);
@@ -99,12 +99,14 @@ void Rotate(ThreadPool& pool, Tensor x, std::span<const int32_t> positions, Tens
             float direction) {
   constexpr int64_t kMaxHalf = 1024;
   const int64_t rows = static_cast<int64_t>(positions.size()), half = inv_freq.size();
-  Check(half > 0 && half <= kMaxHalf && rows > 0 && x.size() % (rows * 2 * half) == 0, "Rope shapes agree");
-  const int64_t heads = x.size() / (rows * 2 * half);
-  ForRows(pool, rows, heads * 2 * half, [&](int64_t begin, int64_t end) {
+  const int64_t head_dim = x.rank == 3 ? x.shape[2] : 2 * half;
+  Check(half > 0 && half <= kMaxHalf && 2 * half <= head_dim && rows > 0 && x.size() % (rows * head_dim) == 0,
+        "Rope shapes agree");
+  const int64_t heads = x.size() / (rows * head_dim);
+  ForRows(pool, rows, heads * head_dim, [&](int64_t begin, int64_t end) {
     alignas(64) float cosines[kMaxHalf], sines[kMaxHalf];
     HWY_DYNAMIC_DISPATCH(RopeRows)
-    (x.f32(), positions.data(), inv_freq.f32(), scale, direction, begin, end, heads, half, cosines, sines);
+    (x.f32(), positions.data(), inv_freq.f32(), scale, direction, begin, end, heads, head_dim, half, cosines, sines);
   });
 }
 

@@ -47,6 +47,9 @@ double LossHead(Transformer& model, Compute compute, Tensor hidden, std::span<co
   Workspace& workspace = model.workspace();
   const PackedMatrix& head = readout.matrix != nullptr ? *readout.matrix : model.weights().head();
   const int64_t width = hidden.columns(), vocab = head.out();
+  // Draft heads learn the logits before the cap, which keeps their order.
+  const bool own = readout.matrix == nullptr && !readout.teacher;
+  const float cap = own ? model.config().logit_softcap : 0.0f;
   std::vector<int64_t> rows;
   for (size_t row = 0; row < targets.size(); ++row) {
     if (targets[row] >= 0) rows.push_back(static_cast<int64_t>(row));
@@ -68,6 +71,7 @@ double LossHead(Transformer& model, Compute compute, Tensor hidden, std::span<co
     }
     const Product product[] = {{&head, logits}};
     MatMul(pool, workspace, compute, x, product);
+    if (cap > 0) SoftCap(pool, cap, logits);
     if (!readout.ranks.empty()) {
       pool.Run(count, [&](int64_t i, int) {
         const float* const row = logits.row(i);
@@ -92,10 +96,16 @@ double LossHead(Transformer& model, Compute compute, Tensor hidden, std::span<co
       MatMul(pool, workspace, compute, theirs, teacher);
       sum += Divergence(pool, logits, soft, row_weight);
     } else {
+      Tensor capped;
+      if (cap > 0) {
+        capped = workspace.New({count, vocab});
+        Convert(pool, logits, capped);
+      }
       std::vector<float> loss(some.size());
       const std::vector<float> weights(some.size(), row_weight);
       CrossEntropy(pool, logits, wanted, weights, loss);
       for (const float value : loss) sum += static_cast<double>(value);
+      if (cap > 0) SoftCapBackward(pool, cap, capped, logits);
     }
     if (dhead) Gemm(pool, workspace, compute, true, false, 1.0f, logits, x, 1.0f, dhead);
     MatMulBackward(pool, workspace, compute, logits, head, x);
