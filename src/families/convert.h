@@ -40,7 +40,6 @@ struct TensorRename {
   int64_t expert = -1;       // of the tensor `name` that GGUF stacks; the other way, "{}" in `name` stands for it
   bool transposed = false;   // [in, out] at Hugging Face (GPT-2's Conv1D)
   bool gain_offset = false;  // GGUF stores 1 + the gain (Gemma)
-  Role role = Role::kEmbedding;
   Layout layout = Layout::kPlain;
 };
 enum class ConvertDirection : uint8_t { kToGguf, kToHuggingFace };

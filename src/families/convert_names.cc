@@ -95,7 +95,6 @@ TensorRename RenameTensor(const Family& family, ConvertDirection direction, cons
       if (numbers->size() > 1) rename.expert = std::stoll(numbers->back());
       rename.transposed = row.layout == Layout::kTransposed && suffix == ".weight";
       rename.gain_offset = family.gain_offset != 0 && row.gguf.ends_with("norm");
-      rename.role = row.role;
       rename.layout = row.layout;
       return rename;
     }
