@@ -22,7 +22,7 @@ in_shards() {
   for n in 1 3 8; do
     for ((i = 0; i < n; ++i)); do
       for kill in 0.3 0.5; do
-        timeout -s KILL "$kill" "$cambium" "$verb" "$model" --jsonl "$in" --shard "$i/$n" -o "$work/$verb.$n.$i" -q || true
+        { timeout -s KILL "$kill" "$cambium" "$verb" "$model" --jsonl "$in" --shard "$i/$n" -o "$work/$verb.$n.$i" -q || true; } 2>/dev/null
       done
       "$cambium" "$verb" "$model" --jsonl "$in" --shard "$i/$n" -o "$work/$verb.$n.$i" -q
     done

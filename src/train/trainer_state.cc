@@ -53,10 +53,10 @@ nlohmann::json Trainer::MakeSettings() const {
 std::vector<TensorToWrite> Trainer::Tensors() const {
   std::vector<TensorToWrite> tensors;
   for (const Optimizer::State& state : optimizer_->states()) {
-    TensorToWrite& tensor = tensors.emplace_back(state.name, state.tensor);
+    tensors.push_back({.name = state.name, .view = state.tensor});
     if (state.tensor) continue;
     // Its turn: what rank 0 says is the state that is wanted, and all send their parts.
-    tensor.make = [ranks = options_.ranks, state] {
+    tensors.back().make = [ranks = options_.ranks, state] {
       std::string name = state.name;
       ranks->FromFirst(name);
       std::vector<uint8_t> whole;
