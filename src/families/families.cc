@@ -9,7 +9,8 @@ namespace cambium {
   FAMILY(kQwen2)                 \
   FAMILY(kQwen3)                 \
   FAMILY(kGemma3)                \
-  FAMILY(kGpt2)
+  FAMILY(kGpt2)                  \
+  FAMILY(kBart)
 
 #define DECLARED(name) extern const Family name;
 CAMBIUM_FAMILIES(DECLARED)

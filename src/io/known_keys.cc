@@ -74,7 +74,7 @@ constexpr std::string_view kModelHarmless[] = {
     "prefix", "sep_token_id", "decoder_start_token_id", "chunk_size_feed_forward", "tie_encoder_decoder",
     "gradient_checkpointing", "summary_type", "summary_use_proj", "summary_activation", "summary_first_dropout",
     "summary_proj_to_labels", "reorder_and_upcast_attn", "is_llama_config", "attn_implementation",
-    "_attn_implementation", "_attn_implementation_autoset", "use_flash_attn", "cache_implementation", "unsloth_version",
+    "_attn_implementation", "_attn_implementation_autoset", "use_flash_attn", "cache_implementation", "embedding_dropout", "residual_dropout", "classifier_dropout", "auto_map", "unsloth_version",
     "unsloth_fixed", "layer_norm_eps", "transformers.js_config", "attention_probs_dropout_prob", "hidden_dropout_prob",
     // Defaults of generate() that old files keep here; cambium's own options decide.
     "temperature", "top_k", "top_p", "typical_p", "epsilon_cutoff", "eta_cutoff", "do_sample", "num_beams",
@@ -98,6 +98,9 @@ constexpr Refused kModelRefused[] = {{"partial_rotary_factor", "[1]"},
                                      {"use_qk_norm", "[false]"},
                                      {"qk_layernorm", "[false]"},
                                      {"clip_qkv", "[]"},
+                                     {"norm_type", "[\"layer_norm\"]"},
+                                     {"mlp_type", "[\"default\"]"},
+                                     {"use_parallel_residual", "[false]"},
                                      {"attention_multiplier", "[]"},
                                      {"embedding_multiplier", "[1]"},
                                      {"residual_multiplier", "[1]"},
@@ -330,10 +333,11 @@ void WarnOfUnknown(const std::string& path, const std::vector<std::string>& unkn
 }
 
 void CheckKeys(const json& config, const std::string& path, Names honoured, Names harmless,
-               std::span<const Refused> refused) {
+               std::span<const Refused> refused, Names own = {}) {
   if (!config.is_object()) return;
   std::vector<std::string> unknown;
   for (const auto& [name, value] : config.items()) {
+    if (Has(own, name)) continue;
     if (!Check(path, name, name, value, honoured, harmless, refused) && !value.is_null()) unknown.push_back(name);
   }
   WarnOfUnknown(path, unknown);
@@ -350,17 +354,19 @@ json ValueOf(const GgufFile& file, const std::string& key, const GgufValue& valu
 
 }  // namespace
 
-void CheckModelKeys(const json& config, const std::string& path) {
-  CheckKeys(config, path, kModelHonoured, kModelHarmless, kModelRefused);
+void CheckModelKeys(const json& config, const std::string& path, Names own) {
+  CheckKeys(config, path, kModelHonoured, kModelHarmless, kModelRefused, own);
 }
-void CheckGenerationKeys(const json& config, const std::string& path) {
-  CheckKeys(config, path, kGenerationHonoured, kGenerationHarmless, kGenerationRefused);
+void CheckGenerationKeys(const json& config, const std::string& path, bool has_encoder) {
+  static constexpr std::string_view kForced[] = {"forced_bos_token_id", "forced_eos_token_id"};
+  CheckKeys(config, path, kGenerationHonoured, kGenerationHarmless, kGenerationRefused,
+            has_encoder ? Names(kForced) : Names());
 }
 void CheckTokenizerKeys(const json& config, const std::string& path) {
   CheckKeys(config, path, kTokenizerHonoured, kTokenizerHarmless, kTokenizerRefused);
 }
 
-void CheckGgufKeys(const GgufFile& file) {
+void CheckGgufKeys(const GgufFile& file, Names own) {
   const std::string arch = file.Str("general.architecture", "") + ".", vocab = "tokenizer.ggml.";
   std::vector<std::string> unknown;
   for (const auto& entry : file.metadata()) {
@@ -371,7 +377,8 @@ void CheckGgufKeys(const GgufFile& file) {
                            std::span<const Refused> refused) {
       if (!name.starts_with(prefix)) return;
       const std::string_view rest = name.substr(prefix.size());
-      const bool known = Has(honoured, rest) || Has(harmless, rest) ||
+      const bool of_family = prefix == arch && Has(own, rest);
+      const bool known = of_family || Has(honoured, rest) || Has(harmless, rest) ||
                          Check(file.path(), key, rest, ValueOf(file, key, value), {}, {}, refused);
       if (!known) unknown.push_back(key);
     };

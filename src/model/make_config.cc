@@ -20,7 +20,7 @@ Activation ActivationOf(const HfConfig& config) {
 TensorNames NamesOf(const ModelConfig& config, Dialect dialect) {
   const Family* family = FindGgufFamily(config.family);
   if (family == nullptr) Fail(ErrorCode::kData, "the family ", config.family, " is not supported");
-  return TensorNames(*family, dialect);
+  return TensorNames(*family, dialect, config.encoder_layers);
 }
 
 ModelConfig MakeConfig(const HfConfig& from) {
@@ -44,6 +44,10 @@ ModelConfig MakeConfig(const HfConfig& from) {
                                                : 1.0f / std::sqrt(static_cast<float>(c.head_dim));
   c.sliding_window = static_cast<int>(std::min<int64_t>(from.sliding_window, std::numeric_limits<int32_t>::max()));
   c.layer_slides = from.layer_slides;
+  c.encoder_layers = from.encoder_layers;
+  if (from.decoder_start_id) c.decoder_start = static_cast<int32_t>(*from.decoder_start_id);
+  if (from.forced_bos_id) c.forced_first = static_cast<int32_t>(*from.forced_bos_id);
+  if (from.forced_eos_id) c.forced_last = static_cast<int32_t>(*from.forced_eos_id);
   if (!c.rope) return c;
   const RopeTable rope = MakeRopeTable(from.rope_theta, c.head_dim, from.rope_scaling);
   c.inv_freq = rope.inv_freq;
