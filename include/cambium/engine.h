@@ -40,7 +40,20 @@ struct SamplingOptions {
   // Taken from the logit of a token that the answer holds: once, and for each time; 0 = off.
   float presence_penalty = 0, frequency_penalty = 0;
   std::map<int32_t, float> logit_bias;
+  int no_repeat_ngram = 0;  // no run of so many tokens comes twice, the prompt's counted; 0 = off
   uint64_t seed = 0;
+};
+
+// Beam search, as transformers' `generate(num_beams=...)` does it: the likeliest answers instead of drawn ones.
+struct BeamOptions {
+  enum class Stop {
+    kHeuristic,  // when the best running hypothesis, as long as it is now, is no better than the worst ended one
+    kEarly,      // as soon as `count` hypotheses have ended
+    kNever,      // as kHeuristic, with the longest answer's length where the length penalty favours length
+  };
+  int64_t count = 1;         // hypotheses; 1 = no beam search
+  float length_penalty = 1;  // a hypothesis of n tokens scores its log-probability / n ^ length_penalty
+  Stop stop = Stop::kHeuristic;
 };
 
 // Changes the logits [vocab] of the token behind `text` (prompt and answer so far) before it is drawn, such as by -inf
@@ -75,6 +88,7 @@ struct Request {
   std::vector<AdapterUse> adapters;  // act on this request alone
   SamplingOptions sampling;
   DraftOptions drafting;
+  BeamOptions beams;  // of Engine::Generate alone; neither drafts nor draws, and refuses options that would
   int64_t max_tokens = -1;        // -1 = until an end token or the end of the context; 0 = read the prompt alone
   int64_t min_tokens = 0;         // before so many, end tokens are not drawn and stop strings not looked for
   std::vector<std::string> stop;  // the text ends before the first of these
@@ -136,6 +150,14 @@ struct DraftReport {
   std::vector<DraftedBy> by_drafter;  // likewise
 };
 
+// An answer of a beam search.
+struct Hypothesis {
+  std::string text;
+  std::vector<int32_t> ids;  // without the end token
+  double score = 0;
+  bool ended = false;  // with an end token; else it was as long as it may be
+};
+
 struct Generation {
   static constexpr int16_t kPlain = -1, kCorrected = -2;
   std::string text;
@@ -147,6 +169,7 @@ struct Generation {
   std::vector<TokenLogprob> prompt_logprobs;
   std::vector<std::vector<TokenLogprob>> prompt_top;
   std::vector<float> embedding;  // [hidden]: mean of the final norm's output over the prompt, of length 1
+  std::vector<Hypothesis> beams;  // of a beam search, best first; the first is the answer
   DraftReport draft;
   FinishReason finish_reason = FinishReason::kLength;
   std::string stopped_by;  // the stop string or the end token's piece, with kStop

@@ -14,6 +14,8 @@ struct Flags {
   ModelFlags model;
   InputFlags input;
   AnswerFlags answer;
+  BeamFlags beams;
+  const CLI::App* verb = nullptr;
   RecordFlags records;
   bool chat = false;
 };
@@ -25,6 +27,10 @@ void HintChat(const OutputFlags& output, const Model& model) {
 }
 
 void Generate(const Flags& flags) {
+  const BeamOptions beams = CheckedBeams(*flags.verb, flags.beams);
+  if (beams.count > 1 && (!flags.records.input.empty() || flags.answer.show_draft)) {
+    Fail(ErrorCode::kUsage, "--beams cannot be used with --jsonl or --show-draft");
+  }
   if (!flags.answer.tools.empty() && !flags.chat) {
     Fail(ErrorCode::kUsage, "--tools is for --chat; records have a field \"tools\"");
   }
@@ -38,6 +44,7 @@ void Generate(const Flags& flags) {
     return;
   }
   Request request = CheckedRequest(flags.answer.generate);
+  request.beams = beams;
   Input input = ReadInput(flags.input);
   if (input.has_ids() && flags.chat) Fail(ErrorCode::kUsage, "--chat wraps a text; it cannot be used with --ids");
   // An editor's newline at the end of a file is no part of the prompt.
@@ -74,6 +81,8 @@ void AddGenerate(CLI::App& app) {
   AddInput(*verb, flags->input);
   verb->add_flag("--chat", flags->chat, "Wrap the text as a user's message in the model's chat template");
   AddAnswerOptions(*verb, flags->answer);
+  AddBeams(*verb, flags->beams);
+  flags->verb = verb;
   AddRecords(*verb, flags->records);
   AddOutput(*verb, flags->output);
   verb->callback([flags] { Generate(*flags); });

@@ -113,6 +113,7 @@ class Run {
     settings["presence_penalty"] = fmt::format("{}", s.presence_penalty);
     settings["frequency_penalty"] = fmt::format("{}", s.frequency_penalty);
     settings["min_tokens"] = defaults_.min_tokens;
+    if (s.no_repeat_ngram > 0) settings["no_repeat_ngram"] = s.no_repeat_ngram;
     settings["logit_bias"] = flags_.logit_bias;
     settings["stop"] = defaults_.stop;
     settings["ignore_eos"] = defaults_.ignore_end;

@@ -162,6 +162,9 @@ void AddGenerateOptions(CLI::App& verb, GenerateFlags& flags) {
   verb.add_option("-l,--logit-bias", flags.logit_bias, "ID+BIAS or ID-BIAS: added to a token's logit; repeatable")
       ->allow_extra_args(false);
   verb.add_option("--stop", flags.request.stop, "End the text before this string; repeatable")->allow_extra_args(false);
+  verb.add_option("--no-repeat-ngram", sampling.no_repeat_ngram,
+                  "No run of so many tokens comes twice, in the prompt and the answer (0: off)")
+      ->capture_default_str();
   verb.add_option("--min-tokens", flags.request.min_tokens,
                   "Tokens before which no end token and no stop string ends it")
       ->capture_default_str();
@@ -178,6 +181,35 @@ void AddGenerateOptions(CLI::App& verb, GenerateFlags& flags) {
           "--verify", flags.verify,
           "How drafts are judged: match, rejection (keeps the distribution, not the text), typical (keeps neither)")
       ->capture_default_str();
+}
+
+void AddBeams(CLI::App& verb, BeamFlags& flags) {
+  flags.option = verb.add_option("--beams", flags.beams.count,
+                                 "Search for the likeliest answer with so many hypotheses, instead of drawing one");
+  verb.add_option("--length-penalty", flags.beams.length_penalty,
+                  "With --beams: a hypothesis of n tokens scores its log-probability / n ^ this")
+      ->capture_default_str();
+  verb.add_option("--early-stopping", flags.early_stopping,
+                  "With --beams: true (when so many have ended), false (when none is likely to become better) or never "
+                  "(when none can)")
+      ->capture_default_str();
+}
+
+BeamOptions CheckedBeams(const CLI::App& verb, const BeamFlags& flags) {
+  BeamOptions beams = flags.beams;
+  for (const char* name : {"--length-penalty", "--early-stopping"}) {
+    if (verb.count(name) > 0 && flags.option->count() == 0) Fail(ErrorCode::kUsage, name, " needs --beams");
+  }
+  CheckRange("--beams", static_cast<double>(beams.count), 1, 256);
+  CheckRange("--length-penalty", static_cast<double>(beams.length_penalty), -100, 100);
+  if (flags.early_stopping == "true") {
+    beams.stop = BeamOptions::Stop::kEarly;
+  } else if (flags.early_stopping == "never") {
+    beams.stop = BeamOptions::Stop::kNever;
+  } else if (flags.early_stopping != "false") {
+    Fail(ErrorCode::kUsage, "--early-stopping: ", flags.early_stopping, " is none of true, false, never");
+  }
+  return beams;
 }
 
 namespace {
@@ -340,26 +372,35 @@ void NoteEnd(const OutputFlags& flags, const Generation& generation, int64_t con
 nlohmann::ordered_json ToJson(const Generation& generation) {
   const Timings& timings = generation.timings;
   const DraftReport& draft = generation.draft;
-  return {{"text", generation.text},
-          {"ids", generation.ids},
-          {"finish_reason", Name(generation.finish_reason)},
-          {"timings",
-           {{"load_ms", timings.load_ms},
-            {"prompt_tokens", timings.prompt_tokens},
-            {"cached_tokens", timings.cached_tokens},
-            {"prompt_ms", timings.prompt_ms},
-            {"decode_tokens", timings.decode_tokens},
-            {"decode_ms", timings.decode_ms}}},
-          {"spec_decode",
-           {{"num_drafts", draft.num_drafts},
-            {"num_draft_tokens", draft.num_draft_tokens},
-            {"num_accepted_tokens", draft.num_accepted_tokens},
-            {"num_accepted_tokens_per_pos", draft.num_accepted_tokens_per_pos},
-            {"passes", draft.passes},
-            {"draft_ms", draft.draft_ms},
-            {"verify_ms", draft.verify_ms},
-            {"plain_ms", draft.plain_ms},
-            {"drafters", draft.drafters}}}};
+  nlohmann::ordered_json json = {{"text", generation.text},
+                                 {"ids", generation.ids},
+                                 {"finish_reason", Name(generation.finish_reason)},
+                                 {"timings",
+                                  {{"load_ms", timings.load_ms},
+                                   {"prompt_tokens", timings.prompt_tokens},
+                                   {"cached_tokens", timings.cached_tokens},
+                                   {"prompt_ms", timings.prompt_ms},
+                                   {"decode_tokens", timings.decode_tokens},
+                                   {"decode_ms", timings.decode_ms}}},
+                                 {"spec_decode",
+                                  {{"num_drafts", draft.num_drafts},
+                                   {"num_draft_tokens", draft.num_draft_tokens},
+                                   {"num_accepted_tokens", draft.num_accepted_tokens},
+                                   {"num_accepted_tokens_per_pos", draft.num_accepted_tokens_per_pos},
+                                   {"passes", draft.passes},
+                                   {"draft_ms", draft.draft_ms},
+                                   {"verify_ms", draft.verify_ms},
+                                   {"plain_ms", draft.plain_ms},
+                                   {"drafters", draft.drafters}}}};
+  if (generation.beams.empty()) return json;
+  json["score"] = generation.beams.front().score;
+  for (const Hypothesis& beam : generation.beams) {
+    json["beams"].push_back({{"text", beam.text},
+                             {"ids", beam.ids},
+                             {"score", beam.score},
+                             {"finish_reason", beam.ended ? "stop" : "length"}});
+  }
+  return json;
 }
 
 bool IsTerminal(FILE* stream) { return isatty(fileno(stream)) == 1; }

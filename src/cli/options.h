@@ -87,6 +87,15 @@ void AddGenerateOptions(CLI::App& verb, GenerateFlags& flags);
 // The options, checked, without prompt and adapters; a seed of -1 is drawn from the system.
 Request CheckedRequest(const GenerateFlags& flags);
 
+// --beams and what belongs to it.
+struct BeamFlags {
+  BeamOptions beams;
+  std::string early_stopping = "false";
+  CLI::Option* option = nullptr;
+};
+void AddBeams(CLI::App& verb, BeamFlags& flags);
+BeamOptions CheckedBeams(const CLI::App& verb, const BeamFlags& flags);
+
 // Sets the options of `verb` that nobody gave from a TOML file whose keys are their long names; empty: no file.
 void ApplyConfigFile(CLI::App& verb, const std::string& file);
 

@@ -119,6 +119,10 @@ const std::map<std::string, Setter, std::less<>>& Setters() {
        [](Request& r, const std::string& f, const Json& v) {
          r.sampling.repeat_last_n = static_cast<int>(Whole(f, v, -1, 1 << 30, "a whole number from -1"));
        }},
+      {"no_repeat_ngram",
+       [](Request& r, const std::string& f, const Json& v) {
+         r.sampling.no_repeat_ngram = static_cast<int>(Whole(f, v, 0, 1 << 30, "a whole number from 0"));
+       }},
       {"seed",
        [](Request& r, const std::string& f, const Json& v) {
          r.sampling.seed =

@@ -80,6 +80,7 @@ struct DecodeResult {
 // What the scheduler is asked for: to continue a prompt, or to read it alone (max_tokens 0).
 struct DecodeRequest {
   std::vector<int32_t> prompt;
+  std::vector<int32_t> source;  // what the encoder reads, in a model that has one
   std::shared_ptr<const GraftSet> grafts;  // null: the bare base
   SamplingOptions sampling;
   int64_t vocabulary = std::numeric_limits<int64_t>::max();  // tokens from here on are never drawn
@@ -94,6 +95,8 @@ struct DecodeRequest {
   uint64_t salt = 0;                     // pages are shared among requests of one salt
   std::vector<int32_t> end_tokens;       // that end the text
   int64_t min_tokens = 0;                // drawn before one of them may be
+  // The token that the answer must begin with, and the one that it must have at max_tokens; -1: any.
+  int32_t forced_first = -1, forced_last = -1;
 
   // Where answers go, on the thread that steps. What one throws fails this request alone.
   std::function<bool(const Emitted&)> on_token;  // false stops; not called for end tokens
@@ -108,5 +111,8 @@ struct DecodeRequest {
   bool shows_rows() const { return on_logits || on_hidden; }  // then every row of the prompt is computed
   bool ends(int32_t token) const { return std::ranges::find(end_tokens, token) != end_tokens.end(); }
 };
+
+// Of what the encoder makes of the request's source: its tokens, the grafts, the salt.
+uint64_t SourceKey(const DecodeRequest& request);
 
 }  // namespace cambium

@@ -28,6 +28,7 @@ Sampler::Sampler(SamplingOptions options, const DrawRules& rules) : options_(std
   Require(o.min_p >= 0 && o.min_p <= 1, "min-p", o.min_p, "0 to 1");
   Require(o.repeat_penalty > 0 && std::isfinite(o.repeat_penalty), "repeat-penalty", o.repeat_penalty, "above 0");
   Require(o.repeat_last_n >= -1, "repeat-last-n", o.repeat_last_n, ">= -1");
+  Require(o.no_repeat_ngram >= 0, "no-repeat-ngram", o.no_repeat_ngram, ">= 0");
   Require(std::abs(o.presence_penalty) <= 2, "presence-penalty", o.presence_penalty, "-2 to 2");
   Require(std::abs(o.frequency_penalty) <= 2, "frequency-penalty", o.frequency_penalty, "-2 to 2");
 }
@@ -38,7 +39,7 @@ bool Sampler::may_end(std::span<const int32_t> history) const {
 
 bool Sampler::adjusts(std::span<const int32_t> history) const {
   return rules_.constraint != nullptr || rules_.filter != nullptr || !options_.logit_bias.empty() ||
-         options_.repeat_penalty != 1.0f || options_.presence_penalty != 0 || options_.frequency_penalty != 0 ||
+         options_.no_repeat_ngram > 0 || forced(history) >= 0 || options_.repeat_penalty != 1.0f || options_.presence_penalty != 0 || options_.frequency_penalty != 0 ||
          !may_end(history);
 }
 
@@ -60,6 +61,30 @@ void Sampler::Adjust(std::span<const int32_t> history) {
   if (options_.repeat_penalty != 1.0f) PenalizeRepeats(history);
   if (options_.presence_penalty != 0 || options_.frequency_penalty != 0) {
     PenalizeAnswer(history.subspan(std::min(history.size(), static_cast<size_t>(rules_.prompt))));
+  }
+  if (options_.no_repeat_ngram > 0) BanRepeats(history);
+  if (const int32_t token = forced(history); token >= 0 && at(token) != nullptr) {
+    std::ranges::fill(adjusted_, -std::numeric_limits<float>::infinity());
+    *at(token) = 0;
+  }
+}
+
+int32_t Sampler::forced(std::span<const int32_t> history) const {
+  const int64_t answered = std::ssize(history) - rules_.prompt;
+  if (rules_.forced_last >= 0 && answered + 1 == rules_.max_tokens) return rules_.forced_last;
+  return answered == 0 ? rules_.forced_first : -1;
+}
+
+// Where the last n - 1 tokens stood before, what followed them there may not follow again.
+void Sampler::BanRepeats(std::span<const int32_t> history) {
+  const size_t n = static_cast<size_t>(options_.no_repeat_ngram);
+  if (history.size() + 1 < n) return;
+  const std::span<const int32_t> end = history.last(n - 1);
+  for (size_t i = 0; i + n <= history.size(); ++i) {
+    const size_t token = static_cast<size_t>(history[i + n - 1]);
+    if (token < adjusted_.size() && std::ranges::equal(history.subspan(i, n - 1), end)) {
+      adjusted_[token] = -std::numeric_limits<float>::infinity();
+    }
   }
 }
 
@@ -90,13 +115,16 @@ void Sampler::PenalizeAnswer(std::span<const int32_t> answer) {
   });
 }
 
-std::span<const Sampler::Candidate> Sampler::Warp(std::span<const float> logits, std::span<const int32_t> history) {
+std::span<const float> Sampler::Adjusted(std::span<const float> logits, std::span<const int32_t> history) {
   logits = logits.first(static_cast<size_t>(std::min(rules_.vocabulary, static_cast<int64_t>(logits.size()))));
-  if (adjusts(history)) {
-    adjusted_.assign(logits.begin(), logits.end());
-    Adjust(history);
-    logits = adjusted_;
-  }
+  if (!adjusts(history)) return logits;
+  adjusted_.assign(logits.begin(), logits.end());
+  Adjust(history);
+  return adjusted_;
+}
+
+std::span<const Sampler::Candidate> Sampler::Warp(std::span<const float> logits, std::span<const int32_t> history) {
+  logits = Adjusted(logits, history);
   const int64_t best = ArgMax(logits);
   if (best < 0) Fail(ErrorCode::kRuntime, "the model's logits are not finite; `cambium inspect --check` looks for NaN");
   candidates_.clear();

@@ -18,6 +18,9 @@ struct DrawRules {
   int64_t min_tokens = 0;                    // of the answer, before which no end token is drawn
   std::span<const int32_t> end_tokens = {};  // outlive the sampler
   LogitsFilter* constraint = nullptr;        // before the filter; outlives the sampler
+  // The only token that may be the answer's first, and its last where it has max_tokens; -1: any.
+  int32_t forced_first = -1, forced_last = -1;
+  int64_t max_tokens = -1;
 };
 
 // Draws tokens. A draw is a pure function of (options, logits, history, position): the noise is counter-based, keyed by
@@ -38,6 +41,10 @@ class Sampler {
   // highest first, equal logits by token id. Greedy leaves one. Valid until the next call.
   std::span<const Candidate> Warp(std::span<const float> logits, std::span<const int32_t> history);
 
+  // Logits (or log-probabilities) after filter, bias, penalties, and with -inf where no token may be drawn; of the
+  // vocabulary that may be. Valid until the next call.
+  std::span<const float> Adjusted(std::span<const float> logits, std::span<const int32_t> history);
+
   // The token at `position` of the sequence: argmax of warped logits plus that position's Gumbel noise (greedy: no
   // noise). kRuntime if no logit is finite.
   int32_t Draw(std::span<const float> logits, std::span<const int32_t> history, int64_t position);
@@ -50,6 +57,8 @@ class Sampler {
   void ForEachSeen(std::span<const int32_t> text, const F& f);
   void PenalizeRepeats(std::span<const int32_t> history);
   void PenalizeAnswer(std::span<const int32_t> answer);
+  void BanRepeats(std::span<const int32_t> history);
+  int32_t forced(std::span<const int32_t> history) const;  // -1: none
 
   SamplingOptions options_;
   DrawRules rules_;

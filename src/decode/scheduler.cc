@@ -34,12 +34,14 @@ double HeadShare(const ModelWeights& weights) {
 
 }  // namespace
 
-Scheduler::Scheduler(Transformer& transformer, KvCache& kv, const SchedulerOptions& options)
+Scheduler::Scheduler(Transformer& transformer, KvCache& kv, const SchedulerOptions& options, KvCache* memory)
     : transformer_(transformer),
       kv_(kv),
+      memory_(memory),
       options_(options),
       planner_(CurveOf(transformer.weights(), options.curve)),
       head_share_(HeadShare(transformer.weights())) {
+  Check(transformer.config().has_encoder() == (memory != nullptr), "a model with an encoder has a memory");
   Check(options.parallel > 0 && options.prefill_rows > 0, "a scheduler runs sequences");
 }
 
@@ -50,9 +52,12 @@ Scheduler::~Scheduler() {
 void Scheduler::Require(const DecodeRequest& request) const {
   if (request.prompt.empty()) Fail(ErrorCode::kUsage, "the prompt is empty");
   const int64_t vocab = transformer_.config().vocab, size = std::ssize(request.prompt);
-  for (const int32_t id : request.prompt) {
-    if (id < 0 || id >= vocab) Fail(ErrorCode::kUsage, "token id ", id, " is outside the vocabulary of ", vocab);
+  for (const std::vector<int32_t>* ids : {&request.prompt, &request.source}) {
+    for (const int32_t id : *ids) {
+      if (id < 0 || id >= vocab) Fail(ErrorCode::kUsage, "token id ", id, " is outside the vocabulary of ", vocab);
+    }
   }
+  if (memory_ != nullptr) RequireSource(request);
   for (const auto& [id, bias] : request.sampling.logit_bias) {
     const int64_t drawn = std::min(vocab, request.vocabulary);
     if (id < 0 || id >= drawn) Fail(ErrorCode::kUsage, "logit bias for id ", id, ", the vocabulary has ", drawn);
@@ -71,13 +76,32 @@ void Scheduler::Require(const DecodeRequest& request) const {
   const int64_t answer = request.max_tokens < 0 ? request.context : request.max_tokens;
   const int64_t before = request.grafts != nullptr ? request.grafts->slots_before() : 0;
   const int64_t most = before + std::min(request.context, size + answer);
-  if (before + request.context > transformer_.config().context) {
+  int64_t unshifted = 0;
+  if (request.grafts != nullptr) {
+    for (const Graft* graft : request.grafts->grafts) unshifted += graft->prefix_shifts_positions() ? 0 : graft->prefix_length();
+  }
+  if (before - unshifted + request.context > transformer_.config().context) {
     Fail(ErrorCode::kUsage, "a context of ", before + request.context, " is beyond the model's ",
          transformer_.config().context, " positions");
   }
   if (most > kv_.max_slots()) {
     Fail(ErrorCode::kResource, "the request may take ", most, " slots, the KV cache has ", kv_.max_slots(),
          "; make the cache larger, or lower max_tokens");
+  }
+}
+
+void Scheduler::RequireSource(const DecodeRequest& request) const {
+  const int64_t size = std::ssize(request.source), most = transformer_.config().context;
+  if (size == 0) Fail(ErrorCode::kUsage, "the source is empty");
+  if (size > most) {
+    Fail(ErrorCode::kUsage, "the source has ", size, " tokens, the encoder reads at most ", most, "; shorten it");
+  }
+  int64_t slots = size;
+  if (request.grafts != nullptr) {
+    for (const Graft* graft : request.grafts->grafts) slots += graft->cross_prefix_length();
+  }
+  if (slots > memory_->max_slots()) {
+    Fail(ErrorCode::kResource, "the source takes ", slots, " slots, the memory of sources has ", memory_->max_slots());
   }
 }
 
@@ -152,7 +176,49 @@ void Scheduler::Publish(Sequence& s, int64_t tokens, bool last) {
   s.published = tokens;
 }
 
+void Scheduler::Append(const Sequence& s, Pass& pass, KvCache::Id kv, int64_t computed,
+                       std::span<const int32_t> tokens, std::span<const int32_t> parents) const {
+  Pass::Segment& segment = pass.Append(kv, s.slots_before + computed, tokens, parents);
+  segment.grafts = s.grafts();
+  segment.memory = s.memory;
+  pass.memory = memory_;
+  for (int64_t row = 0; row < segment.count && s.unshifted > 0; ++row) {
+    pass.positions[static_cast<size_t>(segment.begin + row)] -= static_cast<int32_t>(s.unshifted);
+  }
+}
+
+// What the decoder sees of the source: known, or made by a pass of the encoder.
+bool Scheduler::PlaceMemory(Sequence& s) {
+  const uint64_t key = SourceKey(s.request);
+  std::vector<int32_t> slots;
+  for (const Graft* graft : s.grafts()) slots.insert(slots.end(), static_cast<size_t>(graft->cross_prefix_length()), -1);
+  slots.insert(slots.end(), s.request.source.begin(), s.request.source.end());
+  s.memory = memory_->Open();
+  try {
+    if (memory_->Attach(s.memory, key, slots) == std::ssize(slots)) return true;
+    memory_->Truncate(s.memory, 0);
+    if (!memory_->TryGrow(s.memory, std::ssize(slots))) {
+      memory_->Close(std::exchange(s.memory, -1));
+      return false;
+    }
+    Pass pass;
+    pass.compute = options_.compute;
+    pass.encoder = true;
+    pass.memory = memory_;
+    Pass::Segment& segment = pass.Append(-1, 0, s.request.source);
+    segment.grafts = s.grafts();
+    segment.memory = s.memory;
+    transformer_.Forward(pass);
+    memory_->Publish(s.memory, key, slots, true);
+  } catch (...) {
+    memory_->Close(std::exchange(s.memory, -1));
+    throw;
+  }
+  return true;
+}
+
 bool Scheduler::Place(Sequence& s) {
+  if (memory_ != nullptr && s.memory < 0 && !PlaceMemory(s)) return false;
   const bool keeps = s.request.drafters != nullptr && s.request.drafters->keeps_kv();
   // A draft module's slots stand `slots_before` lower, so that a page holds more of its text than the page's tokens
   // tell.
@@ -211,6 +277,7 @@ bool Scheduler::WaitsForKnown(const Sequence& s) const {
 }
 
 void Scheduler::Leave(Sequence& s) {
+  if (s.memory >= 0) memory_->Close(std::exchange(s.memory, -1));
   if (s.kv < 0) return;
   Publish(s, std::min(s.computed, s.drafting.kept()), true);
   s.drafting = {};
@@ -377,7 +444,7 @@ double Scheduler::TimePass(const DecodeRequest& request, std::span<const int32_t
     Pass pass;
     pass.compute = options_.compute;
     pass.kv = &kv_;
-    pass.Append(s.kv, s.slots_before + s.computed, tokens).grafts = s.grafts();
+    Append(s, pass, s.kv, s.computed, tokens);
     for (int32_t row = 0; logits && row < std::ssize(tokens); ++row) pass.logit_rows.push_back(row);
     const Clock::time_point start = Clock::now();
     transformer_.Forward(pass);

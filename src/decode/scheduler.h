@@ -5,6 +5,7 @@
 #include <memory>
 #include <vector>
 
+#include "decode/beams.h"
 #include "decode/planner.h"
 #include "decode/request.h"
 #include "model/transformer.h"
@@ -32,7 +33,8 @@ struct Sequence;
 class Scheduler {
  public:
   using Id = int64_t;
-  Scheduler(Transformer& transformer, KvCache& kv, const SchedulerOptions& options);
+  // memory: what decoders see of their sources, in a model with an encoder; layers as the decoder's.
+  Scheduler(Transformer& transformer, KvCache& kv, const SchedulerOptions& options, KvCache* memory = nullptr);
   ~Scheduler();
 
   // Queues a request. kUsage for an empty prompt, a token outside the vocabulary, options out of range, a prompt that
@@ -51,6 +53,10 @@ class Scheduler {
   // twentieth 2.6).
   double TimePass(const DecodeRequest& request, std::span<const int32_t> rows);
 
+  // The likeliest answers to one request, best first: beam search over rows that share the prompt's pages. Runs to its
+  // end, between the steps of other requests. kUsage for options out of range, kResource where the cache is too small.
+  std::vector<Beam> Search(const DecodeRequest& request, const BeamOptions& options, DecodeResult& result);
+
   struct Stats {
     int64_t waiting = 0, running = 0;
     int64_t steps = 0, rows = 0, prompt_rows = 0;  // since the start
@@ -65,10 +71,15 @@ class Scheduler {
 
  private:
   struct Part;  // a sequence's rows in the pass under way
+  void RequireSource(const DecodeRequest& request) const;
   void Admit();
   void Reap();              // ends what was cancelled
   bool Place(Sequence& s);  // gives it a place in the cache, with what is known of it
   bool PlacePrefix(const Sequence& s);
+  bool PlaceMemory(Sequence& s);
+  // Puts tokens of the sequence, from `computed` on, into the pass as rows of `kv`, which is its place or a fork of that.
+  void Append(const Sequence& s, Pass& pass, KvCache::Id kv, int64_t computed, std::span<const int32_t> tokens,
+              std::span<const int32_t> parents = {}) const;
   std::vector<Part> PlanDecoding();
   void PlanPrefill(std::vector<Part>& parts);
   int64_t PrefillRows(int64_t decoding_rows) const;
@@ -90,6 +101,7 @@ class Scheduler {
 
   Transformer& transformer_;
   KvCache& kv_;
+  KvCache* memory_;
   SchedulerOptions options_;
   Planner planner_;
   Stats stats_;

@@ -85,7 +85,7 @@ void Scheduler::Lay(Part& part, Pass& pass) {
       part.parents.push_back(node.parent + 1);
     }
   }
-  pass.Append(s.kv, s.slots_before + s.computed, part.tokens, part.parents).grafts = s.grafts();
+  Append(s, pass, s.kv, s.computed, part.tokens, part.parents);
   const bool shows_logits = part.shows && s.request.on_logits;
   if (part.draws || shows_logits) {
     part.first_logit = std::ssize(pass.logit_rows);

@@ -10,7 +10,16 @@ namespace {
 uint64_t KeyOf(const DecodeRequest& request) {
   const bool keeps = request.drafters != nullptr && request.drafters->keeps_kv();
   const uint64_t grafts = request.grafts != nullptr ? request.grafts->key : 0;
-  return MixKey(MixKey(MixKey(0, grafts), keeps ? request.drafters->key() : 0), request.salt);
+  uint64_t key = MixKey(MixKey(MixKey(0, grafts), keeps ? request.drafters->key() : 0), request.salt);
+  if (!request.source.empty()) key = MixKey(key, SourceKey(request));
+  return key;
+}
+
+int64_t Unshifted(const DecodeRequest& request) {
+  int64_t slots = 0;
+  if (request.grafts == nullptr) return slots;
+  for (const Graft* graft : request.grafts->grafts) slots += graft->prefix_shifts_positions() ? 0 : graft->prefix_length();
+  return slots;
 }
 
 }  // namespace
@@ -20,6 +29,12 @@ uint64_t MixKey(uint64_t key, uint64_t part) {
   key = (key ^ part) * 0x9E3779B97F4A7C15u;
   key = (key ^ (key >> 30)) * 0xBF58476D1CE4E5B9u;
   return key ^ (key >> 27);
+}
+
+uint64_t SourceKey(const DecodeRequest& request) {
+  uint64_t key = MixKey(request.salt, request.grafts != nullptr ? request.grafts->key : 0);
+  for (const int32_t token : request.source) key = MixKey(key, static_cast<uint64_t>(token) + 1);
+  return key;
 }
 
 int64_t GraftSet::slots_before() const {
@@ -39,10 +54,12 @@ Sequence::Sequence(int64_t id, DecodeRequest asked)
     : id(id),
       request(std::move(asked)),
       sampler(request.sampling, {request.vocabulary, request.filter.get(), std::ssize(request.prompt),
-                                 request.min_tokens, request.end_tokens, request.constraint.get()}),
+                                 request.min_tokens, request.end_tokens, request.constraint.get(),
+                                 request.forced_first, request.forced_last, request.max_tokens}),
       tokens(request.prompt),
       prompt(std::ssize(tokens)),
       slots_before(request.grafts != nullptr ? request.grafts->slots_before() : 0),
+      unshifted(Unshifted(request)),
       key(KeyOf(request)) {}
 
 int64_t Sequence::LeftToDraw() const {

@@ -25,6 +25,8 @@ struct Sequence {
   int64_t computed = 0;         // tokens with committed keys and values
   int64_t slots_before = 0;     // slots that grafts fill
   KvCache::Id kv = -1;          // its place in the cache; -1: none
+  KvCache::Id memory = -1;      // of what the decoder sees of the request's source
+  int64_t unshifted = 0;        // of slots_before: they move no position
   uint64_t key;                 // what the prefix index knows its pages by
   int64_t published = 0;        // tokens that the index was told of
   int64_t shown = 0;            // rows of the prompt that the request was shown: each once, however often computed

@@ -20,6 +20,9 @@ int64_t Engine::context() const { return impl_->context; }
 
 RequestId Engine::Submit(Request request) {
   Impl& e = *impl_;
+  if (request.beams.count != 1) {
+    Fail(ErrorCode::kUsage, "beams is ", request.beams.count, ": a request among others is drawn, expected 1");
+  }
   DecodeRequest decode = e.ToDecode(request);
   e.scheduler->Require(decode);
   const std::lock_guard lock(e.mail);
@@ -42,6 +45,7 @@ bool Engine::Step(const Sink& sink) { return impl_->Step(sink); }
 Generation Engine::Generate(Request request, const Sink& sink) {
   Impl& e = *impl_;
   Check(e.only == 0, "Generate is not called from a sink");
+  if (request.beams.count != 1) return e.Search(request, sink);
   const RequestId id = Submit(std::move(request));
   struct Only {
     RequestId& only;
@@ -111,7 +115,8 @@ void Engine::CompilePrefix(std::span<const int32_t> ids, const std::string& dire
     if (id < 0 || id >= vocab) Fail(ErrorCode::kUsage, "token id ", id, " is outside the vocabulary of ", vocab);
   }
   const std::lock_guard computing(e.m.compute);
-  const std::unique_ptr<PrefixGraft> prefix = PrefixGraft::Compile(e.m.transformer.base(), ids, e.compute, e.kv->dtype());
+  const std::unique_ptr<PrefixGraft> prefix =
+      PrefixGraft::Compile(e.m.transformer.base(), ids, e.compute, e.kv->dtype());
   prefix->set_base(e.m.path);
   prefix->Save(directory);
 }

@@ -119,6 +119,7 @@ struct Engine::Impl {
   void ReportPrompt(const std::shared_ptr<Active>& active, const Request& request, DecodeRequest& decode);
   void TellEnd(Active& active, const DecodeResult& result);
   bool Step(const Sink& sink);
+  Generation Search(const Request& request, const Sink& sink);
 
   Model model;
   EngineOptions options;
@@ -127,6 +128,7 @@ struct Engine::Impl {
   Compute compute;
   int64_t context;
   std::unique_ptr<KvCache> kv;
+  std::unique_ptr<KvCache> memory;  // of sources, in a model with an encoder
   std::unique_ptr<Scheduler> scheduler;
 
   // Taken in this order, each before the model's: `setup` guards the drafters and the making of the cache, `mail` what

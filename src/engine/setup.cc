@@ -3,6 +3,7 @@
 #include <cmath>
 #include <filesystem>
 #include <limits>
+#include <utility>
 
 #include "drafters/drafters.h"
 #include "engine/constraint_impl.h"
@@ -57,6 +58,48 @@ uint64_t SaltOf(const std::string& salt) {
   return hash | 1;
 }
 
+// An encoder reads the prompt; the decoder's own begins with its start token alone.
+void TakeSource(const ModelConfig& config, const Request& request, DecodeRequest& decode) {
+  const auto refuse = [](const char* name) {
+    Fail(ErrorCode::kUsage, name, ": not supported for a model with an encoder");
+  };
+  if (request.prompt_logprobs >= 0) refuse("prompt_logprobs");
+  if (request.embed) refuse("embed");
+  for (const std::string& drafter : request.drafting.drafters) {
+    if (drafter != "none") Fail(ErrorCode::kUsage, "draft is ", drafter, ": a model with an encoder drafts nothing");
+  }
+  if (request.max_tokens == 0)
+    Fail(ErrorCode::kUsage, "max_tokens is 0: a model with an encoder answers, expected 1 or more");
+  decode.source = std::exchange(decode.prompt, {config.decoder_start});
+  decode.forced_first = config.forced_first;
+  decode.forced_last = config.forced_last;
+}
+
+// What a beam search does not do, by name.
+void CheckSearch(const Request& request, const std::vector<std::string>& drafters) {
+  const SamplingOptions& s = request.sampling;
+  const SamplingOptions usual;
+  const auto off = [](float value, float usual, float off) { return value == usual || value == off; };
+  const std::pair<const char*, bool> fits[] = {
+      {"temperature", off(s.temperature, usual.temperature, 0)},
+      {"top_k", s.top_k == usual.top_k || s.top_k == 0},
+      {"top_p", off(s.top_p, usual.top_p, 1)},
+      {"min_p", off(s.min_p, usual.min_p, 0)},
+      {"draft", drafters.empty() || drafters == std::vector<std::string>{"none"}},
+      {"stop", request.stop.empty()},
+      {"logprobs", request.top_logprobs < 0},
+      {"prompt_logprobs", request.prompt_logprobs < 0},
+      {"embed", !request.embed},
+      {"trace", !request.trace},
+      {"constraint", !request.constraint},
+      {"filter", request.filter == nullptr},
+      {"max_tokens", request.max_tokens != 0},
+  };
+  for (const auto& [name, good] : fits) {
+    if (!good) Fail(ErrorCode::kUsage, name, ": a beam search of ", request.beams.count, " cannot have it");
+  }
+}
+
 // Where a constraint binds, what it forces is drafted first.
 std::vector<std::string> SpecsOf(const Request& request) {
   std::vector<std::string> specs = request.drafting.drafters;
@@ -99,6 +142,9 @@ Engine::Impl::Impl(const Model& on, const EngineOptions& wanted)
   if (options.parallel < 1 || options.parallel > 4096) {
     Fail(ErrorCode::kUsage, "parallel is ", options.parallel, ", expected 1 to 4096");
   }
+  if (m.transformer.config().has_encoder() && options.kv_type == KvType::kQ8) {
+    Fail(ErrorCode::kUsage, "kv_type is q8: a model with an encoder keeps f16 or f32");
+  }
   if (options.cache_tokens < 0) Fail(ErrorCode::kUsage, "cache_tokens is ", options.cache_tokens);
   const int64_t several = options.parallel * std::min(context, kDefaultContext / 2);
   const int64_t enough = (options.parallel == 1 ? context : std::max(context, several)) + kSpareRows + kPrefixSlots;
@@ -118,7 +164,11 @@ void Engine::Impl::MakeCache(int64_t slots) {
   scheduling.compute = compute;
   scheduling.parallel = options.parallel;
   if (options.batch) scheduling.prefill_stretch = std::numeric_limits<double>::infinity();
-  scheduler = std::make_unique<Scheduler>(m.transformer, *kv, scheduling);
+  if (m.transformer.config().has_encoder()) {
+    const int64_t sources = options.parallel * m.transformer.config().context + kPrefixSlots;
+    memory = std::make_unique<KvCache>(m.transformer.config(), KvDType(options), sources);
+  }
+  scheduler = std::make_unique<Scheduler>(m.transformer, *kv, scheduling, memory.get());
 }
 
 void Engine::Impl::MakeRoom(int64_t slots) {
@@ -204,6 +254,9 @@ std::shared_ptr<DrafterSet> Engine::Impl::DraftersFor(
 DecodeRequest Engine::Impl::ToDecode(const Request& request) {
   DecodeRequest decode;
   decode.prompt = request.prompt;
+  if (m.transformer.config().has_encoder()) TakeSource(m.transformer.config(), request, decode);
+  const bool searches = request.beams.count != 1;
+  if (searches) CheckSearch(request, request.drafting.drafters);
   std::vector<std::shared_ptr<Adapter::Impl::Scaled>> carriers;
   decode.grafts = Grafts(request.adapters, carriers);
   decode.sampling = request.sampling;
@@ -217,7 +270,7 @@ DecodeRequest Engine::Impl::ToDecode(const Request& request) {
          {std::pair("ignore_end", request.ignore_end), std::pair("min_tokens", request.min_tokens > 0)}) {
       if (given) Fail(ErrorCode::kUsage, name, ": under a constraint the answer ends where it must");
     }
-    decode.constraint = MatcherOf(*request.constraint, request.prompt.size());
+    decode.constraint = MatcherOf(*request.constraint, decode.prompt.size());
   }
   decode.verify = RuleOf(request.drafting);
   if (request.drafting.max_rows < 1 || request.drafting.max_rows > kMostRows) {
@@ -239,8 +292,14 @@ DecodeRequest Engine::Impl::ToDecode(const Request& request) {
     Fail(ErrorCode::kUsage, "the grafts' prefix of ", prefix, " leaves nothing of the model's ", positions,
          " positions");
   }
-  MakeRoom(prefix + decode.context);
-  if (decode.max_tokens != 0) decode.drafters = DraftersFor(SpecsOf(request), carriers);
+  int64_t slots = prefix + decode.context;
+  if (searches) {  // each hypothesis has the answer to itself, and a page that the prompt's end shares
+    const int64_t answer = decode.max_tokens < 0 ? decode.context : std::min(decode.context, decode.max_tokens);
+    slots += std::clamp<int64_t>(request.beams.count, 0, 256) * 2 * (answer + KvCache::kPageSlots);
+  }
+  MakeRoom(slots);
+  const bool drafts = decode.max_tokens != 0 && !searches && !m.transformer.config().has_encoder();
+  if (drafts) decode.drafters = DraftersFor(SpecsOf(request), carriers);
   if (!request.ignore_end) {
     decode.end_tokens = m.tokenizer.end_of_generation();
   }

@@ -18,7 +18,8 @@ namespace cambium {
   FAMILY(kGranite)               \
   FAMILY(kStarcoder2)            \
   FAMILY(kGptNeox)               \
-  FAMILY(kGpt2)
+  FAMILY(kGpt2)                  \
+  FAMILY(kBart)
 
 #define DECLARED(name) extern const Family name;
 CAMBIUM_FAMILIES(DECLARED)

@@ -51,6 +51,12 @@ std::string TensorNames::Stem(Role role, int64_t layer, int64_t expert) const {
   const TensorRow* row = Find(role);
   Check(row != nullptr, "the family has the tensor");
   std::string name(NameIn(*row, dialect_));
+  const bool decoder = layer >= encoder_layers_;
+  constexpr std::string_view kStack = "{stack}";
+  if (const size_t at = name.find(kStack); at != std::string::npos) {
+    name.replace(at, kStack.size(), decoder ? "decoder" : "encoder");
+  }
+  if (decoder) layer -= encoder_layers_;
   for (const int64_t number : {layer, expert}) {
     if (const size_t at = name.find("{}"); at != std::string::npos) name.replace(at, 2, std::to_string(number));
   }

@@ -15,7 +15,7 @@ struct HfConfig;
 
 enum class Dialect : uint8_t { kHuggingFace, kGguf };
 
-// What a tensor is in the model, whatever a file calls it. kQ to kDown are in the order of the model's sites.
+// What a tensor is in the model, whatever a file calls it. kQ to kCrossO are in the order of the model's sites.
 enum class Role : uint8_t {
   kEmbedding,
   kPositions,
@@ -27,6 +27,9 @@ enum class Role : uint8_t {
   kFfnPostNorm,
   kQNorm,
   kKNorm,
+  kCrossNorm,
+  kEmbeddingNorm,
+  kLogitBias,
   kQ,
   kK,
   kV,
@@ -34,6 +37,10 @@ enum class Role : uint8_t {
   kGate,
   kUp,
   kDown,
+  kCrossQ,
+  kCrossK,
+  kCrossV,
+  kCrossO,
   kQkv,        // q, k and v in one
   kGateUp,     // gate and up in one
   kNextToken,  // a tensor of a module that predicts further tokens
@@ -57,7 +64,7 @@ enum class Layout : uint8_t {
 };
 
 // One line of a family's table: a tensor's stem (its name without ".weight" or ".bias") in each dialect. "{}" stands
-// for the layer. A role may have several lines; the first is the one that is written.
+// for the layer, counted within its stack, and "{stack}" for "encoder" or "decoder". A role may have several lines; the first is the one that is written.
 struct TensorRow {
   Role role;
   std::string_view hf, gguf;
@@ -74,6 +81,11 @@ struct BlockTraits {
   bool post_norms = false;         // a norm on each branch before its residual add (Gemma)
   bool qk_norm = false;            // RmsNorm over head_dim on q and k (Qwen3, Gemma 3)
   bool wide_qk_norm = false;       // that over all heads at once (OLMo 2)
+  bool residual_norm = false;      // each sub-layer is norm(x + branch(x)), with no norm before it (BART)
+  bool embedding_norm = false;     // a norm on the embedded input of a stack (BART)
+  bool final_norm = true;          // a norm behind the last block of a stack
+  bool encoder = false;            // an encoder stands before the decoder, which attends to its result
+  int64_t position_offset = 0;     // rows of the table before position 0's (BART)
   bool learned_positions = false;  // GPT-2
   bool rope = true;
 };
@@ -156,7 +168,9 @@ std::string FamilyNames(Dialect dialect);
 // A family's names for its tensors in one dialect.
 class TensorNames {
  public:
-  TensorNames(const Family& family, Dialect dialect) : family_(&family), dialect_(dialect) {}
+  // encoder_layers: the layers that are the encoder's, which come first.
+  TensorNames(const Family& family, Dialect dialect, int64_t encoder_layers = 0)
+      : family_(&family), dialect_(dialect), encoder_layers_(encoder_layers) {}
 
   const Family& family() const { return *family_; }
   bool Has(Role role) const { return Find(role) != nullptr; }
@@ -179,6 +193,7 @@ class TensorNames {
   const TensorRow* Find(Role role) const;
   const Family* family_;
   Dialect dialect_;
+  int64_t encoder_layers_;
 };
 
 }  // namespace cambium

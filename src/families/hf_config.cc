@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdlib>
+#include <filesystem>
 
 #include "cambium/error.h"
 #include "families/hf_fields.h"
@@ -78,13 +79,26 @@ void ReadIds(const HfFields& fields, HfConfig& config) {
   config.pad_id = read("pad_token_id");
 }
 
+// What generation_config.json says of an encoder's family goes before what config.json says.
+void ReadAnswerIds(const std::string& directory, HfConfig& config) {
+  const std::string path = directory + "/generation_config.json";
+  if (!config.family->traits.encoder || !std::filesystem::exists(path)) return;
+  const json root = ParseJson(ReadTextFile(path, size_t{16} << 20), path);
+  const HfFields fields(root, path);
+  for (const auto& [name, id] : {std::pair("decoder_start_token_id", &config.decoder_start_id),
+                                 std::pair("forced_bos_token_id", &config.forced_bos_id),
+                                 std::pair("forced_eos_token_id", &config.forced_eos_id)}) {
+    if (fields.Find(name)) *id = fields.Int(name, {}, 0, config.vocab - 1);
+  }
+}
+
 // What every family has, under its keys for it.
 void ReadSizes(const HfFields& fields, HfConfig& config) {
   const ConfigKeys& keys = config.family->keys;
   const ConfigDefaults& usual = config.family->defaults;
   config.vocab = fields.Int(keys.vocab, Given(usual.vocab));
   config.hidden = fields.Int(keys.hidden);
-  config.layers = fields.Int(keys.layers, {}, 1, kMostLayers);
+  config.layers = fields.Int(keys.layers, {}, 1, kMostLayers);  // of a decoder: read_hf adds an encoder's
   config.heads = fields.Int(keys.heads, Given(usual.heads));
   const int64_t kv_heads = usual.kv_heads > 0 ? usual.kv_heads : config.heads;
   config.kv_heads = keys.kv_heads != nullptr ? fields.Int(keys.kv_heads, kv_heads) : kv_heads;
@@ -106,7 +120,7 @@ void ReadSizes(const HfFields& fields, HfConfig& config) {
   }
   const double rotary = keys.rotary != nullptr ? fields.Positive(keys.rotary, usual.rotary) : 1;
   SetRotary(fields, keys.rotary, rotary, config);
-  config.norm_eps = fields.Positive(keys.norm_eps, usual.norm_eps);
+  config.norm_eps = keys.norm_eps != nullptr ? fields.Positive(keys.norm_eps, usual.norm_eps) : usual.norm_eps;
   config.activation = fields.Str(keys.activation, usual.activation);
   config.tied_head = fields.Bool("tie_word_embeddings", usual.tied_head);
   config.attention_bias =
@@ -204,7 +218,9 @@ HfConfig ParseHfConfig(const std::string& text, const std::string& path) {
 
 HfConfig ReadHfConfig(const std::string& directory) {
   const std::string path = directory + "/config.json";
-  return ParseHfConfig(ReadTextFile(path, size_t{16} << 20), path);
+  HfConfig config = ParseHfConfig(ReadTextFile(path, size_t{16} << 20), path);
+  ReadAnswerIds(directory, config);
+  return config;
 }
 
 void WriteTokenIds(const HfConfig& c, ordered_json& json) {
@@ -227,8 +243,8 @@ ordered_json HfConfigJson(const HfConfig& c, const std::string& dtype) {
                        {keys.heads, c.heads},
                        {keys.ffn, c.ffn},
                        {keys.context, c.context},
-                       {keys.activation, c.activation},
-                       {keys.norm_eps, Decimal(c.norm_eps)}};
+                       {keys.activation, c.activation}};
+  if (keys.norm_eps != nullptr) json[keys.norm_eps] = Decimal(c.norm_eps);
   WriteTokenIds(c, json);
   if (keys.kv_heads != nullptr) json[keys.kv_heads] = c.kv_heads;
   if (keys.head_dim != nullptr) json[keys.head_dim] = c.head_dim;

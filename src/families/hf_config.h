@@ -45,6 +45,9 @@ struct HfConfig {
   int64_t sliding_window = 0;         // positions; 0: no layer slides
   std::vector<uint8_t> layer_slides;  // [layers]; empty: all slide, if there is a window
   Experts experts;
+  int64_t encoder_layers = 0;         // the first of `layers`
+  // In front of every answer; and what it must begin with, and end with where it is as long as it may be.
+  std::optional<int64_t> decoder_start_id, forced_bos_id, forced_eos_id;
   int64_t next_token_modules = 0;     // behind the layers
   std::vector<int64_t> eos_ids;
   std::optional<int64_t> bos_id, pad_id;

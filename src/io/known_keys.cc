@@ -357,8 +357,10 @@ json ValueOf(const GgufFile& file, const std::string& key, const GgufValue& valu
 void CheckModelKeys(const json& config, const std::string& path, Names own) {
   CheckKeys(config, path, kModelHonoured, kModelHarmless, kModelRefused, own);
 }
-void CheckGenerationKeys(const json& config, const std::string& path) {
-  CheckKeys(config, path, kGenerationHonoured, kGenerationHarmless, kGenerationRefused);
+void CheckGenerationKeys(const json& config, const std::string& path, bool has_encoder) {
+  static constexpr std::string_view kForced[] = {"forced_bos_token_id", "forced_eos_token_id"};
+  CheckKeys(config, path, kGenerationHonoured, kGenerationHarmless, kGenerationRefused,
+            has_encoder ? Names(kForced) : Names());
 }
 void CheckTokenizerKeys(const json& config, const std::string& path) {
   CheckKeys(config, path, kTokenizerHonoured, kTokenizerHarmless, kTokenizerRefused);

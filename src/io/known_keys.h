@@ -14,7 +14,8 @@ class GgufFile;
 // for a file. `path` names the file.
 // config.json, without its wrapper; `own` are honoured by the model's family beside those of all.
 void CheckModelKeys(const nlohmann::json& config, const std::string& path, std::span<const std::string_view> own = {});
-void CheckGenerationKeys(const nlohmann::json& config, const std::string& path);  // generation_config.json
+// generation_config.json; a model with an encoder honours what an answer must begin and end with.
+void CheckGenerationKeys(const nlohmann::json& config, const std::string& path, bool has_encoder = false);
 void CheckTokenizerKeys(const nlohmann::json& config, const std::string& path);   // tokenizer_config.json
 void CheckGgufKeys(const GgufFile& file, std::span<const std::string_view> own = {});  // a model's metadata
 

@@ -257,7 +257,8 @@ void Visit(const Texts& texts, const std::string& source, const std::function<vo
   const Json generation = parse(texts.generation, "generation_config.json"), model = parse(texts.model, "config.json");
   const Json config = parse(texts.config, "tokenizer_config.json");
   CheckTokenizerKeys(config, source + " (tokenizer_config.json)");
-  CheckGenerationKeys(generation, source + " (generation_config.json)");
+  const bool has_encoder = model.is_object() && model.value("is_encoder_decoder", Json(false)) == true;
+  CheckGenerationKeys(generation, source + " (generation_config.json)", has_encoder);
   ReadConfigs(parse(texts.special_tokens, "special_tokens_map.json"), spec);
   ReadConfigs(config, spec);
   const Json inner = model.is_object() ? model.value("text_config", Json()) : Json();

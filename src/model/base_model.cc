@@ -9,13 +9,14 @@ namespace {
 
 // Refuses what no row of the model stands for: files reach it (a corpus index, a draft model, training data). Negative
 // tokens are rows of a graft's own prompt.
-void CheckRows(const ModelWeights& weights, std::span<const int32_t> tokens, std::span<const int32_t> positions) {
+void CheckRows(const ModelWeights& weights, Tensor table, std::span<const int32_t> tokens,
+               std::span<const int32_t> positions) {
   const int64_t vocab = weights.embedding.out();
   for (const int32_t token : tokens) {
     if (token >= vocab) Fail(ErrorCode::kData, "token id ", token, " is outside the model's ", vocab, " embedding rows");
   }
-  if (!weights.positions.view) return;
-  const int64_t context = weights.positions.view.rows();
+  if (!table) return;
+  const int64_t context = table.rows() - weights.config.position_offset;
   for (const int32_t position : positions) {
     if (position >= 0 && position < context) continue;
     Fail(ErrorCode::kUsage, "position ", position, " is outside the model's ", context, " positions");
@@ -24,10 +25,12 @@ void CheckRows(const ModelWeights& weights, std::span<const int32_t> tokens, std
 
 }  // namespace
 
-void BaseModel::Embed(std::span<const int32_t> tokens, std::span<const int32_t> positions, Tensor y) const {
+void BaseModel::Embed(std::span<const int32_t> tokens, std::span<const int32_t> positions, Tensor y,
+                      bool encoder) const {
   const ModelWeights& w = *weights_;
-  const int64_t hidden = config().hidden;
-  CheckRows(w, tokens, positions);
+  const int64_t hidden = config().hidden, offset = config().position_offset;
+  const Tensor table = encoder ? w.encoder.positions.view : w.positions.view;
+  CheckRows(w, table, tokens, positions);
   pool_.Run((static_cast<int64_t>(tokens.size()) + 15) / 16, [&](int64_t task, int) {
     const size_t end = std::min(tokens.size(), static_cast<size_t>(task + 1) * 16);
     for (size_t i = static_cast<size_t>(task) * 16; i < end; ++i) {
@@ -40,8 +43,8 @@ void BaseModel::Embed(std::span<const int32_t> tokens, std::span<const int32_t> 
       if (config().embedding_scale != 1.0f) {
         for (int64_t j = 0; j < hidden; ++j) row[j] *= config().embedding_scale;
       }
-      if (w.positions.view) {
-        const float* position = w.positions.view.row(positions[i]);
+      if (table) {
+        const float* position = table.row(positions[i] + offset);
         for (int64_t j = 0; j < hidden; ++j) row[j] += position[j];
       }
     }
@@ -60,7 +63,7 @@ void BaseModel::EmbedBackward(std::span<const int32_t> tokens, std::span<const i
       float* const to = dembedding.row(tokens[i]);
       for (int64_t j = begin; j < end; ++j) to[j] += config().embedding_scale * from[j];
       if (!dpositions) continue;
-      float* const position = dpositions.row(positions[i]);
+      float* const position = dpositions.row(positions[i] + config().position_offset);
       for (int64_t j = begin; j < end; ++j) position[j] += from[j];
     }
   });

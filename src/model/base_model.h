@@ -22,7 +22,8 @@ class BaseModel {
 
   // Embeddings of tokens, scaled as the family wants; y [tokens, hidden]. A negative token is a row of zeros. kData for a
   // token, kUsage for a position that the model has no row for.
-  void Embed(std::span<const int32_t> tokens, std::span<const int32_t> positions, Tensor y) const;
+  // `encoder`: with the encoder's positions. The norm behind it is the caller's.
+  void Embed(std::span<const int32_t> tokens, std::span<const int32_t> positions, Tensor y, bool encoder = false) const;
   // Adds the rows of dy [tokens, hidden] to dembedding [vocab, hidden] and, unless empty, dpositions [context, hidden].
   void EmbedBackward(std::span<const int32_t> tokens, std::span<const int32_t> positions, Tensor dy, Tensor dembedding,
                      Tensor dpositions) const;

@@ -2,43 +2,11 @@
 
 #include <algorithm>
 
+#include "model/block_parts.h"
 #include "model/experts.h"
 
 namespace cambium {
 namespace {
-
-void Norm(BlockRun& run, const NormWeights& weights, Tensor x, Tensor y) {
-  const float eps = run.config.norm_eps;
-  if (run.config.norm == ModelConfig::Norm::kRms) {
-    RmsNorm(run.pool, x, weights.gain.view, eps, y);
-  } else {
-    LayerNorm(run.pool, x, weights.gain.view, weights.bias.view, eps, y);
-  }
-}
-
-// dx = gradient of Norm's input x given the gradient dy of its output; statistics are computed again.
-void NormBackward(BlockRun& run, const NormWeights& weights, int layer, NormKind kind, Tensor dy, Tensor x, Tensor dx) {
-  const Graft::NormGradient grads = run.NormGradientOf(layer, kind);
-  const float eps = run.config.norm_eps;
-  Tensor y = run.workspace.New({x.rows(), x.columns()});
-  Tensor mean = run.workspace.New({x.rows()}), inv = run.workspace.New({x.rows()});
-  if (run.config.norm == ModelConfig::Norm::kRms) {
-    RmsNorm(run.pool, x, weights.gain.view, eps, y, inv);
-    RmsNormBackward(run.pool, dy, x, weights.gain.view, inv, dx, grads.dgain);
-  } else {
-    LayerNorm(run.pool, x, weights.gain.view, weights.bias.view, eps, y, mean, inv);
-    LayerNormBackward(run.pool, dy, x, weights.gain.view, mean, inv, dx, grads.dgain, grads.dbias);
-  }
-}
-
-Tensor Heads(Tensor x, int64_t heads, int64_t head_dim) { return Tensor(x.data, x.dtype, {x.rows(), heads, head_dim}); }
-
-Tensor InvFreq(const BlockRun& run, int layer) {
-  return run.config.Slides(layer) && run.inv_freq_sliding ? run.inv_freq_sliding : run.inv_freq;
-}
-float RopeScale(const BlockRun& run, int layer) {
-  return run.config.Slides(layer) && run.inv_freq_sliding ? run.config.rope_scale_sliding : run.config.rope_scale;
-}
 
 // f(context, range, graft) for every graft that acts. A row's numbers are the same on one thread as on all (law 2).
 template <class Acts, class F>
@@ -69,44 +37,6 @@ void ForRanges(BlockRun& run, const Acts& acts, const F& f) {
   }
 }
 
-struct SiteResult {
-  SiteKind kind;
-  Tensor y;
-};
-
-// Lets grafts act on the linears of one layer that read x: site by site where backward follows in mirrored order, and
-// all of a range's sites at once where ranges run side by side.
-void AtLinears(BlockRun& run, int layer, Tensor x, std::span<const SiteResult> results) {
-  if (run.tape != nullptr && results.size() > 1) {
-    for (size_t i = 0; i < results.size(); ++i) AtLinears(run, layer, x, results.subspan(i, 1));
-    return;
-  }
-  const auto acts = [&](const Graft* graft, const SiteResult& at) { return graft->ActsAt({layer, at.kind}); };
-  ForRanges(
-      run,
-      [&](const Graft* graft) {
-        return std::ranges::any_of(results, [&](const SiteResult& at) { return acts(graft, at); });
-      },
-      [&](const GraftContext& context, const BlockRun::GraftRange& range, Graft* graft) {
-        for (const SiteResult& at : results) {
-          if (!acts(graft, at)) continue;
-          graft->AtLinear(context, {layer, at.kind}, x.Rows(range.begin, range.count),
-                          at.y.Rows(range.begin, range.count));
-        }
-      });
-}
-
-void AtLinearBackward(BlockRun& run, Site site, Tensor x, Tensor dy, Tensor dx) {
-  for (auto range = run.graft_ranges.rbegin(); range != run.graft_ranges.rend(); ++range) {
-    for (auto graft = range->grafts.rbegin(); graft != range->grafts.rend(); ++graft) {
-      if ((*graft)->ActsAt(site)) {
-        (*graft)->AtLinearBackward(run.context(), site, x.Rows(range->begin, range->count),
-                                   dy.Rows(range->begin, range->count), dx.Rows(range->begin, range->count));
-      }
-    }
-  }
-}
-
 void AtBranch(BlockRun& run, int layer, Graft::Branch branch, Tensor x, Tensor h) {
   ForRanges(
       run, [&](const Graft* graft) { return graft->ActsAtBranch(layer, branch); },
@@ -124,134 +54,6 @@ void AtBranchBackward(BlockRun& run, int layer, Graft::Branch branch, Tensor dh,
       }
     }
   }
-}
-
-// The layer's pages: the cache's, or the one training layer, which then holds the prefix graft's rows too.
-KvLayer LayerPages(BlockRun& run, int layer) {
-  if (run.pass.kv != nullptr) return run.pass.kv->layer(run.pass.kv_layer + layer);
-  const ModelConfig& c = run.config;
-  const int kv_heads = static_cast<int>(c.kv_heads), head_dim = static_cast<int>(c.head_dim);
-  const KvLayer pages = {run.training_kv, DType::kF32, kv_heads, head_dim,
-                         KvLayer::PageBytes(DType::kF32, kv_heads, head_dim)};
-  if (run.prefix_length > 0) {
-    const Graft::Kv prefix = run.prefix_graft->PrefixKv(layer);
-    for (const AttentionSegment& segment : run.segments) {
-      if (segment.past == 0) continue;
-      const AttentionSegment slots = {segment.pages, 0, 0, run.prefix_length, {}};
-      StoreKv(run.pool, pages, {&slots, 1}, prefix.k, prefix.v);
-    }
-  }
-  return pages;
-}
-
-// h [rows, hidden] = attention branch of the normed input.
-void AttentionBranch(BlockRun& run, const BlockWeights& w, int layer, Tensor normed, Tensor h) {
-  const ModelConfig& c = run.config;
-  Workspace& ws = run.workspace;
-  const int64_t rows = normed.rows();
-  Tensor q = ws.New({rows, c.heads * c.head_dim});
-  Tensor k = ws.New({rows, c.kv_heads * c.head_dim});
-  Tensor v = ws.New({rows, c.kv_heads * c.head_dim});
-  const Product products[] = {w[SiteKind::kQ].To(q), w[SiteKind::kK].To(k), w[SiteKind::kV].To(v)};
-  MatMul(run.pool, ws, run.pass.compute, normed, products);
-  const SiteResult projected[] = {{SiteKind::kQ, q}, {SiteKind::kK, k}, {SiteKind::kV, v}};
-  AtLinears(run, layer, normed, projected);
-
-  const Tensor q_heads = Heads(q, c.heads, c.head_dim), k_heads = Heads(k, c.kv_heads, c.head_dim);
-  if (c.qk_norm) {
-    if (run.tape != nullptr) {
-      run.tape->Push(run.pool, q);
-      run.tape->Push(run.pool, k);
-    }
-    const Tensor q_normed = c.wide_qk_norm ? q : q_heads, k_normed = c.wide_qk_norm ? k : k_heads;
-    RmsNorm(run.pool, q_normed, w.q_norm.gain.view, c.norm_eps, q_normed);
-    RmsNorm(run.pool, k_normed, w.k_norm.gain.view, c.norm_eps, k_normed);
-    AtNorm(run, layer, NormKind::kQ, q);
-    AtNorm(run, layer, NormKind::kK, k);
-  }
-  if (c.rope) {
-    Rope(run.pool, q_heads, run.pass.positions, InvFreq(run, layer), RopeScale(run, layer));
-    Rope(run.pool, k_heads, run.pass.positions, InvFreq(run, layer), RopeScale(run, layer));
-  }
-
-  const KvLayer pages = LayerPages(run, layer);
-  Tensor out = ws.New({rows, c.heads * c.head_dim});
-  Tensor lse = run.tape != nullptr ? ws.New({rows, c.heads}) : Tensor();
-  StoreKv(run.pool, pages, run.segments, k_heads, Heads(v, c.kv_heads, c.head_dim));
-  Attention(run.pool, ws, c.Shape(layer), pages, run.segments, q_heads, Heads(out, c.heads, c.head_dim), lse);
-  if (run.tape != nullptr) {
-    run.tape->Push(run.pool, q);
-    run.tape->Push(run.pool, k);
-    run.tape->Push(run.pool, v);
-    run.tape->Push(run.pool, out);
-    run.tape->PushExact(run.pool, lse);
-  }
-
-  const Product project[] = {w[SiteKind::kO].To(h)};
-  MatMul(run.pool, ws, run.pass.compute, out, project);
-  const SiteResult mixed[] = {{SiteKind::kO, h}};
-  AtLinears(run, layer, out, mixed);
-}
-
-// dnormed = gradient of the normed input, given dh.
-void AttentionBranchBackward(BlockRun& run, const BlockWeights& w, int layer, Tensor normed, Tensor dh,
-                             Tensor dnormed) {
-  const ModelConfig& c = run.config;
-  Workspace& ws = run.workspace;
-  const Compute compute = run.pass.compute;
-  const int64_t rows = normed.rows();
-  Tensor lse = run.tape->PopF32(run.pool, ws);
-  Tensor out = run.tape->PopF32(run.pool, ws);
-  Tensor v = run.tape->PopF32(run.pool, ws);
-  Tensor k = run.tape->PopF32(run.pool, ws);
-  Tensor q = run.tape->PopF32(run.pool, ws);
-
-  Tensor dout = ws.New({rows, c.heads * c.head_dim});
-  MatMulBackward(run.pool, ws, compute, dh, w[SiteKind::kO].w, dout);
-  AtLinearBackward(run, {layer, SiteKind::kO}, out, dh, dout);
-
-  Tensor dq = ws.New({rows, c.heads * c.head_dim});
-  Tensor dk = ws.New({rows, c.kv_heads * c.head_dim});
-  Tensor dv = ws.New({rows, c.kv_heads * c.head_dim});
-  const Tensor dq_heads = Heads(dq, c.heads, c.head_dim), dk_heads = Heads(dk, c.kv_heads, c.head_dim);
-  Graft::Kv prefix, dprefix;
-  if (run.prefix_length > 0) {
-    prefix = run.prefix_graft->PrefixKv(layer);
-    dprefix.k = ws.New({run.prefix_length, c.kv_heads, c.head_dim});
-    dprefix.v = ws.New({run.prefix_length, c.kv_heads, c.head_dim});
-    Scale(run.pool, 0.0f, dprefix.k);
-    Scale(run.pool, 0.0f, dprefix.v);
-  }
-  AttentionBackward(run.pool, ws, c.Shape(layer), run.segments, Heads(q, c.heads, c.head_dim),
-                    Heads(k, c.kv_heads, c.head_dim), Heads(v, c.kv_heads, c.head_dim), prefix.k, prefix.v,
-                    Heads(out, c.heads, c.head_dim), lse, Heads(dout, c.heads, c.head_dim), dq_heads, dk_heads,
-                    Heads(dv, c.kv_heads, c.head_dim), dprefix.k, dprefix.v);
-  if (run.prefix_length > 0) run.prefix_graft->PrefixKvBackward(layer, dprefix.k, dprefix.v);
-
-  if (c.rope) {
-    RopeBackward(run.pool, dq_heads, run.pass.positions, InvFreq(run, layer), RopeScale(run, layer));
-    RopeBackward(run.pool, dk_heads, run.pass.positions, InvFreq(run, layer), RopeScale(run, layer));
-  }
-  if (c.qk_norm) {
-    const Tensor k_raw = run.tape->PopF32(run.pool, ws), q_raw = run.tape->PopF32(run.pool, ws);
-    const auto head_norm_backward = [&](const NormWeights& norm, NormKind kind, Tensor raw, Tensor d) {
-      const int64_t width = norm.gain.view.size(), count = raw.size() / width;
-      Tensor y = ws.New({count, width}), inv = ws.New({count}), dx = ws.New({count, width});
-      const Tensor flat = Tensor(raw.f32(), {count, width}), dy = Tensor(d.f32(), {count, width});
-      RmsNorm(run.pool, flat, norm.gain.view, c.norm_eps, y, inv);
-      RmsNormBackward(run.pool, dy, flat, norm.gain.view, inv, dx, run.NormGradientOf(layer, kind).dgain);
-      Convert(run.pool, dx, dy);
-    };
-    head_norm_backward(w.k_norm, NormKind::kK, k_raw, dk_heads);
-    head_norm_backward(w.q_norm, NormKind::kQ, q_raw, dq_heads);
-  }
-
-  MatMulBackward(run.pool, ws, compute, dq, w[SiteKind::kQ].w, dnormed);
-  MatMulBackward(run.pool, ws, compute, dk, w[SiteKind::kK].w, dnormed, true);
-  MatMulBackward(run.pool, ws, compute, dv, w[SiteKind::kV].w, dnormed, true);
-  AtLinearBackward(run, {layer, SiteKind::kV}, normed, dv, dnormed);
-  AtLinearBackward(run, {layer, SiteKind::kK}, normed, dk, dnormed);
-  AtLinearBackward(run, {layer, SiteKind::kQ}, normed, dq, dnormed);
 }
 
 // h [rows, hidden] = feed-forward layer of the normed input.
@@ -339,8 +141,8 @@ void FfnBranchBackward(BlockRun& run, const BlockWeights& w, int layer, Tensor n
   Add(run.pool, routed, dnormed);
 }
 
-// The two sub-layers share this frame: stream += post_norm(branch(norm(x))), where either norm may be missing, and x is
-// the stream itself or, in parallel, what the block began with.
+// The sub-layers share this frame: stream += post_norm(branch(norm(x))), where either norm may be missing, and x is the
+// stream itself or, in parallel, what the block began with; with residual norms stream = norm(x + branch(x)).
 struct SubLayer {
   Graft::Branch branch;
   const NormWeights& norm;
@@ -360,19 +162,38 @@ SubLayer FfnSubLayer(const BlockWeights& w) {
           NormKind::kFfnPost,  FfnBranch,  FfnBranchBackward};
 }
 
+SubLayer CrossSubLayer(const BlockWeights& w) {
+  return {Graft::Branch::kCross, w.cross_norm, NormKind::kCross,   w.attention_post_norm,
+          NormKind::kAttentionPost, CrossBranch, CrossBranchBackward};
+}
+
+void RunResidualNorm(BlockRun& run, const BlockWeights& w, int layer, const SubLayer& sub) {
+  const Workspace::Mark mark = run.workspace.GetMark();
+  Tensor h = run.workspace.New({run.x.rows(), run.x.columns()});
+  sub.forward(run, w, layer, run.x, h);
+  AtBranch(run, layer, sub.branch, run.x, h);
+  if (run.tape != nullptr) run.tape->Push(run.pool, run.x);
+  Add(run.pool, h, run.x);
+  if (run.tape != nullptr) run.tape->Push(run.pool, run.x);
+  ApplyNorm(run, sub.norm, run.x, run.x);
+  AtNorm(run, layer, sub.norm_kind, run.x);
+  run.workspace.Release(mark);
+}
+
 void RunSubLayer(BlockRun& run, const BlockWeights& w, int layer, const SubLayer& sub, Tensor x) {
+  if (run.config.residual_norm) return RunResidualNorm(run, w, layer, sub);
   const Workspace::Mark mark = run.workspace.GetMark();
   Tensor normed = x;
   Tensor h = run.workspace.New({x.rows(), x.columns()});
   if (run.config.pre_norms) {
     normed = run.workspace.New({x.rows(), x.columns()});
-    Norm(run, sub.norm, x, normed);
+    ApplyNorm(run, sub.norm, x, normed);
     AtNorm(run, layer, sub.norm_kind, normed);
   }
   sub.forward(run, w, layer, normed, h);
   if (run.config.post_norms) {
     if (run.tape != nullptr) run.tape->Push(run.pool, h);
-    Norm(run, sub.post_norm, h, h);
+    ApplyNorm(run, sub.post_norm, h, h);
     AtNorm(run, layer, sub.post_norm_kind, h);
   }
   AtBranch(run, layer, sub.branch, x, h);
@@ -389,9 +210,27 @@ void RoundGradient(BlockRun& run, Tensor dx) {
   Convert(run.pool, stored, dx);
 }
 
+void RunResidualNormBackward(BlockRun& run, const BlockWeights& w, int layer, const SubLayer& sub, Tensor dx) {
+  const Workspace::Mark mark = run.workspace.GetMark();
+  const int64_t rows = dx.rows(), hidden = dx.columns();
+  Tensor sum = run.tape->PopF32(run.pool, run.workspace);
+  Tensor dsum = run.workspace.New({rows, hidden});
+  NormBackward(run, sub.norm, layer, sub.norm_kind, dx, sum, dsum);
+  Tensor x = run.tape->PopF32(run.pool, run.workspace);
+  Tensor dh = run.workspace.New({rows, hidden});
+  Convert(run.pool, dsum, dh);
+  AtBranchBackward(run, layer, sub.branch, dh, dsum);
+  sub.backward(run, w, layer, x, dh, dx);
+  Add(run.pool, dsum, dx);
+  if (run.pass.training.observe_gradient) run.pass.training.observe_gradient(layer, dx);
+  RoundGradient(run, dx);
+  run.workspace.Release(mark);
+}
+
 // Adds the gradient that the branch makes of dstream, the stream's behind it, to dx; the two may be one.
 void RunSubLayerBackward(BlockRun& run, const BlockWeights& w, int layer, const SubLayer& sub, Tensor dstream,
                          Tensor dx) {
+  if (run.config.residual_norm) return RunResidualNormBackward(run, w, layer, sub, dx);
   const Workspace::Mark mark = run.workspace.GetMark();
   const int64_t rows = dx.rows(), hidden = dx.columns();
   Tensor x = run.tape->PopF32(run.pool, run.workspace);
@@ -408,7 +247,7 @@ void RunSubLayerBackward(BlockRun& run, const BlockWeights& w, int layer, const 
   Tensor normed = x;
   if (run.config.pre_norms) {
     normed = run.workspace.New({rows, hidden});
-    Norm(run, sub.norm, x, normed);
+    ApplyNorm(run, sub.norm, x, normed);
   }
   Tensor dnormed = run.workspace.New({rows, hidden});
   sub.backward(run, w, layer, normed, dh, dnormed);
@@ -423,6 +262,63 @@ void RunSubLayerBackward(BlockRun& run, const BlockWeights& w, int layer, const 
 }
 
 }  // namespace
+
+void ApplyNorm(BlockRun& run, const NormWeights& weights, Tensor x, Tensor y) {
+  const float eps = run.config.norm_eps;
+  if (run.config.norm == ModelConfig::Norm::kRms) {
+    RmsNorm(run.pool, x, weights.gain.view, eps, y);
+  } else {
+    LayerNorm(run.pool, x, weights.gain.view, weights.bias.view, eps, y);
+  }
+}
+
+// dx = gradient of ApplyNorm's input x given the gradient dy of its output; statistics are computed again.
+void NormBackward(BlockRun& run, const NormWeights& weights, int layer, NormKind kind, Tensor dy, Tensor x, Tensor dx) {
+  const Graft::NormGradient grads = run.NormGradientOf(layer, kind);
+  const float eps = run.config.norm_eps;
+  Tensor y = run.workspace.New({x.rows(), x.columns()});
+  Tensor mean = run.workspace.New({x.rows()}), inv = run.workspace.New({x.rows()});
+  if (run.config.norm == ModelConfig::Norm::kRms) {
+    RmsNorm(run.pool, x, weights.gain.view, eps, y, inv);
+    RmsNormBackward(run.pool, dy, x, weights.gain.view, inv, dx, grads.dgain);
+  } else {
+    LayerNorm(run.pool, x, weights.gain.view, weights.bias.view, eps, y, mean, inv);
+    LayerNormBackward(run.pool, dy, x, weights.gain.view, mean, inv, dx, grads.dgain, grads.dbias);
+  }
+}
+
+// Lets grafts act on the linears of one layer that read x: site by site where backward follows in mirrored order, and
+// all of a range's sites at once where ranges run side by side.
+void AtLinears(BlockRun& run, int layer, Tensor x, std::span<const SiteResult> results) {
+  if (run.tape != nullptr && results.size() > 1) {
+    for (size_t i = 0; i < results.size(); ++i) AtLinears(run, layer, x, results.subspan(i, 1));
+    return;
+  }
+  const auto acts = [&](const Graft* graft, const SiteResult& at) { return graft->ActsAt({layer, at.kind}); };
+  ForRanges(
+      run,
+      [&](const Graft* graft) {
+        return std::ranges::any_of(results, [&](const SiteResult& at) { return acts(graft, at); });
+      },
+      [&](const GraftContext& context, const BlockRun::GraftRange& range, Graft* graft) {
+        for (const SiteResult& at : results) {
+          if (!acts(graft, at)) continue;
+          graft->AtLinear(context, {layer, at.kind}, x.Rows(range.begin, range.count),
+                          at.y.Rows(range.begin, range.count));
+        }
+      });
+}
+
+void AtLinearBackward(BlockRun& run, Site site, Tensor x, Tensor dy, Tensor dx) {
+  for (auto range = run.graft_ranges.rbegin(); range != run.graft_ranges.rend(); ++range) {
+    for (auto graft = range->grafts.rbegin(); graft != range->grafts.rend(); ++graft) {
+      if ((*graft)->ActsAt(site)) {
+        (*graft)->AtLinearBackward(run.context(), site, x.Rows(range->begin, range->count),
+                                   dy.Rows(range->begin, range->count), dx.Rows(range->begin, range->count));
+      }
+    }
+  }
+}
 
 Graft::NormGradient BlockRun::NormGradientOf(int layer, NormKind kind) const {
   for (const GraftRange& range : graft_ranges) {
@@ -449,6 +345,7 @@ void Block(BlockRun& run, const BlockWeights& weights, int layer) {
     Convert(run.pool, run.x, input);
   }
   RunSubLayer(run, weights, layer, AttentionSubLayer(weights), input);
+  if (run.config.cross(layer)) RunSubLayer(run, weights, layer, CrossSubLayer(weights), input);
   RunSubLayer(run, weights, layer, FfnSubLayer(weights), input);
   run.workspace.Release(mark);
 }
@@ -461,6 +358,7 @@ void BlockBackward(BlockRun& run, const BlockWeights& weights, int layer, Tensor
     Convert(run.pool, dx, dstream);
   }
   RunSubLayerBackward(run, weights, layer, FfnSubLayer(weights), dstream, dx);
+  if (run.config.cross(layer)) RunSubLayerBackward(run, weights, layer, CrossSubLayer(weights), dstream, dx);
   RunSubLayerBackward(run, weights, layer, AttentionSubLayer(weights), dstream, dx);
   run.workspace.Release(mark);
 }

@@ -39,10 +39,18 @@ struct BlockRun {
   std::vector<GraftRange> graft_ranges;
   RangeThreads* range_threads = nullptr;    // where the ranges may run side by side: few rows each, no graft in two
   std::vector<AttentionSegment> segments;   // of this pass, with their pages
-  std::vector<int32_t> training_pages;      // backs `segments` when the pass has no cache
+  std::vector<AttentionSegment> cross_segments;  // of a decoder with an encoder: what its rows see of their sources
+  std::vector<int32_t> training_pages;      // backs the segments when the pass has no cache
   void* training_kv = nullptr;              // one layer of pages, f32, reused by every layer
   int64_t prefix_length = 0;                // slots before every segment that a prefix graft fills (training)
   Graft* prefix_graft = nullptr;
+
+  // A model with an encoder has a run for each stack.
+  bool encoder = false;             // this one is the encoder's
+  int64_t first_layer = 0;          // of the stack: layers are counted through both
+  int64_t cross_prefix_length = 0;  // as prefix_length, before what the decoder sees of a source
+  BlockRun* source = nullptr;       // training: the encoder's run, whose result the decoder reads
+  Tensor memory, dmemory;           // of the encoder: its result [rows, hidden], and the gradient of that
 
   // Where the gradients of a norm's parameters go; empty unless a graft trains them.
   Graft::NormGradient NormGradientOf(int layer, NormKind kind) const;

@@ -39,6 +39,16 @@ struct ModelConfig : BlockTraits {
   int sliding_window = 0;             // positions a sliding layer sees; 0 = none slides
   std::vector<uint8_t> layer_slides;  // per layer; empty = all slide if sliding_window > 0
 
+  // An encoder and a decoder: the first `encoder_layers` of `layers` are the encoder's. 0: a decoder alone.
+  int64_t encoder_layers = 0;
+  int32_t decoder_start = -1;  // the token before every answer
+  // The token that an answer must begin with, and the one that it must end with where it is as long as it may be.
+  int32_t forced_first = -1, forced_last = -1;
+
+  bool has_encoder() const { return encoder_layers > 0; }
+  int64_t decoder_layers() const { return layers - encoder_layers; }
+  // Whether the layer attends to the encoder's result too.
+  bool cross(int64_t layer) const { return has_encoder() && layer >= encoder_layers; }
   bool Slides(int64_t layer) const {
     return sliding_window > 0 && (layer_slides.empty() || layer_slides[static_cast<size_t>(layer)] != 0);
   }

@@ -41,8 +41,9 @@ struct Parameter {
 // twins get the gradient of the forward's result, ADD to dx, and add to the grafts' own gradients.
 class Graft {
  public:
-  // Where AtBranch acts: the attention or the feed-forward sub-layer of a block.
-  enum class Branch : uint8_t { kAttention, kFfn };
+  // Where AtBranch acts: the attention, the feed-forward or the cross attention sub-layer of a block.
+  enum class Branch : uint8_t { kAttention, kFfn, kCross };
+  static constexpr int kBranches = 3;
 
   virtual ~Graft() = default;
   virtual std::string kind() const = 0;  // "lora", "adapter", "prefix", ...
@@ -80,6 +81,14 @@ class Graft {
   };
   virtual Kv PrefixKv(int /*layer*/) { return {}; }
   virtual void PrefixKvBackward(int /*layer*/, Tensor /*dk*/, Tensor /*dv*/) {}
+  // In a model with an encoder, also before the source in the encoder's layers (PrefixKv), and before the memory that a
+  // decoder's layer reads.
+  virtual int64_t encoder_prefix_length() const { return 0; }
+  virtual int64_t cross_prefix_length() const { return 0; }
+  virtual Kv CrossPrefixKv(int /*layer*/) { return {}; }
+  virtual void CrossPrefixKvBackward(int /*layer*/, Tensor /*dk*/, Tensor /*dv*/) {}
+  // Whether the text's positions go on behind the prefix, or begin at 0 as if it were not there.
+  virtual bool prefix_shifts_positions() const { return true; }
 
   // Rows of its own before every text, behind the prefix: in training rows of the pass, in serving computed once a sequence.
   virtual int64_t prompt_length() const { return 0; }
@@ -92,7 +101,8 @@ class Graft {
   };
   virtual NormGradient NormGradientOf(int /*layer*/, NormKind) { return {}; }
   virtual Tensor EmbeddingGradient() { return {}; }  // [vocab, hidden]
-  virtual Tensor PositionsGradient() { return {}; }  // [context, hidden], where positions are learned
+  virtual Tensor PositionsGradient() { return {}; }  // as the table, where positions are learned
+  virtual Tensor EncoderPositionsGradient() { return {}; }
   virtual Tensor HeadGradient() { return {}; }       // [vocab, hidden]
 
   // AtHidden: the guesses of further tokens that this graft makes from the trunk's hidden states; null for everybody else.

@@ -15,7 +15,7 @@ int64_t PagesFor(int64_t slots) { return slots / KvCache::kPageSlots + (slots % 
 
 KvCache::KvCache(const ModelConfig& config, DType dtype, int64_t max_slots) : max_pages_(PagesFor(max_slots)) {
   Check(max_slots > 0, "a cache has slots");
-  AddLayers(config.layers, config.kv_heads, config.head_dim, dtype);
+  AddLayers(config.decoder_layers(), config.kv_heads, config.head_dim, dtype);
   if (max_pages_ >= int64_t{1} << 31) Fail(ErrorCode::kResource, "a KV cache of ", max_slots, " slots is too large");
   uses_.assign(static_cast<size_t>(max_pages_), 0);
   node_of_.assign(static_cast<size_t>(max_pages_), -1);

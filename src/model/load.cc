@@ -114,6 +114,17 @@ class Packer {
     return experts;
   }
 
+  // The table of a layer's stack; bounds the context.
+  OwnedTensor Positions(ModelConfig& c, int64_t layer) const {
+    const std::string name = names_.Weight(Role::kPositions, layer);
+    const Tensor stored = Need(name);
+    CheckShape(name, stored, stored.rows(), c.hidden);
+    c.context = std::min(c.context, stored.rows() - c.position_offset);
+    OwnedTensor table({stored.rows(), c.hidden});
+    Dequantize(stored.dtype, stored.data, table.view.f32(), stored.size());
+    return table;
+  }
+
   NormWeights Norm(const ModelConfig& c, Role role, int64_t layer, int64_t size) const {
     NormWeights norm;
     norm.gain = Vector(names_.Weight(role, layer), size, names_.gain_offset());
@@ -175,7 +186,7 @@ LinearPlace PlaceOf(const ModelConfig& c, const TensorNames& names, Site site) {
   const SiteKind kind = site.kind;
   const int64_t ffn = site.expert >= 0 ? c.expert_ffn : c.Routes(site.layer) ? c.shared_ffn : c.ffn;
   const int64_t q = c.heads * c.head_dim, kv = c.kv_heads * c.head_dim;
-  const int64_t outs[kSiteKinds] = {q, kv, kv, c.hidden, ffn, ffn, c.hidden};
+  const int64_t outs[kSiteKinds] = {q, kv, kv, c.hidden, ffn, ffn, c.hidden, q, kv, kv, c.hidden};
   const int64_t out = outs[static_cast<int>(kind)];
   LinearPlace place = {RoleIn(c, names, site),
                        out,
@@ -241,15 +252,18 @@ std::unique_ptr<ModelWeights> PackWeights(ThreadPool& pool, ModelConfig config, 
   ValidateConfig(config, source.path());
   packer.CheckShape(embedding_name, embedding, config.vocab, config.hidden);
   weights->embedding = packer.Matrix(embedding_name, embedding);
-  if (config.learned_positions) {
-    const std::string name = names.Weight(Role::kPositions);
-    const Tensor stored = packer.Need(name);
-    packer.CheckShape(name, stored, stored.rows(), config.hidden);
-    config.context = std::min(config.context, stored.rows());
-    weights->positions = OwnedTensor({stored.rows(), config.hidden});
-    Dequantize(stored.dtype, stored.data, weights->positions.view.f32(), stored.size());
+  const auto stack = [&](int64_t layer, OwnedTensor& positions, NormWeights& embedding_norm, NormWeights& final_norm) {
+    if (config.learned_positions) positions = packer.Positions(config, layer);
+    if (config.embedding_norm) embedding_norm = packer.Norm(config, Role::kEmbeddingNorm, layer, config.hidden);
+    if (config.final_norm) final_norm = packer.Norm(config, Role::kFinalNorm, layer, config.hidden);
+  };
+  stack(config.encoder_layers, weights->positions, weights->embedding_norm, weights->final_norm);
+  if (config.has_encoder()) {
+    stack(0, weights->encoder.positions, weights->encoder.embedding_norm, weights->encoder.final_norm);
   }
-  weights->final_norm = packer.Norm(config, Role::kFinalNorm, 0, config.hidden);
+  if (names.Has(Role::kLogitBias) && packer.Find(names.Stem(Role::kLogitBias)) != nullptr) {
+    weights->logit_bias = packer.Vector(names.Stem(Role::kLogitBias), config.vocab);
+  }
   const std::string head_name = names.Weight(Role::kHead);
   if (const Tensor* head = packer.Find(head_name); head != nullptr && !config.tied_head) {
     packer.CheckShape(head_name, *head, config.vocab, config.hidden);
@@ -265,6 +279,7 @@ std::unique_ptr<ModelWeights> PackWeights(ThreadPool& pool, ModelConfig config, 
       block.attention_norm = packer.Norm(config, Role::kAttentionNorm, layer, config.hidden);
       block.ffn_norm = packer.Norm(config, Role::kFfnNorm, layer, config.hidden);
     }
+    if (config.cross(layer)) block.cross_norm = packer.Norm(config, Role::kCrossNorm, layer, config.hidden);
     if (config.post_norms) {
       block.attention_post_norm = packer.Norm(config, Role::kAttentionPostNorm, layer, config.hidden);
       block.ffn_post_norm = packer.Norm(config, Role::kFfnPostNorm, layer, config.hidden);
@@ -279,6 +294,7 @@ std::unique_ptr<ModelWeights> PackWeights(ThreadPool& pool, ModelConfig config, 
       const Site site{static_cast<int>(layer), static_cast<SiteKind>(i)};
       if (site.kind == SiteKind::kGate && !config.gated) continue;
       if (site.kind >= SiteKind::kGate && routes && config.shared_ffn == 0) continue;
+      if (site.kind >= SiteKind::kCrossQ && !config.cross(layer)) continue;
       block[site.kind] = packer.LinearAt(layer, PlaceOf(config, names, site));
     }
     if (routes) block.experts = packer.Experts(config, static_cast<int>(layer));
@@ -344,19 +360,35 @@ void UnpackWeights(ThreadPool& pool, const ModelWeights& weights, const TensorNa
   };
 
   matrix(names.Weight(Role::kEmbedding), weights.embedding);
-  if (c.learned_positions) {
-    visit(names.Weight(Role::kPositions), {weights.positions.view.rows(), c.hidden}, [&pool, &weights] {
-      OwnedTensor copy({weights.positions.view.rows(), weights.positions.view.columns()});
-      Convert(pool, weights.positions.view, copy.view);
+  const auto stack = [&](int64_t layer, const OwnedTensor& positions, const NormWeights& embedding_norm,
+                         const NormWeights& final_norm) {
+    if (positions.view) {
+      visit(names.Weight(Role::kPositions, layer), {positions.view.rows(), c.hidden}, [&pool, &positions] {
+        OwnedTensor copy({positions.view.rows(), positions.view.columns()});
+        Convert(pool, positions.view, copy.view);
+        return copy;
+      });
+    }
+    norm(Role::kEmbeddingNorm, layer, embedding_norm);
+    norm(Role::kFinalNorm, layer, final_norm);
+  };
+  stack(c.encoder_layers, weights.positions, weights.embedding_norm, weights.final_norm);
+  if (c.has_encoder()) {
+    stack(0, weights.encoder.positions, weights.encoder.embedding_norm, weights.encoder.final_norm);
+  }
+  if (weights.logit_bias.view) {
+    visit(names.Stem(Role::kLogitBias), {1, c.vocab}, [&pool, &weights, &c] {
+      OwnedTensor copy({1, c.vocab});
+      Convert(pool, Tensor(weights.logit_bias.view.f32(), {1, c.vocab}), copy.view);
       return copy;
     });
   }
-  norm(Role::kFinalNorm, 0, weights.final_norm);
   if (weights.separate_head) matrix(names.Weight(Role::kHead), weights.separate_head);
   for (int64_t layer = 0; layer < c.layers; ++layer) {
     const BlockWeights& block = weights.blocks[static_cast<size_t>(layer)];
     norm(Role::kAttentionNorm, layer, block.attention_norm);
     norm(Role::kFfnNorm, layer, block.ffn_norm);
+    norm(Role::kCrossNorm, layer, block.cross_norm);
     norm(Role::kAttentionPostNorm, layer, block.attention_post_norm);
     norm(Role::kFfnPostNorm, layer, block.ffn_post_norm);
     norm(Role::kQNorm, layer, block.q_norm);

@@ -37,7 +37,7 @@ class SafetensorsSource : public WeightSource {
 
 std::unique_ptr<ModelWeights> LoadHuggingFace(ThreadPool& pool, const std::string& directory) {
   const HfConfig hf = ReadHfConfig(directory);
-  const TensorNames names(*hf.family, Dialect::kHuggingFace);
+  const TensorNames names(*hf.family, Dialect::kHuggingFace, hf.encoder_layers);
   ModelConfig config = MakeConfig(hf);
   const auto source = std::make_shared<const SafetensorsSource>(directory, hf.family->hf_base);
   const ShardedSafetensors& file = source->file();

@@ -25,7 +25,7 @@ TensorNames NamesOf(const ModelConfig& config, Dialect dialect) {
       family = other;
   }
   if (family == nullptr) Fail(ErrorCode::kData, "the family ", config.family, " is not supported");
-  return TensorNames(*family, dialect);
+  return TensorNames(*family, dialect, config.encoder_layers);
 }
 
 Role RoleOf(const ModelConfig& config, Site site) {
@@ -70,6 +70,10 @@ ModelConfig MakeConfig(const HfConfig& from) {
   c.parallel_residual = from.parallel_residual;
   c.sliding_window = static_cast<int>(std::min<int64_t>(from.sliding_window, std::numeric_limits<int32_t>::max()));
   c.layer_slides = from.layer_slides;
+  c.encoder_layers = from.encoder_layers;
+  if (from.decoder_start_id) c.decoder_start = static_cast<int32_t>(*from.decoder_start_id);
+  if (from.forced_bos_id) c.forced_first = static_cast<int32_t>(*from.forced_bos_id);
+  if (from.forced_eos_id) c.forced_last = static_cast<int32_t>(*from.forced_eos_id);
   if (!c.rope) return c;
   const RopeTable rope = MakeRopeTable(from.rope_theta, from.rotary_dim, from.rope_scaling);
   c.inv_freq = rope.inv_freq;

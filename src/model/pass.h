@@ -41,6 +41,8 @@ struct Pass {
     int64_t begin = 0, count = 0;
     std::span<const int32_t> parents;
     std::span<Graft* const> grafts;  // act on these rows, in this order; empty for the bare base
+    // Of Pass::memory: what a decoder's rows see of their source, or where an encoder's rows are kept.
+    KvCache::Id memory = -1;
   };
 
   std::vector<int32_t> tokens;      // [rows]; negative: a row of a graft's own prompt (Graft::AtEmbedding)
@@ -53,6 +55,12 @@ struct Pass {
   int64_t kv_layer = 0;          // the cache's layer of the first block: beyond 0 for a module beside the model
   int64_t layers = -1;           // run only the first `layers` blocks (early exit); -1 = all
   std::vector<int64_t> capture;  // layers whose output (the residual stream after block k, 0-based) is wanted
+
+  // A model with an encoder. Serving: a pass of the encoder over sources fills sequences of `memory`, which passes of
+  // the decoder read. Training: the decoder's pass names its encoder's, with a segment for each of its own.
+  bool encoder = false;
+  KvCache* memory = nullptr;
+  Pass* source = nullptr;
 
   PassTraining training;
   PassResult result;

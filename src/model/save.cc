@@ -54,7 +54,8 @@ void SaveHuggingFace(ThreadPool& pool, const ModelWeights& weights, const std::s
     if (config.contains(key)) config[key] = "float32";
   }
   std::vector<TensorToWrite> tensors;
-  UnpackWeights(pool, weights, TensorNames(*ReadHfConfig(base).family, Dialect::kHuggingFace),
+  UnpackWeights(pool, weights,
+                TensorNames(*ReadHfConfig(base).family, Dialect::kHuggingFace, weights.config.encoder_layers),
                 [&](const std::string& name, std::vector<int64_t> shape, std::function<OwnedTensor()> make) {
                   TensorToWrite item{name, Tensor(), [make = std::move(make)] {
                                        const OwnedTensor values = make();

@@ -2,10 +2,9 @@
 
 #include <algorithm>
 #include <cstring>
-#include <limits>
-#include <numeric>
 
-#include "model/block.h"
+#include "model/block_parts.h"
+#include "model/plan_run.h"
 
 namespace cambium {
 namespace {
@@ -15,79 +14,6 @@ OwnedTensor CopyOf(const std::vector<float>& values) {
   OwnedTensor copy({static_cast<int64_t>(values.size())});
   std::copy(values.begin(), values.end(), copy.view.f32());
   return copy;
-}
-
-bool SameGrafts(std::span<Graft* const> a, std::span<Graft* const> b) {
-  return std::equal(a.begin(), a.end(), b.begin(), b.end());
-}
-
-// Where a pass without a cache keeps its one layer of keys and values: each segment has pages of its own, which begin
-// with the slots of its own prefix graft, if it carries one.
-void PlanTrainingPages(BlockRun& run) {
-  std::vector<int64_t> first_page, prefix;
-  int64_t pages = 0;
-  for (const Pass::Segment& segment : run.pass.segments) {
-    prefix.push_back(0);
-    for (Graft* graft : segment.grafts) {
-      if (graft->prefix_length() == 0) continue;
-      Check(run.prefix_graft == nullptr || run.prefix_graft == graft, "one prefix graft per training pass");
-      run.prefix_graft = graft;
-      run.prefix_length = prefix.back() = graft->prefix_length();
-    }
-    first_page.push_back(pages);
-    pages += (prefix.back() + segment.count + KvLayer::kPageSlots - 1) / KvLayer::kPageSlots;
-  }
-  run.training_pages.resize(static_cast<size_t>(pages));
-  std::iota(run.training_pages.begin(), run.training_pages.end(), 0);
-  for (size_t i = 0; i < run.pass.segments.size(); ++i) {
-    const Pass::Segment& segment = run.pass.segments[i];
-    run.segments.push_back({std::span(run.training_pages).subspan(static_cast<size_t>(first_page[i])),
-                            prefix[i], segment.begin, segment.count, segment.parents});
-  }
-}
-
-// Whether the graft ranges of a serving pass may run side by side, each on one thread.
-bool RangesApart(const BlockRun& run) {
-  constexpr int64_t kFewRows = 16;
-  if (run.tape != nullptr || run.pool.threads() == 1 || run.graft_ranges.size() < 2) return false;
-  std::vector<Graft*> seen;
-  for (const BlockRun::GraftRange& range : run.graft_ranges) {
-    if (range.count > kFewRows) return false;
-    seen.insert(seen.end(), range.grafts.begin(), range.grafts.end());
-  }
-  std::ranges::sort(seen);
-  return std::ranges::adjacent_find(seen) == seen.end();
-}
-
-// Makes room for every segment before any takes a view of its pages, which a growing sequence would move.
-void GrowAll(const Pass& pass) {
-  std::vector<KvCache::Id> sequences;
-  for (const Pass::Segment& segment : pass.segments) {
-    pass.kv->Grow(segment.sequence, segment.past + segment.count);
-    sequences.push_back(segment.sequence);
-  }
-  std::ranges::sort(sequences);
-  Check(std::ranges::adjacent_find(sequences) == sequences.end(), "a pass has one segment of each sequence");
-}
-
-BlockRun PlanRun(const ModelConfig& config, ThreadPool& pool, Workspace& workspace, Pass& pass) {
-  BlockRun run(config, pool, workspace, pass);
-  if (pass.kv != nullptr) GrowAll(pass);
-  for (const Pass::Segment& segment : pass.segments) {
-    if (!segment.grafts.empty()) {
-      if (!run.graft_ranges.empty() && run.graft_ranges.back().begin + run.graft_ranges.back().count == segment.begin &&
-          SameGrafts(run.graft_ranges.back().grafts, segment.grafts)) {
-        run.graft_ranges.back().count += segment.count;
-      } else {
-        run.graft_ranges.push_back({segment.begin, segment.count, segment.grafts});
-      }
-    }
-  }
-  if (pass.kv == nullptr) PlanTrainingPages(run);
-  for (const Pass::Segment& s : pass.segments) {
-    if (pass.kv != nullptr) run.segments.push_back(pass.kv->Segment(s.sequence, s.past, s.begin, s.count, s.parents));
-  }
-  return run;
 }
 
 // Lets grafts act on the logits: on each run of wanted rows that lies in one of their ranges.
@@ -126,7 +52,9 @@ Transformer::~Transformer() = default;
 
 void Transformer::FinalNorm(Tensor x, Tensor y) {
   const NormWeights& norm = weights().final_norm;
-  if (config().norm == ModelConfig::Norm::kRms) {
+  if (!norm.gain.view) {
+    Convert(pool(), x, y);
+  } else if (config().norm == ModelConfig::Norm::kRms) {
     RmsNorm(pool(), x, norm.gain.view, config().norm_eps, y);
   } else {
     LayerNorm(pool(), x, norm.gain.view, norm.bias.view, config().norm_eps, y);
@@ -134,17 +62,38 @@ void Transformer::FinalNorm(Tensor x, Tensor y) {
 }
 
 void Transformer::Head(Compute compute, Tensor hidden, Tensor logits) {
-  const Product product[] = {{&weights().head(), logits, nullptr}};
+  const Product product[] = {{&weights().head(), logits, weights().logit_bias.view.f32()}};
   MatMul(pool(), workspace_, compute, hidden, product);
 }
 
 void Transformer::Forward(Pass& pass) {
+  Check(pass.encoder || pass.source != nullptr || pass.memory != nullptr || !config().has_encoder(),
+        "a decoder with an encoder has something to read");
+  workspace_.Reset();
+  run_.reset();  // they refer to the last pass, whose owner may be gone
+  source_run_.reset();
+  std::unique_ptr<BlockRun> source;
+  if (pass.source != nullptr) {
+    Check(pass.source->encoder, "a source is the encoder's");
+    pass.source->compute = pass.compute;
+    pass.source->training = pass.training;
+    source = RunStack(*pass.source, nullptr);
+  }
+  std::unique_ptr<BlockRun> run = RunStack(pass, source.get());
+  if (source != nullptr) source->training_kv = run->training_kv;  // the larger one
+  pass.result.logits = Tensor();
+  if (!pass.logit_rows.empty()) Logits(*run);
+  if (pass.encoder && pass.memory != nullptr) KeepMemory(*run);
+  if (pass.training.tape == nullptr) return;
+  run_ = std::move(run);
+  source_run_ = std::move(source);
+}
+
+std::unique_ptr<BlockRun> Transformer::RunStack(Pass& pass, BlockRun* source) {
   const ModelConfig& c = config();
   const int64_t rows = pass.rows();
   Check(rows > 0 && !pass.segments.empty(), "a pass has rows");
-  workspace_.Reset();
-  run_ = nullptr;  // it refers to the last pass, whose owner may be gone
-  auto planned = std::make_unique<BlockRun>(PlanRun(c, pool(), workspace_, pass));
+  auto planned = std::make_unique<BlockRun>(PlanRun(c, pool(), workspace_, pass, source));
   BlockRun& run = *planned;
   if (RangesApart(run)) {
     if (range_threads_ == nullptr) range_threads_ = std::make_unique<RangeThreads>();
@@ -161,20 +110,14 @@ void Transformer::Forward(Pass& pass) {
   }
   run.inv_freq = inv_freq_.view;
   run.inv_freq_sliding = inv_freq_sliding_.view;
-  run.x = workspace_.New({rows, c.hidden});
+  Embed(run);
   pass.result.captured.assign(pass.capture.size(), Tensor());
-
-  if (weights().embedding) base_->Embed(pass.tokens, pass.positions, run.x);  // else a graft gives the input
-  for (const BlockRun::GraftRange& range : run.graft_ranges) {
-    const auto tokens =
-        std::span(pass.tokens).subspan(static_cast<size_t>(range.begin), static_cast<size_t>(range.count));
-    for (Graft* graft : range.grafts) graft->AtEmbedding(run.context(), tokens, run.x.Rows(range.begin, range.count));
-  }
-  const int64_t layers = pass.layers < 0 ? c.layers : std::min(pass.layers, c.layers);
+  const int64_t last = LastLayer(pass);
   const bool checkpoint = pass.training.tape != nullptr && pass.training.checkpoint;
-  for (int64_t layer = 0; layer < layers; ++layer) {
+  for (int64_t layer = run.first_layer; layer < last; ++layer) {
     if (checkpoint) pass.training.tape->PushExact(pool(), run.x);
     run.tape = checkpoint ? nullptr : pass.training.tape;
+    if (run.source != nullptr) run.source->tape = run.tape;
     Block(run, weights().blocks[static_cast<size_t>(layer)], static_cast<int>(layer));
     for (size_t i = 0; i < pass.capture.size(); ++i) {
       if (pass.capture[i] != layer) continue;
@@ -183,15 +126,82 @@ void Transformer::Forward(Pass& pass) {
     }
   }
   run.tape = pass.training.tape;
+  if (run.source != nullptr) run.source->tape = run.tape;
   if (pass.training.tape != nullptr) pass.training.tape->PushExact(pool(), run.x);
   pass.result.hidden = workspace_.New({rows, c.hidden});
-  FinalNorm(run.x, pass.result.hidden);
-  AtNorm(run, static_cast<int>(c.layers), NormKind::kFinal, pass.result.hidden);
-  if (c.logit_scale != 1) Scale(pool(), c.logit_scale, pass.result.hidden);
+  if (pass.encoder && c.final_norm) {
+    ApplyNorm(run, weights().encoder.final_norm, run.x, pass.result.hidden);
+  } else {
+    FinalNorm(run.x, pass.result.hidden);
+  }
+  AtNorm(run, FinalNormAt(pass), NormKind::kFinal, pass.result.hidden);
+  if (!pass.encoder && c.logit_scale != 1) Scale(pool(), c.logit_scale, pass.result.hidden);
+  run.memory = pass.result.hidden;
+  return planned;
+}
 
-  pass.result.logits = Tensor();
-  if (!pass.logit_rows.empty()) Logits(run);
-  if (pass.training.tape != nullptr) run_ = std::move(planned);
+// Beyond the last layer of the pass's stack.
+int64_t Transformer::LastLayer(const Pass& pass) const {
+  const ModelConfig& c = config();
+  if (pass.encoder) return c.encoder_layers;
+  return pass.layers < 0 ? c.layers : std::min(pass.layers, c.layers);
+}
+
+// The layer by which grafts know the norm behind the pass's stack.
+int Transformer::FinalNormAt(const Pass& pass) const {
+  return static_cast<int>(pass.encoder ? config().encoder_layers : config().layers);
+}
+
+void Transformer::Embed(BlockRun& run) {
+  Pass& pass = run.pass;
+  run.x = workspace_.New({pass.rows(), config().hidden});
+  if (weights().embedding) base_->Embed(pass.tokens, pass.positions, run.x, run.encoder);  // else a graft gives the input
+  for (const BlockRun::GraftRange& range : run.graft_ranges) {
+    const auto tokens =
+        std::span(pass.tokens).subspan(static_cast<size_t>(range.begin), static_cast<size_t>(range.count));
+    for (Graft* graft : range.grafts) graft->AtEmbedding(run.context(), tokens, run.x.Rows(range.begin, range.count));
+  }
+  if (!config().embedding_norm) return;
+  if (run.tape != nullptr) run.tape->PushExact(pool(), run.x);
+  ApplyNorm(run, EmbeddingNorm(run.encoder), run.x, run.x);
+  AtNorm(run, static_cast<int>(run.first_layer), NormKind::kEmbedding, run.x);
+}
+
+const NormWeights& Transformer::EmbeddingNorm(bool encoder) const {
+  return encoder ? weights().encoder.embedding_norm : weights().embedding_norm;
+}
+
+// Puts what the decoder's layers see of each source into its sequence of the pass's memory, behind its prefix.
+void Transformer::KeepMemory(BlockRun& run) {
+  const ModelConfig& c = config();
+  KvCache& memory = *run.pass.memory;
+  for (const Pass::Segment& segment : run.pass.segments) {
+    int64_t before = 0;
+    for (const Graft* graft : segment.grafts) before += graft->cross_prefix_length();
+    memory.Grow(segment.memory, before + segment.count);
+  }
+  for (int64_t layer = c.encoder_layers; layer < c.layers; ++layer) {
+    const Workspace::Mark mark = workspace_.GetMark();
+    const Tensor k = workspace_.New({run.memory.rows(), c.kv_heads * c.head_dim});
+    const Tensor v = workspace_.New({run.memory.rows(), c.kv_heads * c.head_dim});
+    MemoryKv(run, weights().blocks[static_cast<size_t>(layer)], static_cast<int>(layer), k, v);
+    const KvLayer pages = memory.layer(layer - c.encoder_layers);
+    for (const Pass::Segment& segment : run.pass.segments) {
+      int64_t past = 0;
+      for (Graft* graft : segment.grafts) {
+        const int64_t count = graft->cross_prefix_length();
+        if (count == 0) continue;
+        const AttentionSegment slots = memory.Segment(segment.memory, past, 0, count);
+        const Graft::Kv prefix = graft->CrossPrefixKv(static_cast<int>(layer));
+        StoreKv(pool(), pages, {&slots, 1}, prefix.k, prefix.v);
+        past += count;
+      }
+      const AttentionSegment slots = memory.Segment(segment.memory, past, segment.begin, segment.count);
+      StoreKv(pool(), pages, {&slots, 1}, k, v);
+      if (layer + 1 == c.layers) memory.Commit(segment.memory, past + segment.count);
+    }
+    workspace_.Release(mark);
+  }
 }
 
 void Transformer::Logits(BlockRun& run) {
@@ -220,9 +230,10 @@ int64_t Transformer::BeginSequence(KvCache& kv, KvCache::Id sequence, std::span<
     if (count == 0) continue;
     kv.Grow(sequence, length + count);
     const AttentionSegment slots = kv.Segment(sequence, length, 0, count);
-    for (int64_t layer = 0; layer < config().layers; ++layer) {
+    const int64_t first = config().encoder_layers;
+    for (int64_t layer = first; layer < config().layers; ++layer) {
       const Graft::Kv rows = graft->PrefixKv(static_cast<int>(layer));
-      StoreKv(pool(), kv.layer(layer), {&slots, 1}, rows.k, rows.v);
+      StoreKv(pool(), kv.layer(layer - first), {&slots, 1}, rows.k, rows.v);
     }
     length += count;
     kv.Commit(sequence, count);
@@ -242,32 +253,54 @@ int64_t Transformer::BeginSequence(KvCache& kv, KvCache::Id sequence, std::span<
 }
 
 void Transformer::Backward(Pass& pass, Tensor dhidden) {
-  const ModelConfig& c = config();
   Check(run_ != nullptr && &run_->pass == &pass && pass.training.tape != nullptr, "Backward follows Forward of the same pass");
-  BlockRun& run = *run_;
-  Tensor x = pass.training.tape->PopF32(pool(), workspace_);
-  Tensor dx = workspace_.New({dhidden.rows(), c.hidden});
-  const Graft::NormGradient grads = run.NormGradientOf(static_cast<int>(c.layers), NormKind::kFinal);
-  if (c.logit_scale != 1) {
-    const Tensor scaled = workspace_.New({dhidden.rows(), c.hidden});
-    Convert(pool(), dhidden, scaled);
-    Scale(pool(), c.logit_scale, scaled);
-    dhidden = scaled;
+  int64_t lowest = config().layers;
+  for (const BlockRun* run : {run_.get(), source_run_.get()}) {
+    if (run == nullptr) continue;
+    for (const BlockRun::GraftRange& range : run->graft_ranges) {
+      for (Graft* graft : range.grafts) lowest = std::min(lowest, graft->LowestLayer());
+    }
   }
-  FinalNormBackward(dhidden, x, dx, grads.dgain, grads.dbias);
+  if (source_run_ != nullptr) {
+    source_run_->dmemory = workspace_.New({source_run_->memory.rows(), config().hidden});
+    Scale(pool(), 0.0f, source_run_->dmemory);
+  }
+  BackwardStack(*run_, dhidden, lowest);
+  if (source_run_ != nullptr && lowest < config().encoder_layers) {
+    pass.source->training = pass.training;
+    BackwardStack(*source_run_, source_run_->dmemory, lowest);
+  }
+  pass.training.tape->Clear();
+  run_.reset();
+  source_run_.reset();
+}
 
-  int64_t lowest = c.layers;
-  for (const BlockRun::GraftRange& range : run.graft_ranges) {
-    for (Graft* graft : range.grafts) lowest = std::min(lowest, graft->LowestLayer());
+void Transformer::BackwardStack(BlockRun& run, Tensor dhidden, int64_t lowest) {
+  const ModelConfig& c = config();
+  Pass& pass = run.pass;
+  Tape& tape = *pass.training.tape;
+  Tensor x = tape.PopF32(pool(), workspace_);
+  Tensor dx = workspace_.New({dhidden.rows(), c.hidden});
+  const int64_t last = LastLayer(pass);
+  if (run.encoder && c.final_norm) {
+    NormBackward(run, weights().encoder.final_norm, FinalNormAt(pass), NormKind::kFinal, dhidden, x, dx);
+  } else {
+    const Graft::NormGradient grads = run.NormGradientOf(FinalNormAt(pass), NormKind::kFinal);
+    if (!run.encoder && c.logit_scale != 1) {
+      const Tensor scaled = workspace_.New({dhidden.rows(), c.hidden});
+      Convert(pool(), dhidden, scaled);
+      Scale(pool(), c.logit_scale, scaled);
+      dhidden = scaled;
+    }
+    FinalNormBackward(dhidden, x, dx, grads.dgain, grads.dbias);
   }
-  const int64_t layers = pass.layers < 0 ? c.layers : std::min(pass.layers, c.layers);
-  for (int64_t layer = layers - 1; layer >= lowest; --layer) {
+  for (int64_t layer = last - 1; layer >= std::max(lowest, run.first_layer); --layer) {
     const BlockWeights& block = weights().blocks[static_cast<size_t>(layer)];
     for (size_t i = 0; i < pass.training.dcaptured.size(); ++i) {
       if (pass.capture[i] == layer) Add(pool(), pass.training.dcaptured[i], dx);
     }
     if (pass.training.checkpoint) {
-      run.x = pass.training.tape->Pop();
+      run.x = tape.Pop();
       const Workspace::Mark mark = workspace_.GetMark();
       Tensor copy = workspace_.New({run.x.rows(), c.hidden});
       Convert(pool(), run.x, copy);
@@ -279,26 +312,36 @@ void Transformer::Backward(Pass& pass, Tensor dhidden) {
       BlockBackward(run, block, static_cast<int>(layer), dx);
     }
   }
-  if (lowest == 0) {
-    for (auto range = run.graft_ranges.rbegin(); range != run.graft_ranges.rend(); ++range) {
-      const size_t begin = static_cast<size_t>(range->begin), count = static_cast<size_t>(range->count);
-      const auto tokens = std::span(pass.tokens).subspan(begin, count);
-      const Tensor rows = dx.Rows(range->begin, range->count);
-      for (auto graft = range->grafts.rbegin(); graft != range->grafts.rend(); ++graft) {
-        (*graft)->AtEmbeddingBackward(run.context(), tokens, rows);
-        const Tensor dembedding = (*graft)->EmbeddingGradient();
-        if (!dembedding) continue;
-        base_->EmbedBackward(tokens, std::span(pass.positions).subspan(begin, count), rows, dembedding,
-                      (*graft)->PositionsGradient());
-      }
+  if (lowest == 0 || lowest < run.first_layer) EmbedBackward(run, dx, lowest == 0);
+}
+
+// Of what stands below the stack's first block; `wanted`: there is a gradient to keep, else the tape is only unwound.
+void Transformer::EmbedBackward(BlockRun& run, Tensor dx, bool wanted) {
+  const Pass& pass = run.pass;
+  if (config().embedding_norm) {
+    const Tensor x = pass.training.tape->PopF32(pool(), workspace_);
+    Tensor d = workspace_.New({dx.rows(), dx.columns()});
+    NormBackward(run, EmbeddingNorm(run.encoder), static_cast<int>(run.first_layer), NormKind::kEmbedding, dx, x, d);
+    dx = d;
+  }
+  if (!wanted) return;
+  for (auto range = run.graft_ranges.rbegin(); range != run.graft_ranges.rend(); ++range) {
+    const size_t begin = static_cast<size_t>(range->begin), count = static_cast<size_t>(range->count);
+    const auto tokens = std::span(pass.tokens).subspan(begin, count);
+    const Tensor rows = dx.Rows(range->begin, range->count);
+    for (auto graft = range->grafts.rbegin(); graft != range->grafts.rend(); ++graft) {
+      (*graft)->AtEmbeddingBackward(run.context(), tokens, rows);
+      const Tensor dembedding = (*graft)->EmbeddingGradient();
+      if (!dembedding) continue;
+      base_->EmbedBackward(tokens, std::span(pass.positions).subspan(begin, count), rows, dembedding,
+                           run.encoder ? (*graft)->EncoderPositionsGradient() : (*graft)->PositionsGradient());
     }
   }
-  pass.training.tape->Clear();
-  run_ = nullptr;
 }
 
 void Transformer::FinalNormBackward(Tensor dy, Tensor x, Tensor dx, Tensor dgain, Tensor dbias) {
   const NormWeights& norm = weights().final_norm;
+  if (!norm.gain.view) return Convert(pool(), dy, dx);
   const Workspace::Mark mark = workspace_.GetMark();
   Tensor y = workspace_.New({x.rows(), x.columns()});
   Tensor mean = workspace_.New({x.rows()}), inv = workspace_.New({x.rows()});

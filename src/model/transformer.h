@@ -29,8 +29,9 @@ class Transformer {
   ThreadPool& pool() const { return base_->pool(); }
   Workspace& workspace() { return workspace_; }
 
-  // Runs the rows of `pass` through the blocks; keys and values go into the cache's slots beyond each sequence's
+  // Runs the rows of `pass` through the blocks of its stack; keys and values go into the cache's slots beyond each sequence's
   // committed length, and stay uncommitted: call KvCache::Commit (or CommitAll) afterwards.
+  // An encoder's rows keep theirs in the pass; what the decoder sees of them is committed to the sequences of its memory.
   void Forward(Pass& pass);
 
   // Empties the sequence and fills its first slots with what the grafts put before every text (prefixes, then their
@@ -49,11 +50,20 @@ class Transformer {
 
  private:
   explicit Transformer(std::shared_ptr<BaseModel> base);
+  // The blocks of the pass's stack; `source`: the encoder's run that a decoder's is trained with.
+  std::unique_ptr<BlockRun> RunStack(Pass& pass, BlockRun* source);
+  void BackwardStack(BlockRun& run, Tensor dhidden, int64_t lowest);
+  int64_t LastLayer(const Pass& pass) const;
+  int FinalNormAt(const Pass& pass) const;
+  void Embed(BlockRun& run);
+  void EmbedBackward(BlockRun& run, Tensor dx, bool wanted);
+  const NormWeights& EmbeddingNorm(bool encoder) const;
+  void KeepMemory(BlockRun& run);
   void Logits(BlockRun& run);  // of the rows that the pass wants
 
   std::shared_ptr<BaseModel> base_;
   Workspace workspace_;
-  std::unique_ptr<BlockRun> run_;            // of a Forward with a tape, until its Backward
+  std::unique_ptr<BlockRun> run_, source_run_;  // of a Forward with a tape, until its Backward
   OwnedTensor inv_freq_, inv_freq_sliding_;  // [head_dim / 2]
   std::unique_ptr<RangeThreads> range_threads_;
   Buffer training_kv_;                       // one layer's keys and values when a pass has no cache

@@ -3,13 +3,15 @@
 namespace cambium {
 
 const char* SiteName(SiteKind kind) {
-  static constexpr const char* kNames[] = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"};
+  static constexpr const char* kNames[] = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj",
+                                           "cross_q_proj", "cross_k_proj", "cross_v_proj", "cross_o_proj"};
   return kNames[static_cast<int>(kind)];
 }
 
 const char* NormName(NormKind kind) {
   static constexpr const char* kNames[] = {"attention_norm", "attention_post_norm", "ffn_norm",  "ffn_post_norm",
-                                           "q_norm",         "k_norm",              "final_norm"};
+                                           "q_norm",         "k_norm",              "final_norm",
+                                           "cross_norm",     "embedding_norm"};
   return kNames[static_cast<int>(kind)];
 }
 
@@ -32,7 +34,7 @@ std::vector<Site> ModelWeights::sites() const {
     for (int index = 0; index < kSiteKinds; ++index) {
       const Site site{static_cast<int>(layer), static_cast<SiteKind>(index)};
       if (blocks[layer].linears[index].w) sites.push_back(site);
-      if (blocks[layer].experts == nullptr || site.kind < SiteKind::kGate) continue;
+      if (blocks[layer].experts == nullptr || site.kind < SiteKind::kGate || site.kind > SiteKind::kDown) continue;
       const int count = static_cast<int>(blocks[layer].experts->experts.size());
       for (int expert = 0; expert < count; ++expert) sites.push_back({site.layer, site.kind, expert});
     }

@@ -12,8 +12,8 @@
 namespace cambium {
 
 // The places where a graft may act on a linear's result.
-enum class SiteKind : uint8_t { kQ, kK, kV, kO, kGate, kUp, kDown };
-inline constexpr int kSiteKinds = 7;
+enum class SiteKind : uint8_t { kQ, kK, kV, kO, kGate, kUp, kDown, kCrossQ, kCrossK, kCrossV, kCrossO };
+inline constexpr int kSiteKinds = 11;
 struct Site {
   int layer = 0;
   SiteKind kind = SiteKind::kQ;
@@ -31,7 +31,7 @@ struct Linear {
   Product To(Tensor y) const { return {&w, y, bias.view.f32()}; }
 };
 
-enum class NormKind : uint8_t { kAttention, kAttentionPost, kFfn, kFfnPost, kQ, kK, kFinal };
+enum class NormKind : uint8_t { kAttention, kAttentionPost, kFfn, kFfnPost, kQ, kK, kFinal, kCross, kEmbedding };
 const char* NormName(NormKind kind);  // "attention_norm", ...
 
 struct NormWeights {
@@ -54,7 +54,8 @@ struct BlockWeights {
   NormWeights attention_norm, ffn_norm;
   NormWeights attention_post_norm, ffn_post_norm;  // if config.post_norms
   NormWeights q_norm, k_norm;                      // if config.qk_norm, [head_dim]
-  Linear linears[kSiteKinds];                      // kGate is empty unless config.gated
+  NormWeights cross_norm;                          // of a decoder with an encoder
+  Linear linears[kSiteKinds];  // kGate is empty unless config.gated, the cross attention's but in such a decoder
   Linear& operator[](SiteKind kind) { return linears[static_cast<int>(kind)]; }
   const Linear& operator[](SiteKind kind) const { return linears[static_cast<int>(kind)]; }
   // If the layer routes: then kGate, kUp and kDown above are the shared expert, empty if there is none.
@@ -65,9 +66,15 @@ struct BlockWeights {
 struct ModelWeights {
   ModelConfig config;
   PackedMatrix embedding;     // [vocab, hidden]; empty if a graft gives the input (multi-token prediction)
-  OwnedTensor positions;      // [context, hidden], GPT-2
-  std::vector<BlockWeights> blocks;
-  NormWeights final_norm;
+  OwnedTensor positions;      // [position_offset + context, hidden], where positions are learned
+  std::vector<BlockWeights> blocks;  // the encoder's first
+  NormWeights embedding_norm;        // if config.embedding_norm
+  NormWeights final_norm;            // if config.final_norm
+  OwnedTensor logit_bias;            // [vocab], added to the head's result; empty: none
+  struct Encoder {                   // of its own, where there is one
+    OwnedTensor positions;
+    NormWeights embedding_norm, final_norm;
+  } encoder;
   PackedMatrix separate_head;  // empty if tied
   // Where the model's own multi-token-prediction module is read from: the path of the model; empty if it has none.
   std::string mtp_source;

@@ -55,6 +55,11 @@ int64_t Depth(const AttentionSegment& segment, int64_t row) {
   return depth;
 }
 
+// The last logical position that a row sees.
+int64_t Position(const AttentionSegment& segment, int64_t row) {
+  return segment.past + (segment.sees_memory() ? segment.memory - 1 : Depth(segment, row));
+}
+
 // The natural logarithm of total * 2^maximum.
 float Lse(float maximum, float total) { return maximum * 0.69314718f + std::log(total); }
 
@@ -210,7 +215,8 @@ class Worker {
   void SharedTile(int64_t tile) {
     const int64_t slot = tile * kTile;
     // The last row's own position bounds what any row sees; a tree's shared tiles are committed whole.
-    const int64_t seen = segment_.parents.empty() ? segment_.past + item_.begin + item_.count - slot : kTile;
+    const int64_t seen =
+        segment_.parents.empty() ? Position(segment_, item_.begin + item_.count - 1) + 1 - slot : kTile;
     const int64_t n = std::min<int64_t>(kTile, seen);
     if constexpr (!std::is_same_v<T, int8_t>) {
       if (Direct<T>(rows_ <= kDirectRows)) {
@@ -309,7 +315,7 @@ class Worker {
   void UpdateTile(int64_t first, int64_t count, int64_t tile) {
     for (int64_t r = first; r < first + count; r += group_) {
       const int64_t row = item_.begin + r / group_;
-      UpdateRows(r, group_, segment_.past + Depth(segment_, row), tile);
+      UpdateRows(r, group_, Position(segment_, row), tile);
     }
   }
 
@@ -442,12 +448,9 @@ constexpr int64_t kInlineWork = int64_t{1} << 16;
 constexpr int64_t kEnoughTasks = 24;
 
 int64_t TileCount(const AttentionSegment& segment, int64_t begin, int64_t count) {
+  if (segment.parents.empty()) return Position(segment, begin + count - 1) / 64 + 1;
   int64_t deepest = 0;
-  if (segment.parents.empty()) {
-    deepest = begin + count - 1;
-  } else {
-    for (int64_t row = begin; row < begin + count; ++row) deepest = std::max(deepest, Depth(segment, row));
-  }
+  for (int64_t row = begin; row < begin + count; ++row) deepest = std::max(deepest, Depth(segment, row));
   return (segment.past + deepest) / 64 + 1;
 }
 
@@ -466,7 +469,8 @@ void Attention(ThreadPool& pool, Workspace& workspace, const AttentionShape& sha
   for (const AttentionSegment& segment : segments) {
     if (!segment.parents.empty()) problem.tail_rows = std::max(problem.tail_rows, segment.count);
     tasks += (segment.count + item_rows - 1) / item_rows * shape.kv_heads;
-    work += segment.count * (segment.past + segment.count) * shape.heads * shape.head_dim;
+    Check(!segment.sees_memory() || (shape.window == 0 && segment.past + segment.memory > 0), "a memory is seen whole");
+    work += segment.count * (segment.past + segment.keys()) * shape.heads * shape.head_dim;
     longest = std::max(longest, segment.count);
   }
   // Few tasks that the threads cannot share evenly (three kv heads, two threads) are cut further, between rows: a pass

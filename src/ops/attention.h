@@ -48,11 +48,21 @@ struct KvLayer {
 // slot; parents[i] < i. An empty `parents` is a chain (row i sees rows 0..i): prefill and plain decoding.
 // The LOGICAL position of a key is its slot if committed, past + depth for the row's ancestor at that depth; tiles,
 // sums and windows go by logical position, so a row's result is the same in a tree, in a chain, or alone.
+//
+// Rows of a memory segment (memory >= 0) see the slots [0, past + memory) and nothing of themselves: an encoder's rows
+// each other, a decoder's rows what its encoder made. Behind `past` slots of a prefix stand the keys and values of rows
+// [memory_begin, memory_begin + memory) of another tensor, which the caller stores.
 struct AttentionSegment {
   std::span<const int32_t> pages;
   int64_t past = 0;
   int64_t begin = 0, count = 0;
   std::span<const int32_t> parents;
+  int64_t memory = -1, memory_begin = 0;
+
+  bool sees_memory() const { return memory >= 0; }
+  // The rows of k and v that belong to it.
+  int64_t key_begin() const { return sees_memory() ? memory_begin : begin; }
+  int64_t keys() const { return sees_memory() ? memory : count; }
 };
 
 // Writes k, v [rows, kv_heads, head_dim] of every segment's rows into their slots.
@@ -70,9 +80,9 @@ void MoveKv(const KvLayer& layer, std::span<const int32_t> pages, int64_t from, 
 void Attention(ThreadPool& pool, Workspace& workspace, const AttentionShape& shape, const KvLayer& layer,
                std::span<const AttentionSegment> segments, Tensor q, Tensor out, Tensor lse = {});
 
-// Recomputes probabilities from lse; chains only (training). Each segment's keys are prefix_k/v [past, kv_heads,
-// head_dim] (empty if past == 0; shared by all segments that have past > 0) followed by its own rows of k, v.
-// dq, dk, dv overwrite; dprefix_k/v ADD. Tensors [rows, heads or kv_heads, head_dim].
+// Recomputes probabilities from lse; chains and memories only (training). Each segment's keys are prefix_k/v [past,
+// kv_heads, head_dim] (empty if past == 0; shared by all segments that have past > 0) followed by its own rows of k, v,
+// or its memory's. dq, dk, dv overwrite; dprefix_k/v ADD. Tensors [rows, heads or kv_heads, head_dim].
 void AttentionBackward(ThreadPool& pool, Workspace& workspace, const AttentionShape& shape,
                        std::span<const AttentionSegment> segments, Tensor q, Tensor k, Tensor v, Tensor prefix_k,
                        Tensor prefix_v, Tensor out, Tensor lse, Tensor dout, Tensor dq, Tensor dk, Tensor dv,

@@ -119,7 +119,7 @@ class BackwardWorker {
     return (segment_.begin + row + r / group_) * problem_.shape.heads + task_.kv_head * group_ + r % group_;
   }
   const float* Span(const float* prefix, const float* own) const {
-    return unit_.prefix ? prefix : own + segment_.begin * problem_.shape.kv_heads * head_dim_;
+    return unit_.prefix ? prefix : own + segment_.key_begin() * problem_.shape.kv_heads * head_dim_;
   }
 
   // `row` itself where rows fill whole vectors, else a zero-padded copy in `copy`.
@@ -168,7 +168,9 @@ class BackwardWorker {
     }
     std::fill(dq_, dq_ + rows * width_, 0.0f);
     const int64_t origin = (unit_.prefix ? 0 : segment_.past) + unit_.begin;  // position of the unit's first key
-    const int64_t first_position = segment_.past + row, last_position = first_position + count - 1;
+    const bool memory = segment_.sees_memory();
+    const int64_t first_position = segment_.past + (memory ? segment_.memory - 1 : row);
+    const int64_t last_position = memory ? first_position : first_position + count - 1;
     for (int64_t tile = 0; tile < unit_.count; tile += kTile) {
       if (origin + tile > last_position) break;
       const int64_t n = std::min<int64_t>(kTile, unit_.count - tile);
@@ -182,7 +184,7 @@ class BackwardWorker {
       DotRows(q_, rows, keys, head_dim_, p_, kTile);
       DotRows(dout_, rows, values, head_dim_, ds_, kTile);
       for (int64_t r = 0; r < rows; ++r) {
-        const int64_t position = first_position + r / group_;
+        const int64_t position = memory ? first_position : first_position + r / group_;
         const int64_t oldest = problem_.shape.window > 0 ? position + 1 - problem_.shape.window : 0;
         Probabilities(r, std::clamp<int64_t>(oldest - origin - tile, 0, n),
                       std::clamp<int64_t>(position + 1 - origin - tile, 0, n));
@@ -270,7 +272,7 @@ namespace {
 std::vector<Unit> Units(const BackwardProblem& problem, const AttentionSegment& segment) {
   std::vector<Unit> units;
   for (const bool prefix : {true, false}) {
-    const int64_t keys = prefix ? segment.past : segment.count;
+    const int64_t keys = prefix ? segment.past : segment.keys();
     for (int64_t begin = 0; begin < keys; begin += kUnitKeys) {
       const int64_t count = std::min(kUnitKeys, keys - begin);
       const int64_t origin = (prefix ? 0 : segment.past) + begin, tile = problem.tile_rows();
@@ -278,7 +280,8 @@ std::vector<Unit> Units(const BackwardProblem& problem, const AttentionSegment& 
       if (problem.shape.window > 0) {
         row_end = std::clamp<int64_t>(origin + count - 1 + problem.shape.window - segment.past, 0, segment.count);
       }
-      units.push_back({&segment, prefix, begin, count, prefix ? 0 : begin / tile * tile, row_end});
+      const int64_t row_begin = prefix || segment.sees_memory() ? 0 : begin / tile * tile;
+      units.push_back({&segment, prefix, begin, count, row_begin, row_end});
     }
   }
   return units;
@@ -327,8 +330,8 @@ void AttentionBackward(ThreadPool& pool, Workspace& workspace, const AttentionSh
         if (wave + slot >= units[s].size()) continue;
         const Unit& unit = units[s][wave + slot];
         float* to_dq = slot == 0 ? dq.f32() : slots + static_cast<int64_t>(slot - 1) * rows * columns;
-        float* to_dk = unit.prefix ? prefix_dk + past * kv_columns : dk.f32() + segments[s].begin * kv_columns;
-        float* to_dv = unit.prefix ? prefix_dv + past * kv_columns : dv.f32() + segments[s].begin * kv_columns;
+        float* to_dk = unit.prefix ? prefix_dk + past * kv_columns : dk.f32() + segments[s].key_begin() * kv_columns;
+        float* to_dv = unit.prefix ? prefix_dv + past * kv_columns : dv.f32() + segments[s].key_begin() * kv_columns;
         for (int kv_head = 0; kv_head < shape.kv_heads; ++kv_head) {
           tasks.push_back({&unit, kv_head, to_dq, slot == 0, to_dk, to_dv});
         }

@@ -97,9 +97,9 @@ HWY_EXPORT(StoreKvRow);
 void StoreKv(ThreadPool& pool, const KvLayer& layer, std::span<const AttentionSegment> segments, Tensor k, Tensor v) {
   const int64_t columns = int64_t{layer.kv_heads} * layer.head_dim;
   for (const AttentionSegment& segment : segments) {
-    ForRows(pool, segment.count, 2 * columns, [&](int64_t begin, int64_t end) {
+    ForRows(pool, segment.keys(), 2 * columns, [&](int64_t begin, int64_t end) {
       for (int64_t row = begin; row < end; ++row) {
-        const int64_t at = (segment.begin + row) * columns;
+        const int64_t at = (segment.key_begin() + row) * columns;
         HWY_DYNAMIC_DISPATCH(StoreKvRow)(layer, segment.pages.data(), segment.past + row, k.f32() + at, v.f32() + at);
       }
     });

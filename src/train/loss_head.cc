@@ -69,7 +69,8 @@ double LossHead(Transformer& model, Compute compute, Tensor hidden, std::span<co
       std::memcpy(x.row(i), hidden.row(some[static_cast<size_t>(i)]), row_bytes);
       wanted.push_back(targets[static_cast<size_t>(some[static_cast<size_t>(i)])]);
     }
-    const Product product[] = {{&head, logits}};
+    const float* const bias = readout.matrix != nullptr ? nullptr : model.weights().logit_bias.view.f32();
+    const Product product[] = {{&head, logits, bias}};
     MatMul(pool, workspace, compute, x, product);
     if (cap > 0) SoftCap(pool, cap, logits);
     if (!readout.ranks.empty()) {

@@ -1,0 +1,234 @@
+// BART and beam search against transformers, and law 2 with ==. Goldens: tools/make_bart_golden.py.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <numeric>
+
+#include "decode/scheduler.h"
+#include "model/transformer.h"
+
+namespace cambium {
+namespace {
+
+using nlohmann::json;
+using Ids = std::vector<int32_t>;
+
+json ReadJson(const std::string& path) {
+  std::ifstream file(path);
+  EXPECT_TRUE(file) << path;
+  return json::parse(file);
+}
+
+std::string Golden(const std::string& name) { return std::string(CAMBIUM_TEST_DIR) + "/golden/" + name; }
+
+// A model with its caches and scheduler, in fp32.
+struct Served {
+  explicit Served(const std::string& path, int threads = 2)
+      : pool(threads), transformer(LoadWeights(pool, path), pool), kv(transformer.config(), DType::kF32, 4096) {
+    if (transformer.config().has_encoder()) {
+      memory = std::make_unique<KvCache>(transformer.config(), DType::kF32, 2048);
+    }
+    SchedulerOptions options;
+    options.compute = Compute::kF32;
+    scheduler = std::make_unique<Scheduler>(transformer, kv, options, memory.get());
+  }
+
+  DecodeRequest Request(const Ids& text, int64_t max_tokens) const {
+    const ModelConfig& c = transformer.config();
+    DecodeRequest request;
+    request.prompt = text;
+    if (c.has_encoder()) {
+      request.source = std::exchange(request.prompt, {c.decoder_start});
+      request.forced_first = c.forced_first;
+      request.forced_last = c.forced_last;
+    }
+    request.sampling.temperature = 0;
+    request.max_tokens = max_tokens;
+    request.context = std::min<int64_t>(c.context, 128);
+    request.end_tokens = {2};
+    return request;
+  }
+
+  ThreadPool pool;
+  Transformer transformer;
+  KvCache kv;
+  std::unique_ptr<KvCache> memory;
+  std::unique_ptr<Scheduler> scheduler;
+};
+
+// What stands behind the start of an answer in an output of transformers, without the end and what fills it up.
+Ids Answer(const json& output, size_t start) {
+  Ids ids = output.get<Ids>();
+  ids.erase(ids.begin(), ids.begin() + static_cast<std::ptrdiff_t>(start));
+  if (const auto end = std::find(ids.begin(), ids.end(), 2); end != ids.end()) ids.erase(end, ids.end());
+  return ids;
+}
+
+DecodeResult Decode(Served& served, const DecodeRequest& request) { return RunToEnd(*served.scheduler, request); }
+
+struct How {
+  DecodeRequest request;
+  BeamOptions beams;
+};
+
+// The settings of `generate` as ours.
+How SettingsOf(const Served& served, const Ids& text, const json& settings) {
+  How how{served.Request(text, settings.at("max_new_tokens").get<int64_t>()), {}};
+  how.beams.count = settings.at("num_beams").get<int64_t>();
+  how.beams.length_penalty = settings.value("length_penalty", 1.0f);
+  const json early = settings.value("early_stopping", json(false));
+  how.beams.stop = early == "never"  ? BeamOptions::Stop::kNever
+                   : early == true ? BeamOptions::Stop::kEarly
+                                   : BeamOptions::Stop::kHeuristic;
+  how.request.sampling.no_repeat_ngram = settings.value("no_repeat_ngram_size", 0);
+  how.request.sampling.repeat_penalty = settings.value("repetition_penalty", 1.0f);
+  how.request.sampling.repeat_last_n = -1;
+  how.request.min_tokens = settings.value("min_new_tokens", 0);
+  return how;
+}
+
+void ExpectBeams(Served& served, const Ids& text, const json& golden, size_t start) {
+  const How how = SettingsOf(served, text, golden.at("settings"));
+  DecodeResult result;
+  const std::vector<Beam> beams = served.scheduler->Search(how.request, how.beams, result);
+  const std::string name = golden.at("settings").dump();
+  ASSERT_EQ(beams.size(), golden["ids"].size()) << name;
+  for (size_t i = 0; i < beams.size(); ++i) {
+    // Where too few tokens may follow, transformers fills up with hypotheses that were never alive.
+    if (golden["scores"][i].get<double>() < -1e8) continue;
+    EXPECT_EQ(beams[i].tokens, Answer(golden["ids"][i], start)) << name << ", hypothesis " << i;
+    EXPECT_NEAR(beams[i].score, golden["scores"][i].get<double>(), 1e-4) << name << ", hypothesis " << i;
+  }
+}
+
+class Bart : public testing::TestWithParam<const char*> {
+ protected:
+  Bart() : served_(Golden("bart/") + GetParam()), cases_(ReadJson(Golden("bart/") + GetParam() + "/golden.json")["cases"]) {}
+  Served served_;
+  json cases_;
+};
+
+TEST_P(Bart, LogitsAreThoseOfTransformers) {
+  for (const json& one : cases_) {
+    const Ids source = one["source"].get<Ids>(), target = one["target"].get<Ids>();
+    KvCache memory(served_.transformer.config(), DType::kF32, 128), kv(served_.transformer.config(), DType::kF32, 128);
+    Pass encode;
+    encode.compute = Compute::kF32;
+    encode.encoder = true;
+    encode.memory = &memory;
+    encode.Append(-1, 0, source).memory = memory.Open();
+    served_.transformer.Forward(encode);
+    // As training runs it, and as serving does: whole, and token by token.
+    const KvCache::Id sequence = kv.Open();
+    const auto expect = [&](const Pass& pass, size_t first) {
+      for (int64_t row = 0; row < pass.result.logits.rows(); ++row) {
+        const auto want = one["logits"][first + static_cast<size_t>(row)].get<std::vector<float>>();
+        for (size_t i = 0; i < want.size(); ++i) ASSERT_NEAR(pass.result.logits.row(row)[i], want[i], 1e-4) << first + row;
+      }
+    };
+    for (size_t i = 0; i < target.size(); ++i) {
+      Pass pass;
+      pass.compute = Compute::kF32;
+      pass.kv = &kv;
+      pass.memory = &memory;
+      pass.Append(sequence, static_cast<int64_t>(i), {&target[i], 1}).memory = 0;
+      pass.logit_rows = {0};
+      served_.transformer.Forward(pass);
+      CommitAll(pass);
+      expect(pass, i);
+    }
+    Pass source_pass, pass;
+    source_pass.encoder = true;
+    source_pass.Append(0, 0, source);
+    pass.compute = Compute::kF32;
+    pass.source = &source_pass;
+    pass.Append(0, 0, target);
+    pass.logit_rows.resize(target.size());
+    std::iota(pass.logit_rows.begin(), pass.logit_rows.end(), 0);
+    served_.transformer.Forward(pass);
+    expect(pass, 0);
+  }
+}
+
+TEST_P(Bart, GreedyAnswersAreThoseOfTransformers) {
+  for (const json& one : cases_) {
+    DecodeRequest request = served_.Request(one["source"].get<Ids>(), 20);
+    EXPECT_EQ(Decode(served_, request).tokens, Answer(one["greedy"], 1));
+    request.sampling.no_repeat_ngram = 2;
+    EXPECT_EQ(Decode(served_, request).tokens, Answer(one["greedy_ngram"], 1));
+  }
+}
+
+TEST_P(Bart, BeamsAreThoseOfTransformers) {
+  for (const json& one : cases_) {
+    for (const json& golden : one["beams"]) ExpectBeams(served_, one["source"].get<Ids>(), golden, 1);
+  }
+}
+
+TEST_P(Bart, AnAnswerDoesNotKnowItsCompany) {
+  std::vector<Ids> alone;
+  for (size_t i = 0; i < 16; ++i) {
+    Served one(Golden("bart/") + GetParam(), 1);
+    alone.push_back(Decode(one, served_.Request(cases_[i % cases_.size()]["source"].get<Ids>(), 6 + 2 * static_cast<int64_t>(i % 3))).tokens);
+  }
+  std::vector<Ids> together(alone.size());
+  for (size_t i = 0; i < alone.size(); ++i) {
+    DecodeRequest request = served_.Request(cases_[i % cases_.size()]["source"].get<Ids>(), 6 + 2 * static_cast<int64_t>(i % 3));
+    request.on_end = [&, i](const DecodeResult& result) { together[i] = result.tokens; };
+    served_.scheduler->Add(std::move(request));
+  }
+  while (served_.scheduler->Step()) {
+  }
+  EXPECT_EQ(alone, together);
+}
+
+TEST_P(Bart, ASourceIsReadOnce) {
+  const Ids source = cases_[1]["source"].get<Ids>();
+  Decode(served_, served_.Request(source, 4));
+  const int64_t used = served_.memory->stats().known;
+  EXPECT_GT(used, 0);
+  Decode(served_, served_.Request(source, 4));
+  EXPECT_EQ(served_.memory->stats().known, used);
+}
+
+TEST_P(Bart, RefusesASourceThatDoesNotFit) {
+  const auto why = [&](const Ids& source) -> std::string {
+    try {
+      Decode(served_, served_.Request(source, 4));
+    } catch (const Error& error) {
+      return error.what();
+    }
+    return "";
+  };
+  EXPECT_EQ(why(Ids(64, 5)), "");
+  EXPECT_EQ(why(Ids(65, 5)), "the source has 65 tokens, the encoder reads at most 64; shorten it");
+  EXPECT_EQ(why({}), "the source is empty");
+  EXPECT_EQ(why({5, 99}), "token id 99 is outside the vocabulary of 99");
+}
+
+INSTANTIATE_TEST_SUITE_P(Models, Bart, testing::Values("plain", "scaled"));
+
+TEST(Beams, OfADecoderAreThoseOfTransformers) {
+  const json golden = ReadJson(Golden("beams.json"));
+  for (const auto& [family, cases] : golden.items()) {
+    Served served(Golden("families/") + family);
+    for (const json& one : cases) {
+      const Ids prompt = one["prompt"].get<Ids>();
+      for (const json& beams : one["beams"]) ExpectBeams(served, prompt, beams, prompt.size());
+    }
+  }
+}
+
+TEST(Beams, LeaveTheCacheAsItWas) {
+  Served served(Golden("families/llama"));
+  DecodeResult result;
+  const DecodeRequest request = served.Request({5, 9, 20, 33}, 20);
+  served.scheduler->Search(request, {.count = 4}, result);
+  EXPECT_EQ(served.kv.stats().used, 0);
+  EXPECT_EQ(served.kv.stats().sequences, 0);
+}
+
+}  // namespace
+}  // namespace cambium
