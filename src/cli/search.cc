@@ -86,12 +86,12 @@ std::string Shown(const std::string& text) {
   return text.substr(0, begin) + " ... " + text.substr(end);
 }
 
-// The passage on one line, its terms in bold where colour is wanted.
-std::string Highlight(const std::string& text, const WordMatcher& matcher, bool color) {
+// The passage on one line, the matcher's terms in bold where colour is wanted.
+std::string Highlight(const std::string& text, const WordMatcher* matcher, bool color) {
   std::string shown;
   int64_t at = 0;
   ForEachWord(text, [&](int64_t begin, int64_t end) {
-    if (!color || matcher.Find(std::string_view(text).substr(begin, end - begin)) < 0) return;
+    if (!color || matcher == nullptr || matcher->Find(std::string_view(text).substr(begin, end - begin)) < 0) return;
     shown += text.substr(at, begin - at) + "\033[1;31m" + text.substr(begin, end - begin) + "\033[0m";
     at = end;
   });
@@ -108,7 +108,7 @@ std::string Highlight(const std::string& text, const WordMatcher& matcher, bool 
 }
 
 // The best of them, which are in their order.
-void Show(std::vector<Result> results, const SearchFlags& flags, const WordMatcher& matcher) {
+void Show(std::vector<Result> results, const SearchFlags& flags, const WordMatcher* matcher) {
   if (static_cast<int64_t>(results.size()) > flags.options.limit) results.resize(flags.options.limit);
 
   if (flags.output.json) {
@@ -148,7 +148,7 @@ void RunSearch(const SearchFlags& given) {
   std::stable_sort(results.begin(), results.end(), [&](const Result& a, const Result& b) {
     return std::tuple(a.size(), place(a), a.line) < std::tuple(b.size(), place(b), b.line);
   });
-  Show(std::move(results), flags, matcher);
+  Show(std::move(results), flags, &matcher);
 }
 
 // What searches of parts of a corpus found, each with --json, as one search of all of it has it, where the parts come
@@ -167,7 +167,7 @@ void Merge(const SearchFlags& flags) {
     }
   }
   std::stable_sort(results.begin(), results.end(), [](auto& a, auto& b) { return a.size() < b.size(); });
-  Show(std::move(results), flags, WordMatcher({}, false));
+  Show(std::move(results), flags, nullptr);
 }
 
 void AddOptions(CLI::App& verb, SearchFlags& flags) {
