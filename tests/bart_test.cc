@@ -168,7 +168,8 @@ std::map<std::string, std::vector<float>> Gradients(const std::string& path, con
   FullGraft full(options, transformer.base());
   std::vector<OwnedTensor> gradients;
   full.VisitParams([&](Parameter& param) {
-    gradients.emplace_back(std::vector<int64_t>(param.value.shape.begin(), param.value.shape.begin() + param.value.rank));
+    const Tensor& value = param.value;
+    gradients.push_back(value.rank == 1 ? OwnedTensor({value.size()}) : OwnedTensor({value.rows(), value.columns()}));
     std::fill_n(gradients.back().view.f32(), gradients.back().view.size(), 0.0f);
     param.grad = gradients.back().view;
   });
@@ -189,7 +190,8 @@ std::map<std::string, std::vector<float>> Gradients(const std::string& path, con
   }
   transformer.Forward(pass);
   Tensor dhidden = transformer.workspace().New({pass.rows(), config.hidden});
-  LossHead(transformer, Compute::kF32, pass.result.hidden, targets, 1, dhidden, full.HeadGradient());
+  LossHead(transformer, Compute::kF32, pass.result.hidden, targets,
+           1.0f / static_cast<float>(targets.size()), dhidden, full.HeadGradient());
   transformer.Backward(pass, dhidden);
   EXPECT_TRUE(tape.empty());
 

@@ -75,13 +75,14 @@ def main(out):
                 cases.append(case)
         path = os.path.join(out, name)
         os.makedirs(path, exist_ok=True)
-        # The summed loss over two pairs of unlike lengths, each row predicting the next.
+        # The mean loss over two pairs of unlike lengths, each row predicting the next.
         model.zero_grad()
         pairs = [(sources[1], target), (sources[2], target[:5])]
         for source, answer in pairs:
             logits = model(input_ids=torch.tensor([source]), decoder_input_ids=torch.tensor([answer[:-1]])).logits[0]
             torch.nn.functional.cross_entropy(logits, torch.tensor(answer[1:]), reduction="sum").backward()
-        gradients = {key: p.grad.clone() for key, p in model.named_parameters()}
+        rows = sum(len(answer) - 1 for _, answer in pairs)
+        gradients = {key: p.grad / rows for key, p in model.named_parameters()}
         save_file(gradients, os.path.join(path, "gradients.safetensors"))
         model.save_pretrained(path, safe_serialization=True)
         with open(os.path.join(path, "golden.json"), "w") as f:
