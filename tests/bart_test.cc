@@ -3,11 +3,16 @@
 
 #include <cmath>
 #include <fstream>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <numeric>
 
 #include "decode/scheduler.h"
+#include "grafts/full.h"
+#include "io/safetensors.h"
+#include "model/load.h"
 #include "model/transformer.h"
+#include "train/loss_head.h"
 
 namespace cambium {
 namespace {
@@ -150,6 +155,94 @@ TEST_P(Bart, LogitsAreThoseOfTransformers) {
     served_.transformer.Forward(pass);
     expect(pass, 0);
   }
+}
+
+// The gradients of all parameters, by transformers' names.
+std::map<std::string, std::vector<float>> Gradients(const std::string& path, const json& pairs, bool checkpoint) {
+  ThreadPool pool(2);
+  auto weights = LoadWeights(pool, path);
+  const ModelConfig config = weights->config;
+  Transformer transformer(std::move(weights), pool);
+  GraftOptions options;
+  options.working = DType::kF32;
+  FullGraft full(options, transformer.base());
+  std::vector<OwnedTensor> gradients;
+  full.VisitParams([&](Parameter& param) {
+    const Tensor& value = param.value;
+    gradients.push_back(value.rank == 1 ? OwnedTensor({value.size()}) : OwnedTensor({value.rows(), value.columns()}));
+    std::fill_n(gradients.back().view.f32(), gradients.back().view.size(), 0.0f);
+    param.grad = gradients.back().view;
+  });
+  Graft* const grafts[] = {&full};
+  Tape tape;
+  Pass source, pass;
+  source.encoder = true;
+  pass.source = &source;
+  pass.compute = Compute::kF32;
+  pass.training.tape = &tape;
+  pass.training.checkpoint = checkpoint;
+  std::vector<int32_t> targets;
+  for (size_t i = 0; i < pairs.size(); ++i) {
+    const Ids answer = pairs[i][1].get<Ids>();
+    source.Append(static_cast<int>(i), 0, pairs[i][0].get<Ids>()).grafts = grafts;
+    pass.Append(static_cast<int>(i), 0, std::span(answer).first(answer.size() - 1)).grafts = grafts;
+    targets.insert(targets.end(), answer.begin() + 1, answer.end());
+  }
+  transformer.Forward(pass);
+  Tensor dhidden = transformer.workspace().New({pass.rows(), config.hidden});
+  LossHead(transformer, Compute::kF32, pass.result.hidden, targets,
+           1.0f / static_cast<float>(targets.size()), dhidden, full.HeadGradient());
+  transformer.Backward(pass, dhidden);
+  EXPECT_TRUE(tape.empty());
+
+  const TensorNames names = NamesOf(config, Dialect::kHuggingFace);
+  const std::pair<NormKind, Role> norms[] = {{NormKind::kAttention, Role::kAttentionNorm},
+                                             {NormKind::kFfn, Role::kFfnNorm},
+                                             {NormKind::kCross, Role::kCrossNorm},
+                                             {NormKind::kEmbedding, Role::kEmbeddingNorm}};
+  const auto stem = [&](const std::string& name) -> std::string {
+    const int64_t decoder = config.encoder_layers;
+    if (name == "embedding") return names.Stem(Role::kEmbedding);
+    if (name == "positions") return names.Stem(Role::kPositions, decoder);
+    if (name == "encoder.positions") return names.Stem(Role::kPositions, 0);
+    if (name == "embedding_norm") return names.Stem(Role::kEmbeddingNorm, decoder);
+    if (name == "encoder.embedding_norm") return names.Stem(Role::kEmbeddingNorm, 0);
+    const size_t dot = name.find('.', 7);
+    const int64_t layer = std::stoll(name.substr(7, dot - 7));
+    const std::string what = name.substr(dot + 1);
+    for (const auto& [kind, role] : norms) {
+      if (what == NormName(kind)) return names.Stem(role, layer);
+    }
+    for (int kind = 0; kind < kSiteKinds; ++kind) {
+      if (what == SiteName(static_cast<SiteKind>(kind))) return names.Stem(RoleOf(static_cast<SiteKind>(kind)), layer);
+    }
+    return name;
+  };
+  std::map<std::string, std::vector<float>> named;
+  full.VisitParams([&](Parameter& param) {
+    const bool bias = param.name.ends_with(".bias");
+    const std::string name = stem(bias ? param.name.substr(0, param.name.size() - 5) : param.name);
+    named[name + (bias ? ".bias" : ".weight")].assign(param.grad.f32(), param.grad.f32() + param.grad.size());
+  });
+  return named;
+}
+
+TEST_P(Bart, GradientsAreThoseOfTransformers) {
+  const std::string path = Golden("bart/") + GetParam();
+  const json pairs = ReadJson(path + "/golden.json")["pairs"];
+  const auto got = Gradients(path, pairs, false);
+  const SafetensorsFile want(path + "/gradients.safetensors");
+  EXPECT_EQ(got.size(), want.tensors().size());
+  for (const NamedTensor& named : want.tensors()) {
+    const auto found = got.find(named.name);
+    ASSERT_NE(found, got.end()) << named.name;
+    const Tensor tensor = *want.FindTensor(named.name);
+    ASSERT_EQ(static_cast<int64_t>(found->second.size()), tensor.size()) << named.name;
+    for (int64_t i = 0; i < tensor.size(); ++i) {
+      ASSERT_NEAR(found->second[static_cast<size_t>(i)], tensor.as<float>()[i], 1e-4) << named.name << " " << i;
+    }
+  }
+  EXPECT_EQ(Gradients(path, pairs, true), got) << "blocks that are run again";
 }
 
 TEST_P(Bart, GreedyAnswersAreThoseOfTransformers) {

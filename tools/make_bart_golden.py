@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
-"""Writes tests/golden/bart/NAME/{config.json,generation_config.json,model.safetensors,golden.json}: tiny random BART
-models, and what `transformers` makes of them in float32: logits, greedy answers, beam search. Needs torch,
+"""Writes tests/golden/bart/NAME/{config.json,generation_config.json,model.safetensors,golden.json,
+gradients.safetensors}: tiny random BART
+models, and what `transformers` makes of them in float32: logits, gradients, greedy answers, beam search. Needs torch,
 transformers, safetensors.
 
     python tools/make_bart_golden.py tests/golden/bart
@@ -12,6 +13,7 @@ import sys
 
 import torch
 import transformers as tf
+from safetensors.torch import save_file
 
 VOCAB = 99
 COMMON = dict(vocab_size=VOCAB, d_model=32, encoder_layers=2, decoder_layers=3, encoder_attention_heads=4,
@@ -73,9 +75,18 @@ def main(out):
                 cases.append(case)
         path = os.path.join(out, name)
         os.makedirs(path, exist_ok=True)
+        # The mean loss over two pairs of unlike lengths, each row predicting the next.
+        model.zero_grad()
+        pairs = [(sources[1], target), (sources[2], target[:5])]
+        for source, answer in pairs:
+            logits = model(input_ids=torch.tensor([source]), decoder_input_ids=torch.tensor([answer[:-1]])).logits[0]
+            torch.nn.functional.cross_entropy(logits, torch.tensor(answer[1:]), reduction="sum").backward()
+        rows = sum(len(answer) - 1 for _, answer in pairs)
+        gradients = {key: p.grad / rows for key, p in model.named_parameters()}
+        save_file(gradients, os.path.join(path, "gradients.safetensors"))
         model.save_pretrained(path, safe_serialization=True)
         with open(os.path.join(path, "golden.json"), "w") as f:
-            json.dump({"cases": cases}, f)
+            json.dump({"cases": cases, "pairs": pairs}, f)
 
 
 main(sys.argv[1])

@@ -13,6 +13,7 @@
 #include "train/bleu.h"
 #include "train/example.h"
 #include "train/record.h"
+#include "train/rouge.h"
 
 namespace cambium::cli {
 namespace {
@@ -22,7 +23,8 @@ struct Flags {
   ModelFlags model;
   InputFlags input;
   std::vector<std::string> grafts;
-  std::string jsonl, bleu, references;
+  std::string jsonl, bleu, rouge, references;
+  bool stemmer = false;
   std::string field = "text";
   std::vector<std::string> ignored_fields;
   int64_t chunks = -1;
@@ -163,11 +165,16 @@ std::vector<std::string> Lines(const std::string& path) {
   return lines;
 }
 
-// Corpus BLEU of a file of texts, one a line, against a file whose lines hold the references, between tabs.
-void EvalBleu(const Flags& flags) {
-  if (flags.references.empty()) Fail(ErrorCode::kUsage, "--bleu needs --references FILE");
-  const std::vector<std::string> texts = Lines(flags.bleu);
+// A file of texts, one a line, and a file whose lines hold the references, between tabs.
+struct Compared {
+  std::vector<std::string> texts;
   std::vector<std::vector<std::string>> references;
+};
+
+Compared ReadCompared(const char* option, const std::string& path, const Flags& flags) {
+  if (flags.references.empty()) Fail(ErrorCode::kUsage, option, " needs --references FILE");
+  Compared compared{Lines(path), {}};
+  auto& references = compared.references;
   for (const std::string& line : Lines(flags.references)) {
     std::istringstream parts(line);
     auto& own = references.emplace_back();
@@ -176,10 +183,30 @@ void EvalBleu(const Flags& flags) {
     }
     if (own.empty()) Fail(ErrorCode::kData, flags.references, ": line ", references.size(), " holds no reference");
   }
-  if (texts.empty() || texts.size() != references.size()) {
-    Fail(ErrorCode::kData, flags.bleu, ": ", texts.size(), " lines, ", flags.references, " has ", references.size());
+  if (compared.texts.empty() || compared.texts.size() != references.size()) {
+    Fail(ErrorCode::kData, path, ": ", compared.texts.size(), " lines, ", flags.references, " has ", references.size());
   }
-  const Bleu bleu = CorpusBleu(texts, references);
+  return compared;
+}
+
+void EvalRouge(const Flags& flags) {
+  const Compared compared = ReadCompared("--rouge", flags.rouge, flags);
+  const Rouge rouge = MeanRouge(compared.texts, compared.references, flags.stemmer);
+  const std::pair<const char*, RougeScore> scores[] = {
+      {"rouge1", rouge.one}, {"rouge2", rouge.two}, {"rougeL", rouge.longest}};
+  nlohmann::ordered_json json = {{"texts", compared.texts.size()}, {"stemmer", flags.stemmer}};
+  std::string line;
+  for (const auto& [name, score] : scores) {
+    json[name] = {{"precision", score.precision}, {"recall", score.recall}, {"f", score.f}};
+    line += fmt::format("{} {:.4f}  ", name, score.f);
+  }
+  if (flags.output.json) return WriteJson(json);
+  Write(fmt::format("{}texts {}\n", line, compared.texts.size()));
+}
+
+void EvalBleu(const Flags& flags) {
+  const Compared compared = ReadCompared("--bleu", flags.bleu, flags);
+  const Bleu bleu = CorpusBleu(compared.texts, compared.references);
   if (flags.output.json) {
     WriteJson({{"bleu", bleu.score},
                {"precisions", bleu.precisions},
@@ -194,6 +221,9 @@ void EvalBleu(const Flags& flags) {
 }
 
 void Eval(const Flags& flags) {
+  if (flags.stemmer && flags.rouge.empty()) Fail(ErrorCode::kUsage, "--stemmer needs --rouge");
+  if (!flags.rouge.empty() && !flags.bleu.empty()) Fail(ErrorCode::kUsage, "--rouge and --bleu: one of them");
+  if (!flags.rouge.empty()) return EvalRouge(flags);
   if (!flags.bleu.empty()) return EvalBleu(flags);
   if (flags.model.model.empty()) Fail(ErrorCode::kUsage, "MODEL is required");
   flags.jsonl.empty() ? EvalText(flags) : EvalJsonl(flags);
@@ -202,7 +232,7 @@ void Eval(const Flags& flags) {
 }  // namespace
 
 void AddEval(CLI::App& app) {
-  CLI::App* const verb = app.add_subcommand("eval", "Perplexity of a text in chunks, loss over a jsonl file, or BLEU of texts");
+  CLI::App* const verb = app.add_subcommand("eval", "Perplexity of a text in chunks, loss over a jsonl file, BLEU or ROUGE of texts");
   const auto flags = std::make_shared<Flags>();
   AddModel(*verb, flags->model);
   AddInput(*verb, flags->input);
@@ -217,6 +247,8 @@ void AddEval(CLI::App& app) {
   AddIgnoreFields(*verb, flags->ignored_fields);
   verb->get_option("MODEL")->required(false);
   verb->add_option("--bleu", flags->bleu, "BLEU of this file's texts, one a line, as sacrebleu computes it; no MODEL");
+  verb->add_option("--rouge", flags->rouge, "ROUGE-1, 2 and L of this file's texts, as rouge-score computes it; no MODEL");
+  verb->add_flag("--stemmer", flags->stemmer, "With --rouge: compare the stems of words (Porter's)");
   verb->add_option("--references", flags->references, "The references of each line, between tabs");
   AddOutput(*verb, flags->output);
   verb->callback([flags] { Eval(*flags); });

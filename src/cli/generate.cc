@@ -50,7 +50,7 @@ void Generate(const Flags& flags) {
   // An editor's newline at the end of a file is no part of the prompt.
   if (flags.input.text_option->count() == 0 && input.text.size() > 1 && input.text.back() == '\n')
     input.text.pop_back();
-  Engine engine = LoadModel(flags.model, flags.output);
+  Engine engine = LoadModel(flags.model, flags.output, true);
   const Message message{"user", input.text};
   const Model& model = engine.model();
   ChatOptions chat;

@@ -68,7 +68,7 @@ class Run {
       const ModelFlags& model, const OutputFlags& output)
       : flags_(generate),
         constraint_(constraint),
-        engine_(LoadModel(Many(model), output)),
+        engine_(LoadModel(Many(model), output, true)),
         defaults_(CheckedRequest(generate)),
         file_(records, Settings(model)),
         meter_(output, file_) {

@@ -19,6 +19,7 @@
 #include "cambium/warning.h"
 #include "decode/sampler.h"
 #include "decode/verify.h"
+#include "families/family.h"
 #include "grafts/grafts.h"
 #include "io/json.h"
 #include "io/unicode.h"
@@ -59,7 +60,7 @@ void AddModel(CLI::App& verb, ModelFlags& flags) {
                   "Storage of the KV cache: f16, f32 or q8 (bytes with a scale for each 32)");
 }
 
-Engine LoadModel(const ModelFlags& flags, const OutputFlags& output) {
+Engine LoadModel(const ModelFlags& flags, const OutputFlags& output, bool encoder) {
   CheckThreads(flags.engine.threads);
   CheckRange("--ctx-size", static_cast<double>(flags.engine.context), 0, std::numeric_limits<int32_t>::max());
   EngineOptions options = flags.engine;
@@ -74,6 +75,10 @@ Engine LoadModel(const ModelFlags& flags, const OutputFlags& output) {
   try {
     Engine engine = Engine::Load(flags.model, options);
     if (progress) std::cerr << "\r\033[K" << std::flush;
+    const Family* const family = FindGgufFamily(engine.model().info().family);
+    if (!encoder && family != nullptr && family->traits.encoder) {
+      Fail(ErrorCode::kUsage, flags.model, ": a model with an encoder (", family->hf_type, ") runs in generate alone");
+    }
     return engine;
   } catch (...) {
     if (progress) std::cerr << "\r\033[K" << std::flush;

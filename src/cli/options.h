@@ -35,7 +35,8 @@ struct ModelFlags {
 };
 void AddModel(CLI::App& verb, ModelFlags& flags);
 // Loads, with a line on stderr while it takes time.
-Engine LoadModel(const ModelFlags& flags, const OutputFlags& output);
+// kUsage for a model with an encoder, unless the verb can do with one.
+Engine LoadModel(const ModelFlags& flags, const OutputFlags& output, bool encoder = false);
 
 // --graft NAME[=SCALE].
 // Fields of data that are passed over though they would change something.

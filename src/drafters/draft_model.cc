@@ -226,6 +226,9 @@ class ModelDrafter : public AutoregressiveDrafter {
         transformer_(LoadWeights(target.transformer.pool(), Path(spec)), target.transformer.pool()),
         target_tokens_(target.tokens()),
         kv_(transformer_.config(), DType::kF16, target.kv.max_slots() + kSlack) {
+    if (transformer_.config().has_encoder()) {
+      Fail(ErrorCode::kUsage, "--draft model: ", Path(spec), " has an encoder, which cannot draft");
+    }
     CheckVocabulary(Path(spec), target);
     if (transformer_.config().context < target.context) {
       Fail(ErrorCode::kUsage, "--draft model: ", Path(spec), " has a context of ", transformer_.config().context,

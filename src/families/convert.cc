@@ -100,6 +100,9 @@ void CheckRows(const std::string& path, const NamedTensor& tensor, const Transfo
 std::string ConvertToGguf(const std::string& directory, const std::string& out, const ConvertProgress& progress,
                           const ToGgufOptions& options) {
   const HfConfig config = ReadHfConfig(directory);
+  if (config.family->traits.encoder) {
+    Fail(ErrorCode::kUsage, directory, ": GGUF has no architecture for a model with an encoder (", config.family->hf_type, ")");
+  }
   const ShardedSafetensors source(directory);
   GgufWriter writer;
   SetConfig(writer, config, options.only_weights);

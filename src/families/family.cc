@@ -29,6 +29,7 @@ const Family* FindGgufFamily(std::string_view architecture) {
 std::string FamilyNames(Dialect dialect) {
   std::vector<std::string_view> names;
   for (const Family* family : Families()) {
+    if (dialect == Dialect::kGguf && family->traits.encoder) continue;  // no such file
     const std::string_view name = dialect == Dialect::kHuggingFace ? family->hf_type : family->gguf;
     if (std::ranges::find(names, name) == names.end()) names.push_back(name);
   }

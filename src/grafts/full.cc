@@ -45,7 +45,8 @@ FullGraft::FullGraft(const GraftOptions& options, BaseModel& model) : model_(mod
     const std::pair<NormKind, NormWeights*> norms[] = {
         {NormKind::kAttention, &block.attention_norm}, {NormKind::kAttentionPost, &block.attention_post_norm},
         {NormKind::kFfn, &block.ffn_norm},             {NormKind::kFfnPost, &block.ffn_post_norm},
-        {NormKind::kQ, &block.q_norm},                 {NormKind::kK, &block.k_norm}};
+        {NormKind::kQ, &block.q_norm},                 {NormKind::kK, &block.k_norm},
+        {NormKind::kCross, &block.cross_norm}};
     for (const auto& [kind, norm] : norms) {
       if (norm->gain.view) norms_[{layer, kind}] = AddNorm(at + NormName(kind), *norm);
     }
@@ -59,7 +60,21 @@ FullGraft::FullGraft(const GraftOptions& options, BaseModel& model) : model_(mod
       if (linear.bias.view) params.bias = Add(name + ".bias", linear.bias.view, false);
     }
   }
-  norms_[{static_cast<int>(config.layers), NormKind::kFinal}] = AddNorm(NormName(NormKind::kFinal), weights.final_norm);
+  const auto stack = [&](const std::string& at, int64_t first, int64_t last, NormWeights& embedding, NormWeights& final) {
+    if (embedding.gain.view) {
+      norms_[{static_cast<int>(first), NormKind::kEmbedding}] = AddNorm(at + NormName(NormKind::kEmbedding), embedding);
+    }
+    if (final.gain.view) {
+      norms_[{static_cast<int>(last), NormKind::kFinal}] = AddNorm(at + NormName(NormKind::kFinal), final);
+    }
+  };
+  stack("", config.encoder_layers, config.layers, weights.embedding_norm, weights.final_norm);
+  if (config.has_encoder()) {
+    if (weights.encoder.positions.view) {
+      encoder_positions_ = Add("encoder.positions", weights.encoder.positions.view, true);
+    }
+    stack("encoder.", 0, config.encoder_layers, weights.encoder.embedding_norm, weights.encoder.final_norm);
+  }
   if (weights.separate_head) head_ = AddMatrix("head", weights.separate_head);
   for (const Matrix& matrix : matrices_) {
     OwnedTensor stored(options.working, {matrix.values.view.rows(), matrix.values.view.columns()});
@@ -76,7 +91,9 @@ void FullGraft::AtLinearBackward(const GraftContext& context, Site site, Tensor 
 }
 
 Graft::NormGradient FullGraft::NormGradientOf(int layer, NormKind kind) {
-  const NormParams& params = norms_.at({layer, kind});
+  const auto found = norms_.find({layer, kind});
+  if (found == norms_.end()) return {};
+  const NormParams& params = found->second;
   return {params.gain->grad, params.bias != nullptr ? params.bias->grad : Tensor()};
 }
 

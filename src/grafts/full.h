@@ -24,6 +24,7 @@ class FullGraft : public Graft {
   NormGradient NormGradientOf(int layer, NormKind kind) override;
   Tensor EmbeddingGradient() override { return embedding_->grad; }
   Tensor PositionsGradient() override { return positions_ != nullptr ? positions_->grad : Tensor(); }
+  Tensor EncoderPositionsGradient() override { return encoder_positions_ != nullptr ? encoder_positions_->grad : Tensor(); }
   Tensor HeadGradient() override { return head_ != nullptr ? head_->grad : embedding_->grad; }
   void VisitParams(const std::function<void(Parameter&)>& visit) override;
   void AfterUpdate() override;
@@ -51,7 +52,7 @@ class FullGraft : public Graft {
   std::vector<Matrix> matrices_;
   std::vector<LinearParams> linears_;  // [layers * kSiteKinds]
   std::map<std::pair<int, NormKind>, NormParams> norms_;
-  Parameter *embedding_ = nullptr, *positions_ = nullptr, *head_ = nullptr;
+  Parameter *embedding_ = nullptr, *positions_ = nullptr, *encoder_positions_ = nullptr, *head_ = nullptr;
 };
 
 }  // namespace cambium

@@ -50,6 +50,10 @@ std::string GraftKinds() {
 
 namespace {
 
+void CheckEncoder(const std::string& what, const ModelConfig& config) {
+  if (config.has_encoder()) Fail(ErrorCode::kUsage, what, ": grafts on a model with an encoder (", config.family, ") are not supported");
+}
+
 // Of what acts at linears, LoRA alone knows experts.
 void CheckExperts(const std::string& kind, const GraftOptions& options, const ModelConfig& config) {
   if (config.experts == 0) return;
@@ -67,6 +71,7 @@ void CheckExperts(const std::string& kind, const GraftOptions& options, const Mo
 }  // namespace
 
 std::unique_ptr<Graft> MakeGraft(const std::string& kind, const GraftOptions& options, BaseModel& model) {
+  CheckEncoder("graft " + kind, model.config());
   CheckExperts(kind, options, model.config());
   for (const GraftEntry& entry : GraftList()) {
     if (kind == entry.kind && entry.make != nullptr) return entry.make(options, model);
@@ -89,6 +94,7 @@ std::string NewestCheckpoint(const std::string& run) {
 
 std::unique_ptr<Graft> LoadGraft(const std::string& path, const BaseModel& model, float scale) {
   if (!std::filesystem::exists(path)) Fail(ErrorCode::kData, path, ": no such file or directory");
+  CheckEncoder(path, model.config());
   for (const GraftEntry& entry : GraftList()) {
     if (entry.load != nullptr && entry.recognises(path)) return entry.load(path, model, scale);
   }
@@ -141,6 +147,7 @@ bool IsHeads(const std::string& kind) {
 }
 
 std::unique_ptr<Graft> LoadPart(const std::string& path, const BaseModel& model, bool heads) {
+  CheckEncoder(path, model.config());
   for (const GraftEntry& entry : GraftList()) {
     if (entry.heads == heads && entry.load != nullptr && entry.recognises(path)) return entry.load(path, model, 1);
   }
