@@ -52,7 +52,7 @@ def main():
     writer.add_vocab_size(args.vocab)
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("qwen2")
-    writer.add_token_list(BYTES + [f"word{i}" for i in range(args.vocab - 257)] + ["<|endoftext|>"])
+    writer.add_token_list(BYTES + ["wo"] + [f"word{i}" for i in range(args.vocab - 258)] + ["<|endoftext|>"])
     writer.add_token_types([1] * (args.vocab - 1) + [3])
     writer.add_token_merges(["w o"])
     writer.add_eos_token_id(args.vocab - 1)
