@@ -1,9 +1,12 @@
 #include "scale/launch.h"
 
 #include <dlfcn.h>
+#include <fcntl.h>
 #include <sched.h>
+#include <signal.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
@@ -107,6 +110,29 @@ void LeaveAtExit() {
   if (!left) joined->Leave(0);
 }
 
+std::string NameOf(pid_t process) {
+  char name[32] = "";
+  const int file = open(("/proc/" + std::to_string(process) + "/comm").c_str(), O_RDONLY | O_CLOEXEC);
+  if (file < 0) return "";
+  const ssize_t size = read(file, name, sizeof(name) - 1);
+  close(file);
+  return {name, static_cast<size_t>(std::max<ssize_t>(0, size - 1))};  // without the line's end
+}
+
+// Open MPI's mpirun waits for a machine that cannot be reached, for minutes and deaf to SIGTERM. So where this process
+// is its child, a watcher of ten seconds ends it for good; its daemons elsewhere end when they find it gone.
+void EndLauncherSoon() {
+  const pid_t launcher = getppid();
+  const std::string name = NameOf(launcher);
+  if (name != "mpirun" && name != "mpiexec" && name != "orterun" && name != "prterun") return;
+  if (fork() != 0) return;
+  setsid();
+  for (int file = 0; file < 3; ++file) close(file);
+  for (int second = 0; second < 10 && NameOf(launcher) == name; ++second) sleep(1);
+  if (NameOf(launcher) == name) kill(launcher, SIGKILL);
+  _exit(0);
+}
+
 }  // namespace
 
 Ranks* JoinedRanks() { return joined.get(); }
@@ -148,6 +174,7 @@ int LeaveRanks(int code) noexcept {
   if (joined->code() != 0 && joined->rank() != 0) code = joined->code();
   if (together) return code;
   std::fflush(stdout);
+  EndLauncherSoon();
   _exit(code);  // MPI's own end would wait for those who are not there
 }
 
