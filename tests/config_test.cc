@@ -6,11 +6,11 @@
 #include <memory>
 
 #include "cambium/warning.h"
-#include "file_testing.h"
 #include "families/convert.h"
+#include "families/hf_config.h"
+#include "file_testing.h"
 #include "io/gguf.h"
 #include "io/gguf_writer.h"
-#include "families/hf_config.h"
 #include "io/json.h"
 #include "io/safetensors.h"
 #include "io/tokenizer.h"
@@ -220,6 +220,49 @@ TEST(Keys, WhatWouldChangeTheResultIsRefused) {
   config["rope_interleaved"] = false;
   config["quantization_config"] = json::object();
   EXPECT_TRUE(Warnings([&] { Parse(config); }).empty());
+}
+
+// What one family honours is refused or checked elsewhere, and what it lacks has a name.
+TEST(Keys, OfAFamily) {
+  const auto refuses = [](const char* family, const char* field, const json& value,
+                          std::initializer_list<std::string_view> words) {
+    json config = ParseJson(ReadTextFile(kFamilies + family + "/config.json"), "config");
+    config[field] = value;
+    ExpectError(ErrorCode::kData, words, [&] { Parse(config); });
+  };
+  refuses("phi3", "rope_scaling", {{"type", "longrope"}, {"short_factor", {1.0}}, {"long_factor", {2.0}}},
+          {"longrope"});
+  refuses("phi3", "partial_rotary_factor", 0.1, {"partial_rotary_factor", "0.1"});
+  refuses("phi3", "partial_rotary_factor", 1.5, {"partial_rotary_factor", "1.5"});
+  refuses("gptneox", "rotary_pct", -1, {"rotary_pct", "-1"});
+  refuses("gemma2", "attn_logit_softcapping", -3.0, {"attn_logit_softcapping", "-3"});
+  refuses("granite", "logits_scaling", 0, {"logits_scaling", "0"});
+  refuses("granite", "residual_multiplier", "big", {"residual_multiplier", "big"});
+  refuses("starcoder2", "norm_type", "rms_norm", {"norm_type", "rms_norm"});
+  refuses("olmo2", "logits_scaling", 2.0, {"logits_scaling", "2"});
+  refuses("llama", "model_type", "deepseek_v9", {"deepseek_v9", "phi3", "gemma2", "olmo2", "granite", "gpt_neox"});
+  json uncapped = ParseJson(ReadTextFile(kFamilies + "gemma2/config.json"), "config");
+  uncapped["attn_logit_softcapping"] = nullptr;
+  uncapped.erase("final_logit_softcapping");
+  EXPECT_EQ(Parse(uncapped).attention_softcap, 0);
+  EXPECT_EQ(Parse(uncapped).logit_softcap, 30);
+
+  const TempFolder folder;
+  ThreadPool pool(1);
+  const auto load = [&](const char* family, const std::function<void(GgufWriter&)>& change) {
+    return LoadGguf(pool, GgufWith(folder, change, family));
+  };
+  const float factors[2] = {1, 1};
+  ExpectError(ErrorCode::kData, {"rope_factors_long.weight", "longrope"}, [&] {
+    load("phi3",
+         [&](GgufWriter& w) { w.AddTensor("rope_factors_long.weight", Tensor(const_cast<float*>(factors), {2})); });
+  });
+  ExpectError(ErrorCode::kData, {"rope.dimension_count", "9"},
+              [&] { load("phi3", [](GgufWriter& w) { w.Set("phi3.rope.dimension_count", uint32_t{9}); }); });
+  ExpectError(ErrorCode::kData, {"final_logit_softcapping", "-1"},
+              [&] { load("gemma2", [](GgufWriter& w) { w.Set("gemma2.final_logit_softcapping", -1.0f); }); });
+  ExpectError(ErrorCode::kData, {"granite.residual_scale", "-1"},
+              [&] { load("granite", [](GgufWriter& w) { w.Set("granite.residual_scale", -1.0f); }); });
 }
 
 TEST(Keys, UnknownOnesAreWarnedOf) {
