@@ -22,7 +22,8 @@ Rows Read(std::string_view text, char separator = ',') {
 }
 
 TEST(Csv, ReadsWhatPythonsModuleWrites) {
-  // csv.writer(lineterminator="\r\n").writerows([["a", "b"], ["x,y", 'say "hi"'], ["two\nlines", ""], ["é木", " spaced "]])
+  // csv.writer(lineterminator="\r\n").writerows([["a", "b"], ["x,y", 'say "hi"'], ["two\nlines", ""], ["é木", " spaced
+  // "]])
   EXPECT_EQ(Read("a,b\r\n\"x,y\",\"say \"\"hi\"\"\"\r\n\"two\nlines\",\r\n\xC3\xA9\xE6\x9C\xA8, spaced \r\n"),
             (Rows{{"a", "b"}, {"x,y", "say \"hi\""}, {"two\nlines", ""}, {"\xC3\xA9\xE6\x9C\xA8", " spaced "}}));
   EXPECT_EQ(Read("a\tb\n1,5\t\"2\t3\"", '\t'), (Rows{{"a", "b"}, {"1,5", "2\t3"}}));

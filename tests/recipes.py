@@ -22,7 +22,9 @@ ELSEWHERE = ("./test", "./try", "cmake ", "pip ", "git ", "cd ", "cpack", "curl 
 
 def commands(page):
     """Lines of the page's blocks without a language, without what stands behind a # in them."""
-    for block in re.findall(r"^```\n(.*?)^```", (ROOT / page).read_text(), re.S | re.M):
+    for language, block in re.findall(r"^```(\w*)\n(.*?)^```$", (ROOT / page).read_text(), re.S | re.M):
+        if language:
+            continue
         for line in block.replace("\\\n", " ").splitlines():
             line = re.sub(r"\s+#.*", "", line).strip()
             if line and not line.startswith("#"):

@@ -36,6 +36,7 @@ TEST_F(Server, RefusesByName) {
                       {{{"draft", "nobody"}}, "nobody"},
                       {{{"min_tokens", 9}}, "min_tokens"},
                       {{{"ignore_eos", true}, {"regex", "a"}}, "ignore_eos"},
+                      {{{"loop_guard", 1}}, "loop_guard"},
                       {{{"truncate_prompt_tokens", 0}}, "truncate_prompt_tokens"},
                       {{{"truncation_side", "up"}, {"truncate_prompt_tokens", 1}}, "truncation_side"},
                       {{{"chat_template", "x"}}, "chat_template"},

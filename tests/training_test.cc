@@ -4,8 +4,8 @@
 #include <fstream>
 
 #include "cambium/cambium.h"
-#include "temp_folder.h"
 #include "engine/train_defaults.h"
+#include "temp_folder.h"
 #include "tiny_llama.h"
 
 namespace cambium {
@@ -195,8 +195,11 @@ TEST_F(TrainingLibrary, ACheckpointIsAGraft) {
     ADD_FAILURE() << "there is no adapter yet";
   } catch (const Error& error) {
     EXPECT_EQ(error.code(), ErrorCode::kData);
-    EXPECT_NE(std::string(error.what()).find("a training that has not ended; its weights so far are " + config_.output +
-                                             "/checkpoints/step-2"), std::string::npos) << error.what();
+    EXPECT_NE(
+        std::string(error.what())
+            .find("a training that has not ended; its weights so far are " + config_.output + "/checkpoints/step-2"),
+        std::string::npos)
+        << error.what();
   }
   while (training.Step()) {
   }

@@ -74,7 +74,8 @@ class Bench {
     for (int i = -1; i < flags_.repetitions; ++i) {  // -1 warms up
       const double prefill = flags_.prompt > 0 ? Prefill() : 0, decode = flags_.predict > 0 ? Decode() : 0;
       std::vector<double> verify;
-      for (const int64_t rows : flags_.rows) verify.push_back(engine_.TimePass(flags_.verify_depth, rows, greedy_.adapters));
+      for (const int64_t rows : flags_.rows)
+        verify.push_back(engine_.TimePass(flags_.verify_depth, rows, greedy_.adapters));
       engine_.ForgetCached();
       if (i < 0) {
         worst_pass_ms_.clear();
@@ -178,7 +179,8 @@ class Bench {
   }
 
   void PrintText() const {
-    std::string text = engine_.model().info().Describe() + fmt::format(", {} threads\n", engine_.model().info().threads);
+    std::string text =
+        engine_.model().info().Describe() + fmt::format(", {} threads\n", engine_.model().info().threads);
     const auto line = [&](const std::string& name, const std::vector<double>& runs) {
       if (runs.empty()) return;
       const auto [low, high] = std::ranges::minmax_element(runs);
@@ -226,8 +228,9 @@ void AddBench(CLI::App& app) {
   verb->add_flag_callback(
       "--no-verify", [flags] { flags->rows.clear(); }, "Leave these passes out");
   verb->add_option("--verify-depth", flags->verify_depth, "Tokens in the cache before them")->capture_default_str();
-  verb->add_option("--streams", flags->streams.streams,
-                   "Instead: so many requests at once, of -p tokens in and -n out, or --prompts; --graft is dealt out in turn")
+  verb->add_option(
+          "--streams", flags->streams.streams,
+          "Instead: so many requests at once, of -p tokens in and -n out, or --prompts; --graft is dealt out in turn")
       ->delimiter(',');
   verb->add_flag("--batch", flags->model.engine.batch,
                  "For --streams: nobody reads along, prompts are read in whole passes as generate --jsonl does");

@@ -1,5 +1,5 @@
-// Definitions as Spec-Bench's (Xia et al. 2024): speed-up is the ratio of the mean rates over prompts, the prompt's time
-// included; mean accepted tokens are tokens a pass of the target.
+// Definitions as Spec-Bench's (Xia et al. 2024): speed-up is the ratio of the mean rates over prompts, the prompt's
+// time included; mean accepted tokens are tokens a pass of the target.
 #include "cli/bench_draft.h"
 
 #include <fmt/format.h>
@@ -117,7 +117,9 @@ class BenchDrafts {
   }
 
  private:
-  std::vector<int32_t> Ids(const std::vector<Message>& messages) const { return engine_.model().TokenizeChat(messages); }
+  std::vector<int32_t> Ids(const std::vector<Message>& messages) const {
+    return engine_.model().TokenizeChat(messages);
+  }
 
   Generation Generate(const std::vector<int32_t>& ids, const std::string& mode) {
     engine_.ForgetCached();  // every run pays for its prompt
@@ -154,12 +156,18 @@ class BenchDrafts {
     }
   }
 
-  void PrintRun(const BenchPrompt& prompt, size_t turn, const std::string& mode, const Generation& run, bool equal) const {
+  void PrintRun(const BenchPrompt& prompt, size_t turn, const std::string& mode, const Generation& run,
+                bool equal) const {
     nlohmann::ordered_json line = ToJson(run);
     line.erase("text");
     line.erase("ids");
-    WriteJson({{"id", prompt.id}, {"task", prompt.task}, {"turn", turn}, {"draft", mode}, {"equal", equal},
-               {"timings", line["timings"]}, {"spec_decode", line["spec_decode"]}});
+    WriteJson({{"id", prompt.id},
+               {"task", prompt.task},
+               {"turn", turn},
+               {"draft", mode},
+               {"equal", equal},
+               {"timings", line["timings"]},
+               {"spec_decode", line["spec_decode"]}});
   }
 
   // Keeps the picture of a tree that fits a page, branches much and was accepted far.
@@ -209,8 +217,9 @@ class BenchDrafts {
   }
 
   void PrintText() const {
-    std::string text = fmt::format("{:<24} {:<22} {:>9} {:>9} {:>8} {:>8} {:>7} {:>7} {:>9}  accepted by depth\n", "draft",
-                                   "task", "plain/s", "tokens/s", "decoding", "with", "tokens", "draft", "equal");
+    std::string text =
+        fmt::format("{:<24} {:<22} {:>9} {:>9} {:>8} {:>8} {:>7} {:>7} {:>9}  accepted by depth\n", "draft", "task",
+                    "plain/s", "tokens/s", "decoding", "with", "tokens", "draft", "equal");
     text += fmt::format("{:<24} {:<22} {:>9} {:>9} {:>8} {:>8} {:>7} {:>7}\n", "", "", "", "", "speed-up", "prompt",
                         "a pass", "time");
     for (const auto& [key, t] : totals_) {
@@ -218,10 +227,12 @@ class BenchDrafts {
       const Totals& plain = totals_.at({"none", key.second});
       text += fmt::format("{:<24} {:<22} {:9.1f} {:9.1f} {:8.2f} {:8.2f} {:7.2f} {:6.1f}% {:>9} ", key.first,
                           key.second.empty() ? "overall" : key.second, plain.decode_tps(), t.decode_tps(),
-                          Totals::Ratio(t.decode_tps(), plain.decode_tps()), Totals::Ratio(t.whole_tps(), plain.whole_tps()), t.tokens_per_pass(),
-                          100 * t.draft_share(), fmt::format("{}/{}", t.equal, t.runs));
+                          Totals::Ratio(t.decode_tps(), plain.decode_tps()),
+                          Totals::Ratio(t.whole_tps(), plain.whole_tps()), t.tokens_per_pass(), 100 * t.draft_share(),
+                          fmt::format("{}/{}", t.equal, t.runs));
       for (size_t i = 0; i < t.per_pos.size() && i < 6; ++i) {
-        text += fmt::format(" {:.0f}%", 100.0 * static_cast<double>(t.per_pos[i]) / static_cast<double>(std::max<int64_t>(1, t.drafts)));
+        text += fmt::format(" {:.0f}%", 100.0 * static_cast<double>(t.per_pos[i]) /
+                                            static_cast<double>(std::max<int64_t>(1, t.drafts)));
       }
       text += "\n";
     }

@@ -12,7 +12,8 @@ struct BenchPrompt {
   std::vector<std::string> turns;  // what the user says, turn by turn; or one raw text
   bool raw = false;
 };
-// A jsonl of {"id", "task", "turns": [text, ...]}, {"messages": [...]} or, raw, {"prompt": text}; kData naming the line.
+// A jsonl of {"id", "task", "turns": [text, ...]}, {"messages": [...]} or, raw, {"prompt": text}; kData naming the
+// line.
 std::vector<BenchPrompt> ReadBenchPrompts(const std::string& path);
 // "a+b" as a list of two.
 std::vector<std::string> SplitDrafters(const std::string& text);

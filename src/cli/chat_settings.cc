@@ -10,15 +10,21 @@ namespace cambium::cli {
 namespace {
 
 // Options of `generate` that a conversation under way cannot change, and why.
-constexpr std::pair<const char*, const char*> kFixed[] = {
-    {"model", "belongs to the loaded model"},       {"threads", "belongs to the loaded model"},
-    {"ctx-size", "belongs to the loaded model"},    {"exact", "belongs to the loaded model"},
-    {"kv-type", "belongs to the loaded model"},     {"prompt", "is what you type"},
-    {"file", "is what you type"},                   {"ids", "is what you type"},
-    {"special", "is what you type"},                {"chat", "is always on here"},
-    {"jsonl", "is for files of records"},           {"output", "is for files of records"},
-    {"shard", "is for files of records"},           {"json", "is said where `run` is started"},
-    {"quiet", "is said where `run` is started"}};
+constexpr std::pair<const char*, const char*> kFixed[] = {{"model", "belongs to the loaded model"},
+                                                          {"threads", "belongs to the loaded model"},
+                                                          {"ctx-size", "belongs to the loaded model"},
+                                                          {"exact", "belongs to the loaded model"},
+                                                          {"kv-type", "belongs to the loaded model"},
+                                                          {"prompt", "is what you type"},
+                                                          {"file", "is what you type"},
+                                                          {"ids", "is what you type"},
+                                                          {"special", "is what you type"},
+                                                          {"chat", "is always on here"},
+                                                          {"jsonl", "is for files of records"},
+                                                          {"output", "is for files of records"},
+                                                          {"shard", "is for files of records"},
+                                                          {"json", "is said where `run` is started"},
+                                                          {"quiet", "is said where `run` is started"}};
 
 std::vector<std::string> LongNames(const CLI::App& parser) {
   std::vector<std::string> names;
@@ -80,13 +86,14 @@ ChatSettings::ChatSettings(Values values)
   CheckedRequest(flags_->generate);
 }
 
-ChatSettings::ChatSettings(const CLI::App& given) : ChatSettings([&] {
-      Values values;
-      for (const CLI::Option* const option : given.get_options()) {
-        if (option->count() > 0 && !option->get_lnames().empty()) values[NameOf(*option)] = option->results();
-      }
-      return values;
-    }()) {}
+ChatSettings::ChatSettings(const CLI::App& given)
+    : ChatSettings([&] {
+        Values values;
+        for (const CLI::Option* const option : given.get_options()) {
+          if (option->count() > 0 && !option->get_lnames().empty()) values[NameOf(*option)] = option->results();
+        }
+        return values;
+      }()) {}
 
 std::string ChatSettings::ShowOption(const CLI::Option& option) {
   std::string values;
@@ -111,7 +118,8 @@ ChatSettings ChatSettings::With(const std::string& name, const std::string& valu
   while (bare.starts_with('-')) bare.remove_prefix(1);
   Values values = values_;
   std::vector<std::string>& own = values[NameOf(option)];
-  if (add && option.get_items_expected_max() <= 1) Fail(ErrorCode::kUsage, "/add ", name, ": it has one value; /set it");
+  if (add && option.get_items_expected_max() <= 1)
+    Fail(ErrorCode::kUsage, "/add ", name, ": it has one value; /set it");
   if (!add) own.clear();
   own.push_back(IsFlag(option) ? option.get_flag_value(std::string(bare), value) : value);
   return ChatSettings(std::move(values));

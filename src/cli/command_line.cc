@@ -25,8 +25,8 @@ const CLI::App* VerbOf(const CLI::App& app, std::string_view name) {
 }
 
 struct Known {
-  std::vector<std::string> names;            // "-n", "--predict"
-  std::vector<const CLI::Option*> options;   // of each name
+  std::vector<std::string> names;           // "-n", "--predict"
+  std::vector<const CLI::Option*> options;  // of each name
   const CLI::Option* Find(std::string_view name) const {
     const auto found = std::ranges::find(names, name);
     return found == names.end() ? nullptr : options[static_cast<size_t>(found - names.begin())];
@@ -113,7 +113,9 @@ std::string Sentence(const CLI::App& app, const CLI::ParseError& error) {
       const CLI::Option* const option = verb->get_option_no_throw(name);
       if (option != nullptr) type = option->get_type_name();
     }
-    const std::string_view expected = type == "FLOAT" ? "a number" : type == "INT" || type == "UINT" ? "a whole number" : "understood";
+    const std::string_view expected = type == "FLOAT"                   ? "a number"
+                                      : type == "INT" || type == "UINT" ? "a whole number"
+                                                                        : "understood";
     return name + ": \"" + text.substr(equals + 3) + "\" is not " + std::string(expected);
   }
   if (text.starts_with("--model is required")) return "MODEL is required";

@@ -113,10 +113,10 @@ std::string Zsh(const std::vector<VerbEntry>& verbs) {
     for (const auto& [word, option] : Words(verb)) {
       if (word[0] != '-') continue;
       cases += "        '" + word + "[" + Escape(option->description, "[]:\\") + "]" +
-               (!option->takes_value         ? ""
-                : !option->values.empty()    ? ":value:(" + Escape(Joined(option->values), ":") + ")"
+               (!option->takes_value                ? ""
+                : !option->values.empty()           ? ":value:(" + Escape(Joined(option->values), ":") + ")"
                 : word == "--model" || word == "-m" ? ":model:_cambium_models"
-                                             : ":value:_files") +
+                                                    : ":value:_files") +
                "' \\\n";
     }
     if (TakesModel(verb)) cases += "        '1:model:_cambium_models' \\\n";
@@ -161,7 +161,8 @@ std::string Fish(const std::vector<VerbEntry>& verbs) {
                             : "-a " + word) +
                 (option->takes_value ? " -r" : "") +
                 (option->values.empty() ? "" : " -f -a '" + Escape(Joined(option->values), "\\") + "'") +
-                (word == "--model" ? " -f -a '(cambium list 2>/dev/null | cut -d\" \" -f1)'" : "") + " -d '" + Escape(option->description, "\\") + "'\n";
+                (word == "--model" ? " -f -a '(cambium list 2>/dev/null | cut -d\" \" -f1)'" : "") + " -d '" +
+                Escape(option->description, "\\") + "'\n";
     }
   }
   return script;

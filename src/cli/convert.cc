@@ -28,7 +28,8 @@ std::string WhyNotLora(const std::string& kind) {
   if (kind == "prefix") return "a prefix is keys and values in the cache, and no change of a linear";
   if (kind == "prompt") return "a prompt is rows before the text, and no change of a linear";
   if (kind == "ia3") return "IA3 scales every row of a matrix, which takes a term of full rank";
-  if (kind == "vera") return "VeRA's linears share two matrices, for which they have no place; `merge` writes them into a model";
+  if (kind == "vera")
+    return "VeRA's linears share two matrices, for which they have no place; `merge` writes them into a model";
   if (IsHeads(kind)) return "draft heads change no linear";
   return "a bottleneck adapter has an activation between its matrices, and is no change of a linear";
 }
@@ -61,14 +62,17 @@ void ConvertAdapter(const Flags& flags) {
   const std::string own = graft->kind() == "adapter" ? "adapterhub" : "peft";
   const std::string dialect = !flags.dialect.empty() ? flags.dialect : flags.out.ends_with(".gguf") ? "gguf" : own;
   if ((dialect == "gguf") != flags.out.ends_with(".gguf")) {
-    Fail(ErrorCode::kUsage, flags.out, ": dialect ", dialect, dialect == "gguf" ? " wants a" : " is a directory, no", " .gguf file");
+    Fail(ErrorCode::kUsage, flags.out, ": dialect ", dialect, dialect == "gguf" ? " wants a" : " is a directory, no",
+         " .gguf file");
   }
   if (lora == nullptr && dialect != own) {
-    const std::string why = dialect == "peft" || dialect == "adapterhub" ? "only " + own + "'s files hold one" : WhyNotLora(graft->kind());
+    const std::string why =
+        dialect == "peft" || dialect == "adapterhub" ? "only " + own + "'s files hold one" : WhyNotLora(graft->kind());
     Fail(ErrorCode::kUsage, flags.in, ": ", graft->kind(), " cannot become dialect ", dialect, ": ", why);
   }
   if (lora != nullptr && dialect == "adapterhub") {
-    Fail(ErrorCode::kUsage, flags.in, ": lora cannot become dialect adapterhub: only bottleneck adapters are written there");
+    Fail(ErrorCode::kUsage, flags.in,
+         ": lora cannot become dialect adapterhub: only bottleneck adapters are written there");
   }
   dialect == "mlx" ? lora->SaveMlx(flags.out) : graft->Save(flags.out);
   if (flags.output.json) return WriteJson({{"path", flags.out}, {"format", dialect}});
@@ -123,10 +127,13 @@ void AddConvert(CLI::App& app) {
   CLI::App* const verb = app.add_subcommand(
       "convert", "Turn a Hugging Face directory or adapter into a GGUF file, or back; split or join GGUF files");
   const auto flags = std::make_shared<Flags>();
-  verb->add_option("MODEL,-m,--model", flags->in, "A model directory, a .gguf file, or a cached name; with --base, an adapter")->required();
+  verb->add_option("MODEL,-m,--model", flags->in,
+                   "A model directory, a .gguf file, or a cached name; with --base, an adapter")
+      ->required();
   verb->add_option("OUT", flags->out, "A .gguf file, or the directory to make")->required();
   verb->add_option("--base", flags->base, "The model that the adapter MODEL was trained on");
-  verb->add_option("--dialect", flags->dialect, "What an adapter becomes (default: gguf by OUT's name, else its library's own)")
+  verb->add_option("--dialect", flags->dialect,
+                   "What an adapter becomes (default: gguf by OUT's name, else its library's own)")
       ->check(CLI::IsMember({"peft", "mlx", "gguf", "adapterhub"}));
   verb->add_option("--type", flags->type, "F32, F16 or BF16: what quantised matrices become")->capture_default_str();
   verb->add_option("--split-size", flags->split_size, "Write a GGUF model in parts of at most this size: 2G or 500M");

@@ -24,6 +24,7 @@ struct Flags {
 // Documents of a file: of a jsonl each line's text ("text", else every string in "messages" or at the top), else the
 // paragraphs' whole file.
 std::vector<std::string> Documents(const std::string& path) {
+  if (std::filesystem::is_directory(path)) Fail(ErrorCode::kData, path, ": is a directory, expected a file");
   if (!path.ends_with(".jsonl")) {  // which may be a pipe
     std::ifstream file(path, std::ios::binary);
     if (!file) Fail(ErrorCode::kData, path, ": cannot be opened");
@@ -67,8 +68,9 @@ void Build(const Flags& flags) {
     WriteJson({{"index", flags.out}, {"documents", documents.size()}, {"tokens", index.size()}});
   } else {
     Note(flags.output, flags.out + ": " + std::to_string(documents.size()) + " documents, " +
-                                std::to_string(index.size()) + " tokens in all");
-    Next(flags.output, "cambium generate " + Word(flags.model) + " --draft " + Word("corpus:index=" + flags.out) + " -p TEXT");
+                           std::to_string(index.size()) + " tokens in all");
+    Next(flags.output,
+         "cambium generate " + Word(flags.model) + " --draft " + Word("corpus:index=" + flags.out) + " -p TEXT");
   }
 }
 

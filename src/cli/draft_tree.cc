@@ -79,10 +79,10 @@ std::string DraftTreeSvg(const Model& model, const DraftTrace& pass) {
     const bool taken = node.accepted;
     picture.Edge(x_of(depths[i]), y_of(line[static_cast<size_t>(node.parent + 1)]), x_of(depths[i] + 1),
                  y_of(line[i + 1]), taken ? "on" : "off");
-    picture.Box(x_of(depths[i] + 1), y_of(line[i + 1]),
-                fmt::format("{} <tspan class=\"p\">{:.2f}</tspan>", Escaped(model.Detokenize({&node.id, 1})),
-                            node.probability),
-                taken ? "taken" : "left");
+    picture.Box(
+        x_of(depths[i] + 1), y_of(line[i + 1]),
+        fmt::format("{} <tspan class=\"p\">{:.2f}</tspan>", Escaped(model.Detokenize({&node.id, 1})), node.probability),
+        taken ? "taken" : "left");
   }
   const int32_t depth = end < 0 ? 0 : depths[static_cast<size_t>(end)] + 1;
   picture.Edge(x_of(depth), y_of(line[static_cast<size_t>(end + 1)]), x_of(depth + 1), y_of(drawn_line), "on");

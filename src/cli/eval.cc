@@ -79,7 +79,8 @@ void EvalText(const Flags& flags) {
 }
 
 // Fields that say what a record's answer must be.
-constexpr const char* kBinding[] = {"response_format", "structured_outputs", "json_schema", "regex", "choice", "grammar"};
+constexpr const char* kBinding[] = {"response_format", "structured_outputs", "json_schema", "regex", "choice",
+                                    "grammar"};
 
 // The text that such a field is about: the record's own, or its last message's.
 std::string AnswerOf(const nlohmann::ordered_json& record, const std::string& field) {
@@ -95,7 +96,8 @@ std::string AnswerOf(const nlohmann::ordered_json& record, const std::string& fi
 std::vector<int32_t> RecordIds(const Model::Impl& model, nlohmann::ordered_json record, const Flags& flags) {
   if (!record.is_object()) Fail(ErrorCode::kData, "a record is ", record.type_name(), ", expected object");
   if (const auto text = record.find(flags.field); text != record.end()) {
-    if (!text->is_string()) Fail(ErrorCode::kData, "field \"", flags.field, "\" is ", text->type_name(), ", expected string");
+    if (!text->is_string())
+      Fail(ErrorCode::kData, "field \"", flags.field, "\" is ", text->type_name(), ", expected string");
     return model.tokenizer.Encode(text->get_ref<const std::string&>(), true, flags.input.special);
   }
   for (const char* own : kBinding) record.erase(own);
@@ -150,8 +152,8 @@ void EvalJsonl(const Flags& flags) {
     WriteJson(answer);
   } else {
     const std::string more = bound > 0 ? fmt::format("  kept to their schemas {} of {}", kept, bound) : "";
-    Write(fmt::format("loss {:.6f}  perplexity {:.4f}  tokens {}  records {}{}\n", loss, std::exp(loss), tokens, records,
-                      more));
+    Write(fmt::format("loss {:.6f}  perplexity {:.4f}  tokens {}  records {}{}\n", loss, std::exp(loss), tokens,
+                      records, more));
   }
 }
 
@@ -232,7 +234,8 @@ void Eval(const Flags& flags) {
 }  // namespace
 
 void AddEval(CLI::App& app) {
-  CLI::App* const verb = app.add_subcommand("eval", "Perplexity of a text in chunks, loss over a jsonl file, BLEU or ROUGE of texts");
+  CLI::App* const verb =
+      app.add_subcommand("eval", "Perplexity of a text in chunks, loss over a jsonl file, BLEU or ROUGE of texts");
   const auto flags = std::make_shared<Flags>();
   AddModel(*verb, flags->model);
   AddInput(*verb, flags->input);
@@ -242,7 +245,8 @@ void AddEval(CLI::App& app) {
                    "default")
       ->capture_default_str();
   verb->add_option("--jsonl", flags->jsonl, "Score the records of this file, one JSON object a line");
-  verb->add_option("--field", flags->field, "The records' field that holds the text; without it, a dialogue as `train` takes it")
+  verb->add_option("--field", flags->field,
+                   "The records' field that holds the text; without it, a dialogue as `train` takes it")
       ->capture_default_str();
   AddIgnoreFields(*verb, flags->ignored_fields);
   verb->get_option("MODEL")->required(false);

@@ -35,8 +35,9 @@ void Generate(const Flags& flags) {
     Fail(ErrorCode::kUsage, "--tools is for --chat; records have a field \"tools\"");
   }
   if (!flags.records.input.empty()) {
-    if (flags.chat || flags.answer.show_draft || flags.input.text_option->count() + flags.input.ids_option->count() > 0 ||
-        !flags.input.file.empty() || !flags.input.dash.empty()) {
+    if (flags.chat || flags.answer.show_draft ||
+        flags.input.text_option->count() + flags.input.ids_option->count() > 0 || !flags.input.file.empty() ||
+        !flags.input.dash.empty()) {
       Fail(ErrorCode::kUsage,
            "--jsonl takes its prompts from the file, not from -p, -f, -, --ids, --chat or --show-draft");
     }

@@ -15,15 +15,14 @@ struct Group {
   const char* members;  // words
 };
 
-constexpr Group kVerbGroups[] = {{"Use a model", "generate run serve"},
-                                 {"Adapt a model", "train plan merge extract prefix"},
-                                 {"Measure", "tokenize score eval bench"},
-                                 {"Files of models", "pull list rm inspect convert quantize"},
-                                 {"Texts", "corpus search window"},
-                                 {"The program", "version man completion"}};
+constexpr Group kVerbGroups[] = {
+    {"Use a model", "generate run serve"},    {"Adapt a model", "train plan merge extract prefix"},
+    {"Measure", "tokenize score eval bench"}, {"Files of models", "pull list rm inspect convert quantize"},
+    {"Texts", "corpus search window"},        {"The program", "version man completion"}};
 
 constexpr Group kTrainGroups[] = {
-    {"Model and data", "model data valid valid-split format seq-len train-on-prompt raw ignore-fields skip-bad threads"},
+    {"Model and data",
+     "model data valid valid-split format seq-len train-on-prompt raw ignore-fields skip-bad threads"},
     {"What is trained", "graft init-from"},
     {"LoRA", "rank alpha rslora dora pissa rank-pattern alpha-pattern dropout targets"},
     {"Prefix and prompt", "length prefix-init init-text prefix-mlp"},
@@ -40,7 +39,8 @@ constexpr Group kTrainGroups[] = {
 constexpr Group kGroups[] = {
     {"Model", "model threads ctx-size exact kv-type graft"},
     {"Text", "prompt text file ids special chat tools system-prompt"},
-    {"Drawing", "seed temp top-k top-p min-p repeat-penalty repeat-last-n presence-penalty frequency-penalty logit-bias"},
+    {"Drawing",
+     "seed temp top-k top-p min-p repeat-penalty repeat-last-n presence-penalty frequency-penalty logit-bias"},
     {"Where the answer ends", "predict stop min-tokens ignore-eos loop-guard"},
     {"What the answer must be", "json-schema json-schema-file regex grammar grammar-file"},
     {"Drafting", "draft draft-rows verify show-draft"},
@@ -118,7 +118,8 @@ void ArrangeHelp(CLI::App& app) {
     if (const char* const group = GroupOf(kVerbGroups, verb->get_name()); group != nullptr) verb->group(group);
     ArrangeVerb(*verb);
   }
-  app.footer("For example:\n  cambium pull smollm2\n  cambium run smollm2\n\n`cambium VERB --help` has an example of each.");
+  app.footer(
+      "For example:\n  cambium pull smollm2\n  cambium run smollm2\n\n`cambium VERB --help` has an example of each.");
 }
 
 std::vector<std::string> ValuesOf(const std::string& verb, const CLI::Option& option) {

@@ -176,8 +176,8 @@ std::string TensorsText(const ordered_json& tensors, bool bad_alone) {
   for (const ordered_json& tensor : tensors) {
     const bool bad = tensor.value("nan", 0) + tensor.value("inf", 0) > 0;
     if (bad_alone && !bad) continue;
-    text += fmt::format("{:<45} {:<5} {:<20} {:>9}", tensor["name"].get<std::string>(), tensor["type"].get<std::string>(),
-                        ShapeText(tensor["shape"]), HumanBytes(tensor["bytes"]));
+    text += fmt::format("{:<45} {:<5} {:<20} {:>9}", tensor["name"].get<std::string>(),
+                        tensor["type"].get<std::string>(), ShapeText(tensor["shape"]), HumanBytes(tensor["bytes"]));
     if (bad) text += fmt::format("  {} NaN, {} Inf", tensor["nan"].get<int64_t>(), tensor["inf"].get<int64_t>());
     text += '\n';
   }

@@ -109,7 +109,8 @@ struct LineEditor::Impl {
 LineEditor::LineEditor() : impl_(std::make_unique<Impl>()) {
   UseUtf8();
   tcgetattr(STDIN_FILENO, &impl_->before);
-  Catch(SIGWINCH, [](int) { resized = true; }, 0);
+  Catch(
+      SIGWINCH, [](int) { resized = true; }, 0);
   EditLine* const editor = impl_->editor = el_init("cambium", stdin, impl_->out, stderr);
   Check(editor != nullptr, "libedit starts");
   impl_->history = history_winit();
@@ -117,11 +118,12 @@ LineEditor::LineEditor() : impl_(std::make_unique<Impl>()) {
   constexpr int kMostRemembered = 1000;
   history_w(impl_->history, &event, H_SETSIZE, kMostRemembered);
   el_wset(editor, EL_CLIENTDATA, impl_.get());
-  el_wset(editor, EL_PROMPT, +[](EditLine* from) -> wchar_t* {
-    Impl* impl = nullptr;
-    el_wget(from, EL_CLIENTDATA, &impl);
-    return impl->prompt.data();
-  });
+  el_wset(
+      editor, EL_PROMPT, +[](EditLine* from) -> wchar_t* {
+        Impl* impl = nullptr;
+        el_wget(from, EL_CLIENTDATA, &impl);
+        return impl->prompt.data();
+      });
   el_wset(editor, EL_EDITOR, L"emacs");
   el_wset(editor, EL_HIST, history_w, impl_->history);
   el_wset(editor, EL_GETCFN, &ReadCharacter);
@@ -186,7 +188,8 @@ LineEditor::Hold::~Hold() {
 bool Interrupted() { return interrupted; }
 void ClearInterrupt() { interrupted = false; }
 void CatchInterrupt(bool restart) {
-  Catch(SIGINT, [](int) { interrupted = true; }, restart ? SA_RESTART : 0);
+  Catch(
+      SIGINT, [](int) { interrupted = true; }, restart ? SA_RESTART : 0);
 }
 
 }  // namespace cambium::cli

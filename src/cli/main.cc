@@ -22,7 +22,8 @@ using namespace cambium;
 
 // Text is flushed as it is written, so nothing is lost.
 void ExitOnInterrupt(int) {
-  if (isatty(STDOUT_FILENO) == 1) [[maybe_unused]] const ssize_t ignored = write(STDOUT_FILENO, "\n", 1);
+  if (isatty(STDOUT_FILENO) == 1) [[maybe_unused]]
+    const ssize_t ignored = write(STDOUT_FILENO, "\n", 1);
   _exit(130);
 }
 
@@ -53,7 +54,8 @@ int Run(int argc, char** argv) {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
     if (error.get_exit_code() == 0) return app.exit(error);  // --help, --version
-    return Report(2, cli::Sentence(app, error) + "; see `cambium " + (argv[1][0] == '-' ? "" : argv[1] + std::string(" ")) + "--help`");
+    return Report(2, cli::Sentence(app, error) + "; see `cambium " +
+                         (argv[1][0] == '-' ? "" : argv[1] + std::string(" ")) + "--help`");
   }
   return 0;
 }

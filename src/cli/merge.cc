@@ -35,14 +35,17 @@ struct Flags {
 
 // What the two models are compared on where --text gives nothing better.
 constexpr std::string_view kProbe =
-    "The gardener cut a slanting wedge from the young branch and set it into the cleft of the old trunk, so that the two "
+    "The gardener cut a slanting wedge from the young branch and set it into the cleft of the old trunk, so that the "
+    "two "
     "layers of cambium met. Then she bound the joint with bast, sealed it with wax and wrote the date on a label: "
     "12 April 1893. \"How long before it takes?\" asked the boy. Three weeks, she said, if the nights stay mild. "
     "1. Choose healthy wood. 2. Keep the knife clean. 3. Wait. def graft(stock, scion): return stock + scion\n";
 
 struct Merge {
   explicit Merge(const Flags& f)
-      : flags(f), path(ResolveModel(f.model)), pool(f.threads > 0 ? f.threads : DefaultThreads()),
+      : flags(f),
+        path(ResolveModel(f.model)),
+        pool(f.threads > 0 ? f.threads : DefaultThreads()),
         model(LoadWeights(pool, path), pool) {
     for (const std::string& text : flags.grafts) {
       const GraftSpec spec = ParseGraftSpec(text);
@@ -59,14 +62,15 @@ struct Merge {
     std::vector<const LoraGraft*> parts;
     for (const Graft* graft : grafts) {
       parts.push_back(dynamic_cast<const LoraGraft*>(graft));
-      if (parts.back() == nullptr) Fail(ErrorCode::kUsage, "--adapter adds LoRA adapters, not a graft of kind ", graft->kind());
+      if (parts.back() == nullptr)
+        Fail(ErrorCode::kUsage, "--adapter adds LoRA adapters, not a graft of kind ", graft->kind());
     }
     double kept = 1;
     LoraGraft::Combine(parts, model.base(), flags.rank, &kept)->Save(flags.out);
     if (flags.output.json) return WriteJson({{"path", flags.out}, {"kept", kept}});
-    Note(flags.output, fmt::format("{}: the sum of {} adapters, {}", flags.out, parts.size(),
-                                   flags.rank > 0 ? fmt::format("{:.4f} of its energy in rank {}", kept, flags.rank)
-                                                  : "exact"));
+    Note(flags.output,
+         fmt::format("{}: the sum of {} adapters, {}", flags.out, parts.size(),
+                     flags.rank > 0 ? fmt::format("{:.4f} of its energy in rank {}", kept, flags.rank) : "exact"));
     Next(flags.output, "cambium generate " + Word(flags.model) + " --graft " + Word(flags.out) + " -p TEXT");
   }
 
@@ -81,10 +85,12 @@ struct Merge {
       Fail(ErrorCode::kRuntime, path, ": the model's logits are not finite; `cambium inspect --check` looks for NaN");
     }
     const std::string made = flags.out.ends_with(".gguf") ? "model.gguf" : "model";
-    Note(flags.output, fmt::format("{:<10} largest logit difference {:8.4f}, rms {:.4f}", "the grafts", effect.largest, effect.rms));
+    Note(flags.output,
+         fmt::format("{:<10} largest logit difference {:8.4f}, rms {:.4f}", "the grafts", effect.largest, effect.rms));
 
     if (flags.compare) {
-      for (const DType type : {DType::kF32, DType::kBF16, DType::kF16, DType::kQ8_0, DType::kQ4_K, DType::kQ4_1, DType::kQ4_0}) {
+      for (const DType type :
+           {DType::kF32, DType::kBF16, DType::kF16, DType::kQ8_0, DType::kQ4_K, DType::kQ4_1, DType::kQ4_0}) {
         if (!flags.out.ends_with(".gguf") && IsQuantized(type)) continue;
         const ScratchDirectory trial(flags.out);
         Measure(type, trial.Path(made), ids);
@@ -105,9 +111,8 @@ struct Merge {
     fs::rename(scratch.Path(made), flags.out, error);
     if (error) Fail(ErrorCode::kResource, flags.out, ": cannot be put in place: ", error.message());
     if (flags.output.json) {
-      WriteJson({{"path", flags.out},
-                 {"effect", {{"largest", effect.largest}, {"rms", effect.rms}}},
-                 {"types", measured}});
+      WriteJson(
+          {{"path", flags.out}, {"effect", {{"largest", effect.largest}, {"rms", effect.rms}}}, {"types", measured}});
     } else {
       Note(flags.output, "wrote " + flags.out);
       Next(flags.output, "cambium run " + Word(flags.out));
@@ -131,14 +136,16 @@ struct Merge {
   LogitDifference Measure(std::optional<DType> type, const std::string& to, std::span<const int32_t> ids) {
     {
       ProgressBar bar(flags.output.quiet);
-      WriteMerged(model.base(), grafts, path, to, type, [&](uint64_t done, uint64_t total) { bar.Update("merging", done, total); });
+      WriteMerged(model.base(), grafts, path, to, type,
+                  [&](uint64_t done, uint64_t total) { bar.Update("merging", done, total); });
     }
     Transformer merged(LoadWeights(pool, to), pool);
     const LogitDifference damage = Compare(ExactLogits(merged, {}, ids).view, wanted.view);
     const std::string name = type ? std::string(Info(*type).name) : "as it was";
     const double share = effect.rms > 0 ? damage.rms / effect.rms : damage.rms > 0 ? INFINITY : 0;
-    Note(flags.output, fmt::format("{:<10} largest logit difference {:8.4f}, rms {:.4f}: {:.2f} % of the grafts' change",
-                                   name, damage.largest, damage.rms, 100 * share));
+    Note(flags.output,
+         fmt::format("{:<10} largest logit difference {:8.4f}, rms {:.4f}: {:.2f} % of the grafts' change", name,
+                     damage.largest, damage.rms, 100 * share));
     measured.push_back({{"type", name}, {"largest", damage.largest}, {"rms", damage.rms}, {"share", share}});
     return damage;
   }
@@ -150,7 +157,7 @@ struct Merge {
   std::vector<std::unique_ptr<Graft>> owned;
   std::vector<Graft*> grafts;
   std::vector<std::string> paths;  // of the grafts
-  OwnedTensor wanted;  // logits of base and grafts
+  OwnedTensor wanted;              // logits of base and grafts
   LogitDifference effect;
   nlohmann::ordered_json measured = nlohmann::ordered_json::array();
 };
@@ -163,7 +170,8 @@ void RunMerge(const Flags& flags) {
   if (flags.rank > 0 && !flags.adapter) Fail(ErrorCode::kUsage, "--rank goes with --adapter");
   if (flags.adapter && !flags.type.empty()) Fail(ErrorCode::kUsage, "--type does not go with --adapter");
   const std::string path = ResolveModel(flags.model);
-  if (fs::exists(flags.out) && (fs::equivalent(flags.out, path) || (fs::is_directory(flags.out) && !fs::is_empty(flags.out)))) {
+  if (fs::exists(flags.out) &&
+      (fs::equivalent(flags.out, path) || (fs::is_directory(flags.out) && !fs::is_empty(flags.out)))) {
     Fail(ErrorCode::kUsage, "-o ", flags.out, ": is there already");
   }
   if (!flags.type.empty()) ParseQuantizeType(flags.type);
@@ -189,7 +197,8 @@ void AddMerge(CLI::App& app) {
   verb->add_option("--text", flags->text, "Compare on this text's first 256 tokens");
   verb->add_flag("--adapter", flags->adapter, "Write the sum as an adapter: a PEFT directory, or a .gguf adapter");
   verb->add_option("--rank", flags->rank, "Cut that sum to this rank by its singular values (0: exact)");
-  verb->add_option("-t,--threads", flags->threads, "Threads (0: every core that may be used)")->envname("CAMBIUM_THREADS");
+  verb->add_option("-t,--threads", flags->threads, "Threads (0: every core that may be used)")
+      ->envname("CAMBIUM_THREADS");
   AddOutput(*verb, flags->output);
   verb->callback([flags] { RunMerge(*flags); });
 }

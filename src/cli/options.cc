@@ -43,8 +43,8 @@ void CheckThreads(int threads) {
   CheckRange("--threads", threads, 0, 1024);
   if (threads <= cores) return;
   if (threads > std::max(kAlways, kPerCore * cores)) {
-    Fail(ErrorCode::kUsage, "--threads: ", threads, " on ", cores, " cores; at most ", std::max(kAlways, kPerCore * cores),
-         " are taken, and more than ", cores, " only wait for each other");
+    Fail(ErrorCode::kUsage, "--threads: ", threads, " on ", cores, " cores; at most ",
+         std::max(kAlways, kPerCore * cores), " are taken, and more than ", cores, " only wait for each other");
   }
   Warn("--threads: " + std::to_string(threads) + " on " + std::to_string(cores) + " cores is slower than " +
        std::to_string(cores));
@@ -176,9 +176,10 @@ void AddGenerateOptions(CLI::App& verb, GenerateFlags& flags) {
   verb.add_flag("--ignore-eos", flags.request.ignore_end, "Go on past end-of-generation tokens");
   verb.add_flag("--loop-guard,!--no-loop-guard", flags.request.loop_guard,
                 "End an answer that repeats itself for ever (on; the end is called repetition)");
-  verb.add_option("--draft", flags.request.drafting.drafters,
-                  "Who drafts ahead: auto, none, grammar, ngram, recycle, corpus:index=FILE, model:path=MODEL, exit:layer=K, "
-                  "medusa, mtp; repeatable. Drafts never change the text")
+  verb.add_option(
+          "--draft", flags.request.drafting.drafters,
+          "Who drafts ahead: auto, none, grammar, ngram, recycle, corpus:index=FILE, model:path=MODEL, exit:layer=K, "
+          "medusa, mtp; repeatable. Drafts never change the text")
       ->allow_extra_args(false);
   verb.add_option("--draft-rows", flags.request.drafting.max_rows, "Rows that a verifying pass may have at most")
       ->capture_default_str();
@@ -343,7 +344,9 @@ bool Chats(const Model& model) {
 
 std::string Word(const std::string& text) {
   constexpr std::string_view kPlain = "-_./=:,+@%";
-  const auto plain = [&](unsigned char c) { return std::isalnum(c) || kPlain.find(static_cast<char>(c)) != kPlain.npos; };
+  const auto plain = [&](unsigned char c) {
+    return std::isalnum(c) || kPlain.find(static_cast<char>(c)) != kPlain.npos;
+  };
   if (!text.empty() && std::ranges::all_of(text, plain)) return text;
   std::string quoted = "'";
   for (const char c : text) quoted += c == '\'' ? "'\\''" : std::string(1, c);
@@ -359,11 +362,12 @@ void NoteEnd(const OutputFlags& flags, const Generation& generation, int64_t con
   const Timings& t = generation.timings;
   const int64_t tokens = std::ssize(generation.ids);
   std::string line = fmt::format("{} tokens", tokens);
-  if (t.decode_ms > 0) line += fmt::format(", {:.0f} a second", 1000 * static_cast<double>(t.decode_tokens) / t.decode_ms);
+  if (t.decode_ms > 0)
+    line += fmt::format(", {:.0f} a second", 1000 * static_cast<double>(t.decode_tokens) / t.decode_ms);
   line += fmt::format("; prompt {} in {:.2f} s", t.prompt_tokens + t.cached_tokens, t.prompt_ms / 1000);
   if (generation.draft.num_drafts > 0) {
-    line += fmt::format("; {:.1f} tokens a pass by drafts", static_cast<double>(t.decode_tokens) /
-                                                                static_cast<double>(generation.draft.passes));
+    line += fmt::format("; {:.1f} tokens a pass by drafts",
+                        static_cast<double>(t.decode_tokens) / static_cast<double>(generation.draft.passes));
   }
   const bool full = t.prompt_tokens + t.cached_tokens + tokens >= context;
   if (generation.finish_reason == FinishReason::kRepetition) line += "; it repeated itself (--no-loop-guard goes on)";

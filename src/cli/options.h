@@ -78,10 +78,10 @@ Input ReadInput(const InputFlags& flags);
 // Sampling and length, under llama.cpp's names.
 struct GenerateFlags {
   Request request;
-  std::vector<std::string> grafts;      // NAME or NAME=SCALE
+  std::vector<std::string> grafts;  // NAME or NAME=SCALE
   std::string verify = "match";
-  std::vector<std::string> logit_bias;  // ID+BIAS or ID-BIAS
-  int64_t seed = -1;                    // -1 = a new one each time
+  std::vector<std::string> logit_bias;            // ID+BIAS or ID-BIAS
+  int64_t seed = -1;                              // -1 = a new one each time
   GenerateFlags() { request.loop_guard = true; }  // people are at the command line
 };
 void AddGenerateOptions(CLI::App& verb, GenerateFlags& flags);

@@ -27,7 +27,8 @@ void Compile(const Flags& flags) {
     WriteJson({{"path", flags.directory}, {"tokens", ids.size()}});
   } else {
     Note(flags.output, fmt::format("{}: {} tokens", flags.directory, ids.size()));
-    Next(flags.output, "cambium generate " + Word(flags.model.model) + " --graft " + Word(flags.directory) + " -p TEXT");
+    Next(flags.output,
+         "cambium generate " + Word(flags.model.model) + " --graft " + Word(flags.directory) + " -p TEXT");
   }
 }
 

@@ -10,7 +10,7 @@ namespace cambium::cli {
 class ProgressBar {
  public:
   explicit ProgressBar(bool quiet);
-  ~ProgressBar();                                                        // clears the line
+  ~ProgressBar();  // clears the line
   // `done` of `total` bytes, or of what `rate` says how fast it goes by.
   void Update(const std::string& label, uint64_t done, uint64_t total, const std::string& rate = "");
 
@@ -23,7 +23,8 @@ class ProgressBar {
   Clock::time_point begin_, last_;
 };
 
-// A line of ASCII, cut where the terminal that stderr is would break it; a beginning that clears the line is not counted.
+// A line of ASCII, cut where the terminal that stderr is would break it; a beginning that clears the line is not
+// counted.
 std::string OneLine(const std::string& line);
 
 // "98.4 MB"

@@ -31,7 +31,8 @@ constexpr std::string_view kHelp =
     "/unset NAME          give an option its default again\n"
     "/save FILE           write the conversation as one JSON line, as `eval --jsonl` reads it\n"
     "/exit                leave (also Ctrl-D); Ctrl-C stops an answer\n"
-    "Alt-Enter begins a new line; \"\"\" begins a text of several lines, up to the next \"\"\"; a paste is one message.";
+    "Alt-Enter begins a new line; \"\"\" begins a text of several lines, up to the next \"\"\"; a paste is one "
+    "message.";
 
 constexpr std::string_view kQuotes = "\"\"\"";
 
@@ -169,9 +170,7 @@ class Chat {
     Note({}, settings_.Show(name));
   }
 
-  std::string ShowSystem() const {
-    return flags_.system.empty() ? "system is not set" : "system = " + flags_.system;
-  }
+  std::string ShowSystem() const { return flags_.system.empty() ? "system is not set" : "system = " + flags_.system; }
 
   // What the model is told first, from the next answer on.
   void Tell(const std::string& system) {

@@ -80,7 +80,9 @@ std::string Shown(const std::string& text) {
   constexpr size_t kMost = 400, kSide = kMost / 2;
   if (!IsTerminal(stdout) || text.size() <= kMost) return text;
   size_t begin = kSide, end = text.size() - kSide;
-  const auto inside = [&](size_t at) { return (static_cast<unsigned char>(text[at]) & 0xC0) == 0x80; };  // of a code point
+  const auto inside = [&](size_t at) {
+    return (static_cast<unsigned char>(text[at]) & 0xC0) == 0x80;
+  };  // of a code point
   while (inside(begin)) --begin;
   while (inside(end)) ++end;
   return text.substr(0, begin) + " ... " + text.substr(end);

@@ -120,7 +120,8 @@ std::string WithChosen(std::string config, const TrainConfig& chosen) {
   std::string weights;
   if (stage.graft != "full") {
     weights = "; as a graft it is " + stage.output + "/checkpoints/step-" + std::to_string(result.steps);
-    if (result.best_loss) weights += ", the best so far " + stage.output + "/best/step-" + std::to_string(result.best_step);
+    if (result.best_loss)
+      weights += ", the best so far " + stage.output + "/best/step-" + std::to_string(result.best_step);
   }
   Fail(ErrorCode::kInterrupted, "interrupted after step ", result.steps, "; the checkpoint is saved, `cambium train ",
        "--resume auto -o ", Word(stage.output), "` goes on", weights);
@@ -132,7 +133,8 @@ void NextOf(const TrainFlags& flags, const TrainConfig& stage, const Training& t
   const std::string bundle = stage.bundle.empty() ? stage.output : stage.bundle;
   if (training.kind() == "full") return Next(flags.output, "cambium generate " + Word(bundle) + chat + " -p TEXT");
   std::string draft;
-  if (training.kind() == "medusa" || training.kind() == "mtp" || training.kind() == "exit") draft = " --draft " + training.kind();
+  if (training.kind() == "medusa" || training.kind() == "mtp" || training.kind() == "exit")
+    draft = " --draft " + training.kind();
   Next(flags.output, "cambium generate " + Word(flags.model) + " --graft " + Word(bundle) + draft + chat + " -p TEXT");
 }
 

@@ -33,7 +33,8 @@ struct AddField {
 
 void AddTrainOptions(CLI::App& verb, TrainFlags& f) {
   verb.option_defaults()->always_capture_default();  // --print-config shows them
-  verb.add_option("MODEL,-m,--model", f.model, "A GGUF file, a Hugging Face directory, a cached name, or an alias (smollm2)");
+  verb.add_option("MODEL,-m,--model", f.model,
+                  "A GGUF file, a Hugging Face directory, a cached name, or an alias (smollm2)");
   VisitDataFields(f.train, AddField{verb});
   verb.add_option("--config", f.config, "A TOML file with these options; flags win");
   verb.add_flag("--print-config", f.print_config, "Print the options as TOML and stop");
@@ -85,7 +86,8 @@ int64_t PrintPlan(Training& training, const OutputFlags& output, int ranks) {
   line(fmt::format("work        {} steps, {} tokens; about {:.0f} s at {:.0f} tokens/s", plan.steps, plan.rows,
                    plan.seconds, plan.tokens_per_s));
   const TrainConfig& config = training.config();
-  const std::string length = config.steps > 0 ? "as many as asked for" : fmt::format("{:g} times through", *config.epochs);
+  const std::string length =
+      config.steps > 0 ? "as many as asked for" : fmt::format("{:g} times through", *config.epochs);
   line(fmt::format("schedule    {}, learning rate {:g}, {}", length, *config.lr, config.schedule));
   if (plan.ranks > 1) {
     const auto at = [&](double gigabits) { return static_cast<double>(plan.bytes_sent) * 8 / (gigabits * 1e9); };

@@ -189,7 +189,8 @@ class Printer {
     if (json_ || !first_) text_ += '\n';
     Flush();
     if (shown_ > kMostShown) {
-      std::fprintf(stderr, "%lld more values; a file or a pipe gets them all\n", static_cast<long long>(shown_ - kMostShown));
+      std::fprintf(stderr, "%lld more values; a file or a pipe gets them all\n",
+                   static_cast<long long>(shown_ - kMostShown));
     }
   }
 

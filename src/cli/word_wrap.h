@@ -7,8 +7,8 @@
 namespace cambium::cli {
 
 // Breaks a stream of text into lines of a terminal between words. Wide characters take two columns and may be broken
-// between. A word longer than a line goes on in the next. Control characters other than line ends and tabs are left out,
-// so that no answer can steer the terminal.
+// between. A word longer than a line goes on in the next. Control characters other than line ends and tabs are left
+// out, so that no answer can steer the terminal.
 class WordWrap {
  public:
   // columns: of the terminal; 0: lines stay as they are.
@@ -16,7 +16,7 @@ class WordWrap {
 
   // What can be shown after `text` (whole code points) came; a word that may go on is kept back.
   std::string Push(std::string_view text);
-  std::string Finish();            // what was kept back
+  std::string Finish();                   // what was kept back
   int column() const { return column_; }  // where the next character goes, from 0
 
  private:

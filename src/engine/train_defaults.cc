@@ -9,7 +9,7 @@ namespace cambium {
 float DefaultLearningRate(const std::string& graft, int64_t hidden) {
   // The best of those tried on a model of 576 columns.
   constexpr double kWidth = 576;
-  static constexpr std::pair<const char*, double> kRates[] = {{"lora", 2e-3},  {"adapter", 2e-3}, {"prefix", 5e-2},
+  static constexpr std::pair<const char*, double> kRates[] = {{"lora", 2e-3},   {"adapter", 2e-3}, {"prefix", 5e-2},
                                                               {"prompt", 1e-1}, {"ia3", 5e-2},     {"vera", 5e-2},
                                                               {"full", 1e-4}};
   const auto found = std::ranges::find(kRates, graft, &std::pair<const char*, double>::first);

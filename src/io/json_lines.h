@@ -14,8 +14,8 @@
 namespace cambium {
 
 // The records of a file, one by one: JSON lines, or the elements of one array where the file begins with '['; of a file
-// named .csv or .tsv its rows, whose fields are texts with the names of the first row, empty ones left out. A byte order
-// mark, blank lines, "\r\n" and a missing last newline are no matter.
+// named .csv or .tsv its rows, whose fields are texts with the names of the first row, empty ones left out. A byte
+// order mark, blank lines, "\r\n" and a missing last newline are no matter.
 //
 //   for (JsonLines lines(path); lines.Next();) Use(lines.record());
 class JsonLines {
