@@ -214,7 +214,8 @@ std::map<std::string, std::vector<float>> Gradients(const std::string& path, con
       if (what == NormName(kind)) return names.Stem(role, layer);
     }
     for (int kind = 0; kind < kSiteKinds; ++kind) {
-      if (what == SiteName(static_cast<SiteKind>(kind))) return names.Stem(RoleOf(static_cast<SiteKind>(kind)), layer);
+      const Site site{static_cast<int>(layer), static_cast<SiteKind>(kind)};
+      if (what == SiteName(site.kind)) return names.Stem(RoleOf(config, site), layer);
     }
     return name;
   };
