@@ -49,7 +49,10 @@ std::unique_ptr<Graft> Ia3Graft::Make(const GraftOptions& options, BaseModel& mo
       options.targets.empty() ? std::vector<std::string>{"k_proj", "v_proj", "down_proj"} : options.targets;
   for (const std::string& target : targets) {
     bool known = false;
-    for (int kind = 0; kind < kSiteKinds; ++kind) known = known || target == SiteName(static_cast<SiteKind>(kind));
+    for (int kind = 0; kind < kSiteKinds; ++kind) {
+      const SiteKind at = static_cast<SiteKind>(kind);
+      known = known || (target == SiteName(at) && LinearAt(model, {0, at}).w);
+    }
     if (!known) Fail(ErrorCode::kUsage, "target \"", target, "\" is no linear of this model");
   }
   for (int layer = 0; layer < static_cast<int>(model.config().layers); ++layer) {
@@ -159,6 +162,7 @@ std::unique_ptr<Graft> Ia3Graft::Load(const std::string& path, const BaseModel& 
   for (int layer = 0; layer < static_cast<int>(model.config().layers); ++layer) {
     for (int kind = 0; kind < kSiteKinds; ++kind) {
       const Site site{layer, static_cast<SiteKind>(kind)};
+      if (!LinearAt(model, site).w) continue;
       const std::string name = "base_model.model." + HfModule(model.config(), site) + ".ia3_l";
       const Tensor* const stored = file.FindTensor(name);
       if (stored == nullptr) continue;
