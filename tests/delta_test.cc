@@ -95,6 +95,7 @@ TEST_F(DeltaTest, FindsTheRankOfALora) {
   for (int layer = 0; layer < 2; ++layer) {
     for (int kind = 0; kind < kSiteKinds; ++kind) {
       PackedMatrix& w = tuned.blocks[static_cast<size_t>(layer)].linears[kind].w;
+      if (!w) continue;
       OwnedTensor values({w.out(), w.in()});
       w.Unpack(pool_, values.view);
       lora->MergeInto({layer, static_cast<SiteKind>(kind)}, values.view);
