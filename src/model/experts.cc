@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <ranges>
 #include <vector>
 
 namespace cambium {
@@ -84,15 +83,17 @@ Routed::Group Within(const Routed& routed, const Routed::Group& group, const Blo
   return {group.expert, begin - routed.rows.begin(), end - begin};
 }
 
-// f(graft, site, first routed row, count) wherever a graft acts, in one order; `ranges` and `groups` are views of the
-// run's and the routing's, backwards where they are to be walked so.
-template <class Ranges, class Groups, class Grafts, class F>
-void ForSites(const Routed& routed, int layer, SiteKind kind, Ranges&& ranges, Groups&& groups, const Grafts& grafts_of,
-              const F& f) {
-  for (const BlockRun::GraftRange& range : ranges) {
-    for (Graft* graft : grafts_of(range)) {
+// f(graft, site, first routed row, count) wherever a graft acts, in one order, or in its reverse.
+template <class F>
+void ForSites(const BlockRun& run, const Routed& routed, int layer, SiteKind kind, bool backward, const F& f) {
+  const auto at = [backward](const auto& all, size_t i) -> const auto& { return all[backward ? all.size() - 1 - i : i]; };
+  for (size_t r = 0; r < run.graft_ranges.size(); ++r) {
+    const BlockRun::GraftRange& range = at(run.graft_ranges, r);
+    for (size_t g = 0; g < range.grafts.size(); ++g) {
+      Graft* const graft = at(range.grafts, g);
       if (!graft->ActsAtExperts(layer)) continue;
-      for (const Routed::Group& group : groups) {
+      for (size_t e = 0; e < routed.groups.size(); ++e) {
+        const Routed::Group& group = at(routed.groups, e);
         const Site site{layer, kind, group.expert};
         const Routed::Group rows = Within(routed, group, range);
         if (rows.count > 0 && graft->ActsAt(site)) f(graft, site, rows.begin, rows.count);
@@ -102,22 +103,15 @@ void ForSites(const Routed& routed, int layer, SiteKind kind, Ranges&& ranges, G
 }
 
 void AtExperts(BlockRun& run, int layer, const Routed& routed, Tensor x, const ExpertResult& result) {
-  ForSites(
-      routed, layer, result.kind, run.graft_ranges, routed.groups,
-      [](const BlockRun::GraftRange& range) { return range.grafts; },
-      [&](Graft* graft, Site site, int64_t begin, int64_t count) {
-        graft->AtLinear(run.context(), site, x.Rows(begin, count), result.y.Rows(begin, count));
-      });
+  ForSites(run, routed, layer, result.kind, false, [&](Graft* graft, Site site, int64_t begin, int64_t count) {
+    graft->AtLinear(run.context(), site, x.Rows(begin, count), result.y.Rows(begin, count));
+  });
 }
 
 void AtExpertsBackward(BlockRun& run, int layer, const Routed& routed, SiteKind kind, Tensor x, Tensor dy, Tensor dx) {
-  ForSites(
-      routed, layer, kind, std::views::reverse(run.graft_ranges), std::views::reverse(routed.groups),
-      [](const BlockRun::GraftRange& range) { return std::views::reverse(range.grafts); },
-      [&](Graft* graft, Site site, int64_t begin, int64_t count) {
-        graft->AtLinearBackward(run.context(), site, x.Rows(begin, count), dy.Rows(begin, count),
-                                dx.Rows(begin, count));
-      });
+  ForSites(run, routed, layer, kind, true, [&](Graft* graft, Site site, int64_t begin, int64_t count) {
+    graft->AtLinearBackward(run.context(), site, x.Rows(begin, count), dy.Rows(begin, count), dx.Rows(begin, count));
+  });
 }
 
 }  // namespace
