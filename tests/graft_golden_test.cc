@@ -191,7 +191,7 @@ TEST(PrefixRun, LossesAndLogitsOfPeft) {
   Trainer trainer(model, *graft, examples, none, options, "");
   const SafetensorsFile first(path + "/step0_grads.safetensors");
   const Tensor theirs = *first.FindTensor("prompt_encoder.embedding.weight");  // [length, layers * 2 * columns]
-  trainer.optimizer().ZeroGrad();
+  trainer.optimizer().gradients().BeginRound(0);
   const int64_t targets = examples[0].targets() + examples[1].targets();
   trainer.ForwardBackward({&examples[0], &examples[1]}, 1.0f / static_cast<float>(targets), 0);
   graft->VisitParams([&](Parameter& p) {

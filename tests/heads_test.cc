@@ -127,7 +127,7 @@ TEST_P(HeadsOfKind, GradientsAreDifferences) {
   Trainer trainer(model_, *graft, texts, {}, options, "");
   const std::vector<const Example*> micro = {&texts[0], &texts[1], &texts[2]};
   HeadsLoss& loss = *trainer.heads_loss();
-  trainer.optimizer().ZeroGrad();
+  trainer.optimizer().gradients().BeginRound(0);
   loss.Run(micro, 1);
   int64_t checked = 0;
   graft->VisitParams([&](Parameter& p) {
@@ -334,7 +334,7 @@ void BesideGradientsAreDifferences(const Kind& kind, const std::string& trunk, b
     const double before = trainer.heads_sum(), main = trainer.ForwardBackward(micro, 1, 0);
     return main + 0.5 * (trainer.heads_sum() - before);
   };
-  trainer.optimizer().ZeroGrad();
+  trainer.optimizer().gradients().BeginRound(0);
   loss();
   std::vector<std::vector<float>> grads;  // further runs add to the parameters'
   for (const Parameter* p : trainer.optimizer().params()) grads.emplace_back(p->grad.f32(), p->grad.f32() + p->grad.size());

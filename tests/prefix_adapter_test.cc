@@ -321,7 +321,7 @@ TEST_P(PrefixAdapter, APromptsGradientIsThatOfTheLoss) {
   const std::vector<Example> none;
   Trainer trainer(model_, *prompt, examples, none, options, "");
   const auto loss = [&] {
-    trainer.optimizer().ZeroGrad();
+    trainer.optimizer().gradients().BeginRound(0);
     return trainer.ForwardBackward({&examples[0], &examples[1]}, 1.0f, 0);
   };
   loss();

@@ -276,7 +276,7 @@ class Engine {
   // costs.
   double TimePass(int64_t depth, int64_t rows, const std::vector<AdapterUse>& adapters = {});
   EngineStats stats() const;
-  // What a verifying pass costs, by its rows, as the planner of drafts has learned it; empty before a pass was measured.
+  // What a verifying pass costs, by its rows, as the planner of drafts has learned it; empty before any was measured.
   std::vector<PassCost> PassCosts() const;
 
   struct Impl;

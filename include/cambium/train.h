@@ -163,8 +163,8 @@ struct TrainResult {
 // One run of training on a model, which other requests may use meanwhile: passes take turns. One at a time on a model
 // (kUsage). With `full` the model itself is what changes: no engine may be on it until the training is gone.
 //
-// Started as one of several processes by mpirun or srun, all make the same Training and call the same members; they share the
-// work, and rank 0 alone writes files (docs/scale.md).
+// Started as one of several processes by mpirun or srun, all make the same Training and call the same members; they
+// share the work, and rank 0 alone writes files (docs/scale.md).
 //
 // All members but Stop are called by one thread at a time. Every call may throw Error; after one from Step the last
 // checkpoint stays, and a Training with resume "auto" goes on from it.

@@ -4,6 +4,7 @@
 #include <memory>
 
 #include "base/nearest.h"
+#include "cli/option_table.h"
 #include "io/json.h"
 
 namespace cambium::cli {
@@ -47,8 +48,6 @@ CLI::Option* Find(CLI::App& parser, std::string_view name) {
 }
 
 std::string NameOf(const CLI::Option& option) { return option.get_lnames().front(); }
-
-bool IsFlag(const CLI::Option& option) { return option.get_items_expected_max() == 0; }
 
 }  // namespace
 
@@ -100,7 +99,7 @@ std::string ChatSettings::ShowOption(const CLI::Option& option) {
   for (const std::string& value : option.results()) values += (values.empty() ? "" : ", ") + value;
   if (option.count() > 0) return NameOf(option) + " = " + values;
   const std::string of_a_flag = NameOf(option) == "loop-guard" ? "true" : "false";
-  const std::string& set = IsFlag(option) ? of_a_flag : option.get_default_str();
+  const std::string& set = TakesValue(option) ? option.get_default_str() : of_a_flag;
   return NameOf(option) + (set.empty() ? " is not set" : " = " + set + " (the default)");
 }
 
@@ -121,7 +120,7 @@ ChatSettings ChatSettings::With(const std::string& name, const std::string& valu
   if (add && option.get_items_expected_max() <= 1)
     Fail(ErrorCode::kUsage, "/add ", name, ": it has one value; /set it");
   if (!add) own.clear();
-  own.push_back(IsFlag(option) ? option.get_flag_value(std::string(bare), value) : value);
+  own.push_back(TakesValue(option) ? value : option.get_flag_value(std::string(bare), value));
   return ChatSettings(std::move(values));
 }
 

@@ -7,6 +7,7 @@
 
 #include "base/nearest.h"
 #include "cambium/error.h"
+#include "cli/option_table.h"
 
 namespace cambium::cli {
 namespace {
@@ -45,8 +46,6 @@ Known OptionsOf(const CLI::App& verb) {
   }
   return known;
 }
-
-bool TakesValue(const CLI::Option& option) { return option.get_items_expected_max() > 0; }
 
 // "-n5" is -n with a value, "-iq" two flags; "-ngl" is neither.
 bool IsAttached(std::string_view word, const Known& known) {

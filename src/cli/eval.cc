@@ -251,7 +251,8 @@ void AddEval(CLI::App& app) {
   AddIgnoreFields(*verb, flags->ignored_fields);
   verb->get_option("MODEL")->required(false);
   verb->add_option("--bleu", flags->bleu, "BLEU of this file's texts, one a line, as sacrebleu computes it; no MODEL");
-  verb->add_option("--rouge", flags->rouge, "ROUGE-1, 2 and L of this file's texts, as rouge-score computes it; no MODEL");
+  verb->add_option("--rouge", flags->rouge,
+                   "ROUGE-1, 2 and L of this file's texts, as rouge-score computes it; no MODEL");
   verb->add_flag("--stemmer", flags->stemmer, "With --rouge: compare the stems of words (Porter's)");
   verb->add_option("--references", flags->references, "The references of each line, between tabs");
   AddOutput(*verb, flags->output);

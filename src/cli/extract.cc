@@ -94,7 +94,8 @@ void RunExtract(const Flags& flags) {
     if (ids.size() < 2) Fail(ErrorCode::kData, flags.data, ": holds fewer than two tokens");
   }
   Transformer base(LoadWeights(pool, base_path), pool), tuned(LoadWeights(pool, tuned_path), pool);
-  if (base.config().has_encoder()) Fail(ErrorCode::kUsage, base_path, ": a model with an encoder has no graft to extract");
+  if (base.config().has_encoder())
+    Fail(ErrorCode::kUsage, base_path, ": a model with an encoder has no graft to extract");
   const WeightDelta delta(base.base(), tuned.weights(), flags.rank, flags.energy);
   MakeDirectories(flags.out);
   std::vector<TensorToWrite> whole = delta.Whole();

@@ -10,7 +10,7 @@ OptionEntry Entry(const std::string& verb, const CLI::Option& option) {
   entry.description = option.get_description();
   entry.default_value = option.get_default_str();
   entry.values = ValuesOf(verb, option);
-  entry.takes_value = option.get_items_expected_max() > 0;
+  entry.takes_value = TakesValue(option);
   entry.required = option.get_required();
   entry.positional = option.nonpositional() == false;
   if (entry.positional) entry.names.push_back(option.get_name(true));
@@ -30,6 +30,8 @@ void Append(const CLI::App& app, const std::string& name, std::vector<VerbEntry>
 }
 
 }  // namespace
+
+bool TakesValue(const CLI::Option& option) { return option.get_items_expected_max() > 0; }
 
 std::vector<VerbEntry> OptionTable(const CLI::App& root) {
   std::vector<VerbEntry> table;

@@ -22,6 +22,9 @@ struct VerbEntry {
   std::vector<OptionEntry> options;
 };
 
+// Whether something follows the option: it is no flag, and not one that is called at once.
+bool TakesValue(const CLI::Option& option);
+
 // Every verb in the order of registration, a verb's own verbs behind it; the first entry is the program itself.
 std::vector<VerbEntry> OptionTable(const CLI::App& root);
 

@@ -17,8 +17,8 @@ namespace {
 std::atomic<Training*> running = nullptr;
 static_assert(std::atomic<Training*>::is_always_lock_free);
 
-// The first Ctrl-C ends the run with a checkpoint, the second one at once. mpirun and Slurm send SIGTERM, and SIGUSR1 where
-// they are asked to.
+// The first Ctrl-C ends the run with a checkpoint, the second one at once. mpirun and Slurm send SIGTERM, and
+// SIGUSR1 where they are asked to.
 void Interrupt(int signal) {
   if (Training* const training = running) training->Stop();
   std::signal(signal, SIG_DFL);

@@ -20,8 +20,8 @@ void AddTrainOptions(CLI::App& verb, TrainFlags& flags);
 // printed, and nothing else is to be done.
 bool ApplyConfig(CLI::App& verb, TrainFlags& flags);
 
-// The model to train; kUsage before it is read where the options are wrong. Joins the ranks of the job, of which only the
-// first prints.
+// The model to train; kUsage before it is read where the options are wrong. Joins the ranks of the job, of which
+// only the first prints.
 Model LoadToTrain(TrainFlags& flags, const TrainConfig& config);
 
 // Prints the preflight and returns the predicted peak in bytes; kUsage if the stop token is not trained, unless --yes.

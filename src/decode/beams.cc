@@ -13,7 +13,6 @@
 namespace cambium {
 namespace {
 
-constexpr int64_t kMostBeams = 256;
 constexpr float kLater = -1e9f;  // the sum of hypotheses that are alike at first, as transformers has it
 
 // Logits [vocab] as log-probabilities.

@@ -20,6 +20,8 @@ struct Beam {
 // text. Of equal sums the lower hypothesis goes first, then the lower id.
 class BeamSearch {
  public:
+  static constexpr int64_t kMostBeams = 256;
+
   // kUsage for options out of range. `max_tokens` >= 1; `ends` says whether a token ends the text.
   BeamSearch(const BeamOptions& options, int64_t max_tokens, std::function<bool(int32_t)> ends);
 

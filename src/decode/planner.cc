@@ -75,8 +75,9 @@ void VerifyCurve::MeasureRow(double ms) {
   Learn();
 }
 
-// Least squares of (reads^2 weights^2 + n^2 row^2) / T(n)^2 against 1 over the sizes that were seen, and of row^2 against what
-// a prompt told, or a share of T(1) that is high for most CPUs: what is not known yet is not thought cheap.
+// Least squares of (reads^2 weights^2 + n^2 row^2) / T(n)^2 against 1 over the sizes that were seen, and of row^2
+// against what a prompt told, or a share of T(1) that is high for most CPUs: what is not known yet is not thought
+// cheap.
 void VerifyCurve::Fit() {
   constexpr double kRowShare = 0.4;
   double uu = 0, uv = 0, vv = 0, u1 = 0, v1 = 0, least = 0;
@@ -90,7 +91,8 @@ void VerifyCurve::Fit() {
     vv += weight * v * v;
     u1 += weight * u;
     v1 += weight * v;
-    if (least == 0) least = size.ms.mean() / std::sqrt(read * (1 - kRowShare * kRowShare) + kRowShare * kRowShare * n * n);
+    if (least == 0)
+      least = size.ms.mean() / std::sqrt(read * (1 - kRowShare * kRowShare) + kRowShare * kRowShare * n * n);
   }
   const double row = row_ > 0 ? row_ : kRowShare * (least > 0 ? least : 1);
   const double prior = 1 / (row * row);

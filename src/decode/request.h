@@ -27,7 +27,8 @@ struct GraftSet {
   std::vector<Graft*> grafts;
   uint64_t key = 0;  // of no other set, scale or version: what the prefix index knows them by; 0 = the bare base
   std::shared_ptr<const void> owner;
-  int64_t slots_before() const;  // that they fill before the text
+  int64_t slots_before() const;     // that they fill before the text
+  int64_t slots_unshifted() const;  // of them, behind which the text's positions begin at 0 all the same
 };
 // A set that shares its cache with none of another key.
 std::shared_ptr<const GraftSet> GraftsOf(std::vector<Graft*> grafts, uint64_t key = 1);

@@ -39,8 +39,8 @@ bool Sampler::may_end(std::span<const int32_t> history) const {
 
 bool Sampler::adjusts(std::span<const int32_t> history) const {
   return rules_.constraint != nullptr || rules_.filter != nullptr || !options_.logit_bias.empty() ||
-         options_.no_repeat_ngram > 0 || forced(history) >= 0 || options_.repeat_penalty != 1.0f || options_.presence_penalty != 0 || options_.frequency_penalty != 0 ||
-         !may_end(history);
+         options_.no_repeat_ngram > 0 || forced(history) >= 0 || options_.repeat_penalty != 1.0f ||
+         options_.presence_penalty != 0 || options_.frequency_penalty != 0 || !may_end(history);
 }
 
 void Sampler::Adjust(std::span<const int32_t> history) {

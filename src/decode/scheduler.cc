@@ -76,10 +76,7 @@ void Scheduler::Require(const DecodeRequest& request) const {
   const int64_t answer = request.max_tokens < 0 ? request.context : request.max_tokens;
   const int64_t before = request.grafts != nullptr ? request.grafts->slots_before() : 0;
   const int64_t most = before + std::min(request.context, size + answer);
-  int64_t unshifted = 0;
-  if (request.grafts != nullptr) {
-    for (const Graft* graft : request.grafts->grafts) unshifted += graft->prefix_shifts_positions() ? 0 : graft->prefix_length();
-  }
+  const int64_t unshifted = request.grafts != nullptr ? request.grafts->slots_unshifted() : 0;
   if (before - unshifted + request.context > transformer_.config().context) {
     Fail(ErrorCode::kUsage, "a context of ", before + request.context, " is beyond the model's ",
          transformer_.config().context, " positions");
@@ -176,8 +173,8 @@ void Scheduler::Publish(Sequence& s, int64_t tokens, bool last) {
   s.published = tokens;
 }
 
-void Scheduler::Append(const Sequence& s, Pass& pass, KvCache::Id kv, int64_t computed,
-                       std::span<const int32_t> tokens, std::span<const int32_t> parents) const {
+void Scheduler::Append(const Sequence& s, Pass& pass, KvCache::Id kv, int64_t computed, std::span<const int32_t> tokens,
+                       std::span<const int32_t> parents) const {
   Pass::Segment& segment = pass.Append(kv, s.slots_before + computed, tokens, parents);
   segment.grafts = s.grafts();
   segment.memory = s.memory;
@@ -191,7 +188,8 @@ void Scheduler::Append(const Sequence& s, Pass& pass, KvCache::Id kv, int64_t co
 bool Scheduler::PlaceMemory(Sequence& s) {
   const uint64_t key = SourceKey(s.request);
   std::vector<int32_t> slots;
-  for (const Graft* graft : s.grafts()) slots.insert(slots.end(), static_cast<size_t>(graft->cross_prefix_length()), -1);
+  for (const Graft* graft : s.grafts())
+    slots.insert(slots.end(), static_cast<size_t>(graft->cross_prefix_length()), -1);
   slots.insert(slots.end(), s.request.source.begin(), s.request.source.end());
   s.memory = memory_->Open();
   try {

@@ -77,7 +77,7 @@ class Scheduler {
   bool Place(Sequence& s);  // gives it a place in the cache, with what is known of it
   bool PlacePrefix(const Sequence& s);
   bool PlaceMemory(Sequence& s);
-  // Puts tokens of the sequence, from `computed` on, into the pass as rows of `kv`, which is its place or a fork of that.
+  // Puts tokens of the sequence, from `computed` on, into the pass as rows of `kv`, its place or a fork of that.
   void Append(const Sequence& s, Pass& pass, KvCache::Id kv, int64_t computed, std::span<const int32_t> tokens,
               std::span<const int32_t> parents = {}) const;
   std::vector<Part> PlanDecoding();

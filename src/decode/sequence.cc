@@ -15,13 +15,6 @@ uint64_t KeyOf(const DecodeRequest& request) {
   return key;
 }
 
-int64_t Unshifted(const DecodeRequest& request) {
-  int64_t slots = 0;
-  if (request.grafts == nullptr) return slots;
-  for (const Graft* graft : request.grafts->grafts) slots += graft->prefix_shifts_positions() ? 0 : graft->prefix_length();
-  return slots;
-}
-
 }  // namespace
 
 // SplitMix64's finaliser (Steele et al. 2014), as far as it goes here.
@@ -43,6 +36,14 @@ int64_t GraftSet::slots_before() const {
   return slots;
 }
 
+int64_t GraftSet::slots_unshifted() const {
+  int64_t slots = 0;
+  for (const Graft* graft : grafts) {
+    if (!graft->prefix_shifts_positions()) slots += graft->prefix_length();
+  }
+  return slots;
+}
+
 std::shared_ptr<const GraftSet> GraftsOf(std::vector<Graft*> grafts, uint64_t key) {
   auto set = std::make_shared<GraftSet>();
   set->grafts = std::move(grafts);
@@ -54,12 +55,12 @@ Sequence::Sequence(int64_t id, DecodeRequest asked)
     : id(id),
       request(std::move(asked)),
       sampler(request.sampling, {request.vocabulary, request.filter.get(), std::ssize(request.prompt),
-                                 request.min_tokens, request.end_tokens, request.constraint.get(),
-                                 request.forced_first, request.forced_last, request.max_tokens}),
+                                 request.min_tokens, request.end_tokens, request.constraint.get(), request.forced_first,
+                                 request.forced_last, request.max_tokens}),
       tokens(request.prompt),
       prompt(std::ssize(tokens)),
       slots_before(request.grafts != nullptr ? request.grafts->slots_before() : 0),
-      unshifted(Unshifted(request)),
+      unshifted(request.grafts != nullptr ? request.grafts->slots_unshifted() : 0),
       key(KeyOf(request)) {}
 
 int64_t Sequence::LeftToDraw() const {

@@ -5,7 +5,7 @@
 namespace cambium {
 
 Generation Engine::Impl::Search(const Request& request, const Sink& to) {
-  CheckRange("beams", static_cast<double>(request.beams.count), 1, 256);
+  CheckRange("beams", static_cast<double>(request.beams.count), 1, static_cast<double>(BeamSearch::kMostBeams));
   const DecodeRequest decode = ToDecode(request);
   DecodeResult result;
   Generation generation;

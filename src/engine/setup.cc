@@ -194,7 +194,9 @@ std::shared_ptr<const GraftSet> Engine::Impl::Grafts(
   uint64_t key = 0;
   for (const AdapterUse& use : adapters) {
     Adapter::Impl& adapter = *use.adapter.shared();
-    const auto same = [&](const AdapterUse& other) { return &other < &use && SamePath(other.adapter.path(), adapter.path); };
+    const auto same = [&](const AdapterUse& other) {
+      return &other < &use && SamePath(other.adapter.path(), adapter.path);
+    };
     if (std::ranges::any_of(adapters, same)) {
       Fail(ErrorCode::kUsage, "--graft ", adapter.path, ": given twice; give it once, with the sum of the scales");
     }
@@ -295,7 +297,7 @@ DecodeRequest Engine::Impl::ToDecode(const Request& request) {
   int64_t slots = prefix + decode.context;
   if (searches) {  // each hypothesis has the answer to itself, and a page that the prompt's end shares
     const int64_t answer = decode.max_tokens < 0 ? decode.context : std::min(decode.context, decode.max_tokens);
-    slots += std::clamp<int64_t>(request.beams.count, 0, 256) * 2 * (answer + KvCache::kPageSlots);
+    slots += std::clamp<int64_t>(request.beams.count, 0, BeamSearch::kMostBeams) * 2 * (answer + KvCache::kPageSlots);
   }
   MakeRoom(slots);
   const bool drafts = decode.max_tokens != 0 && !searches && !m.transformer.config().has_encoder();

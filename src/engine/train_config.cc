@@ -160,7 +160,8 @@ std::string TrainConfig::ToJson() const {
 }
 
 TrainConfig TrainConfig::FromToml(const std::string& path) {
-  static constexpr std::string_view kOfTheProgram[] = {"MODEL", "model", "config", "print-config", "threads", "json", "quiet"};
+  static constexpr std::string_view kOfTheProgram[] = {"MODEL",   "model", "config", "print-config",
+                                                       "threads", "json",  "quiet"};
   TrainConfig config;
   std::vector<CLI::ConfigItem> items;
   try {

@@ -90,7 +90,8 @@ void VisitTrainFields(Config& c, Visit&& visit) {
   visit("--save-every", c.save_every, "Steps between checkpoints");
   visit("--keep", c.keep, "Checkpoints kept, at least 2");
   visit("--resume", c.resume, "auto goes on from the newest whole checkpoint; never", Choices{"auto", "never"});
-  visit("--dist-timeout", c.dist_timeout, "Under mpirun: seconds that a rank is waited for (0: 10 x the slowest step, >= 60)");
+  visit("--dist-timeout", c.dist_timeout,
+        "Under mpirun: seconds that a rank is waited for (0: 10 x the slowest step, >= 60)");
   visit("-y,--yes", c.yes, "Train even if the stop token is not trained");
 }
 

@@ -47,7 +47,8 @@ std::string ModelDigest(const std::string& path) {
   std::vector<std::string> files;
   for (const fs::directory_entry& entry : fs::directory_iterator(folder)) {
     const std::string other = entry.path().filename().string();
-    const bool belongs = whole || other == name || (part != std::string::npos && other.starts_with(name.substr(0, part)));
+    const bool belongs =
+        whole || other == name || (part != std::string::npos && other.starts_with(name.substr(0, part)));
     if (belongs && entry.is_regular_file()) files.push_back(entry.path().string());
   }
   std::ranges::sort(files);
@@ -113,8 +114,10 @@ Training::Impl::Impl(const Model& on, const TrainConfig& wanted, const Lines& te
 
 // What decides bits, and which calls ranks make. Data and what is trained are compared by the trainer.
 void Training::Impl::RequireAlikeRanks() {
-  for (const bool heads : {IsHeads(kind), TrainsBeside(config), !config.with_heads.empty(), !config.refresh_heads.empty()}) {
-    if (heads) Fail(ErrorCode::kUsage, "draft heads are trained by one process, but there are ", ranks->size(), " ranks");
+  for (const bool heads :
+       {IsHeads(kind), TrainsBeside(config), !config.with_heads.empty(), !config.refresh_heads.empty()}) {
+    if (heads)
+      Fail(ErrorCode::kUsage, "draft heads are trained by one process, but there are ", ranks->size(), " ranks");
   }
   if (config.numerics_report) {
     Fail(ErrorCode::kUsage, "--numerics-report sees one process, but there are ", ranks->size(), " ranks");
@@ -150,8 +153,8 @@ void Training::Impl::ResolveKind() {
 
 // Steps of an epoch, nearly: packed examples are counted by their tokens.
 int64_t Training::Impl::StepsOfAnEpoch() const {
-  const int64_t own = config.pack ? (data.report.tokens + config.seq_len - 1) / config.seq_len
-                                  : std::ssize(data.examples);
+  const int64_t own =
+      config.pack ? (data.report.tokens + config.seq_len - 1) / config.seq_len : std::ssize(data.examples);
   const int64_t step = config.batch_size * config.accumulate;
   return std::max<int64_t>(1, (own + step - 1) / step);
 }

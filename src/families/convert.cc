@@ -101,7 +101,8 @@ std::string ConvertToGguf(const std::string& directory, const std::string& out, 
                           const ToGgufOptions& options) {
   const HfConfig config = ReadHfConfig(directory);
   if (config.family->traits.encoder) {
-    Fail(ErrorCode::kUsage, directory, ": GGUF has no architecture for a model with an encoder (", config.family->hf_type, ")");
+    Fail(ErrorCode::kUsage, directory, ": GGUF has no architecture for a model with an encoder (",
+         config.family->hf_type, ")");
   }
   const ShardedSafetensors source(directory);
   GgufWriter writer;
@@ -191,7 +192,8 @@ void ConvertToHuggingFace(const std::string& gguf, const std::string& directory,
     CheckRows(gguf, tensor, how);
     if (view.rank >= 2 && !router) widest = how.target;
     const bool stacked = rename.name.find("{}") != std::string::npos;
-    if (stacked != (view.rank == 3)) Fail(ErrorCode::kData, gguf, ": tensor ", tensor.name, " has ", view.rank, " axes");
+    if (stacked != (view.rank == 3))
+      Fail(ErrorCode::kData, gguf, ": tensor ", tensor.name, " has ", view.rank, " axes");
     const auto parts = stacked ? SplitExperts(rename.name, view) : std::vector<ExpertMatrix>{{rename.name, view}};
     for (const ExpertMatrix& part : parts) {
       TensorToWrite item{part.name, part.view, [how, from = part.view, &file] {

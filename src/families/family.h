@@ -64,7 +64,8 @@ enum class Layout : uint8_t {
 };
 
 // One line of a family's table: a tensor's stem (its name without ".weight" or ".bias") in each dialect. "{}" stands
-// for the layer, counted within its stack, and "{stack}" for "encoder" or "decoder". A role may have several lines; the first is the one that is written.
+// for the layer, counted within its stack, and "{stack}" for "encoder" or "decoder". A role may have several
+// lines; the first is the one that is written.
 struct TensorRow {
   Role role;
   std::string_view hf, gguf;

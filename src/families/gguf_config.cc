@@ -23,7 +23,8 @@ constexpr int64_t kMostLayers = 1 << 16;
 const Family& FamilyOf(const GgufFile& file) {
   const std::string arch = file.Str("general.architecture");
   for (const Family* family : Families()) {
-    if (family->gguf == arch && !family->traits.encoder && (family->claims == nullptr || family->claims(file))) return *family;
+    if (family->gguf == arch && !family->traits.encoder && (family->claims == nullptr || family->claims(file)))
+      return *family;
   }
   Fail(ErrorCode::kData, file.path(), ": general.architecture is \"", arch, "\"; supported are ",
        FamilyNames(Dialect::kGguf));

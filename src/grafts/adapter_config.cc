@@ -128,7 +128,8 @@ nlohmann::json PeftTargets(const ModelConfig& config, const std::vector<Site>& s
     layers.push_back(layer);
     alike = alike && kinds == by_layer.begin()->second;
   }
-  if (!alike || mixed) return {{"target_modules", whole}, {"layers_to_transform", nullptr}, {"layers_pattern", nullptr}};
+  if (!alike || mixed)
+    return {{"target_modules", whole}, {"layers_to_transform", nullptr}, {"layers_pattern", nullptr}};
   const bool all = static_cast<int64_t>(layers.size()) == config.layers;
   return {{"target_modules", by_layer.empty() ? whole : by_layer.begin()->second},
           {"layers_to_transform", all ? nlohmann::json() : nlohmann::json(layers)},

@@ -46,6 +46,14 @@ void Mix(BlockRun& run, const BlockWeights& w, Site site, Tensor out, Tensor h) 
   AtLinears(run, site.layer, out, mixed);
 }
 
+// The gradient of what attention gave, given that of its output product.
+Tensor MixBackward(BlockRun& run, const BlockWeights& w, Site site, Tensor out, Tensor dh) {
+  Tensor dout = run.workspace.New({out.rows(), out.columns()});
+  MatMulBackward(run.pool, run.workspace, run.pass.compute, dh, w[site.kind].w, dout);
+  AtLinearBackward(run, site, out, dh, dout);
+  return dout;
+}
+
 // What backward needs of attention, and what attention gave.
 struct Attended {
   Tensor q, k, v, out, lse;
@@ -135,12 +143,8 @@ void AttentionBranchBackward(BlockRun& run, const BlockWeights& w, int layer, Te
   const ModelConfig& c = run.config;
   Workspace& ws = run.workspace;
   const Compute compute = run.pass.compute;
-  const int64_t rows = normed.rows();
   const Attended a = Pop(run);
-  Tensor dout = ws.New({rows, c.heads * c.head_dim});
-  MatMulBackward(run.pool, ws, compute, dh, w[SiteKind::kO].w, dout);
-  AtLinearBackward(run, {layer, SiteKind::kO}, a.out, dh, dout);
-
+  const Tensor dout = MixBackward(run, w, {layer, SiteKind::kO}, a.out, dh);
   Graft::Kv prefix;
   if (run.prefix_length > 0) prefix = run.prefix_graft->PrefixKv(layer);
   const Graft::Kv dprefix = PrefixGradient(run, run.prefix_length);
@@ -214,15 +218,11 @@ void CrossBranch(BlockRun& run, const BlockWeights& w, int layer, Tensor normed,
 }
 
 void CrossBranchBackward(BlockRun& run, const BlockWeights& w, int layer, Tensor normed, Tensor dh, Tensor dnormed) {
-  const ModelConfig& c = run.config;
   Workspace& ws = run.workspace;
   const Compute compute = run.pass.compute;
   BlockRun& source = *run.source;
   const Attended a = Pop(run);
-  Tensor dout = ws.New({normed.rows(), c.heads * c.head_dim});
-  MatMulBackward(run.pool, ws, compute, dh, w[SiteKind::kCrossO].w, dout);
-  AtLinearBackward(run, {layer, SiteKind::kCrossO}, a.out, dh, dout);
-
+  const Tensor dout = MixBackward(run, w, {layer, SiteKind::kCrossO}, a.out, dh);
   Graft::Kv prefix;
   if (run.cross_prefix_length > 0) prefix = run.prefix_graft->CrossPrefixKv(layer);
   const Graft::Kv dprefix = PrefixGradient(run, run.cross_prefix_length);

@@ -23,6 +23,9 @@ void AtLinearBackward(BlockRun& run, Site site, Tensor x, Tensor dy, Tensor dx);
 // h [rows, hidden] = attention branch of the normed input; dnormed = gradient of that, given dh.
 void AttentionBranch(BlockRun& run, const BlockWeights& w, int layer, Tensor normed, Tensor h);
 void AttentionBranchBackward(BlockRun& run, const BlockWeights& w, int layer, Tensor normed, Tensor dh, Tensor dnormed);
+// The same of the feed-forward branch, a layer of its own or experts or both.
+void FfnBranch(BlockRun& run, const BlockWeights& w, int layer, Tensor normed, Tensor h);
+void FfnBranchBackward(BlockRun& run, const BlockWeights& w, int layer, Tensor normed, Tensor dh, Tensor dnormed);
 // The same of a decoder's attention to its sources: keys and values are made of the encoder's result. Backward adds to
 // the gradient of that.
 void CrossBranch(BlockRun& run, const BlockWeights& w, int layer, Tensor normed, Tensor h);

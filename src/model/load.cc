@@ -188,12 +188,9 @@ LinearPlace PlaceOf(const ModelConfig& c, const TensorNames& names, Site site) {
   const int64_t q = c.heads * c.head_dim, kv = c.kv_heads * c.head_dim;
   const int64_t outs[kSiteKinds] = {q, kv, kv, c.hidden, ffn, ffn, c.hidden, q, kv, kv, c.hidden};
   const int64_t out = outs[static_cast<int>(kind)];
-  LinearPlace place = {RoleIn(c, names, site),
-                       out,
-                       kind == SiteKind::kO      ? q
-                       : kind == SiteKind::kDown ? ffn
-                                                 : c.hidden,
-                       {}};
+  const bool mixes = kind == SiteKind::kO || kind == SiteKind::kCrossO;
+  const int64_t in = mixes ? q : kind == SiteKind::kDown ? ffn : c.hidden;
+  LinearPlace place = {RoleIn(c, names, site), out, in, {}};
   int64_t begin = 0;
   if (place.role == Role::kQkv) {
     begin = kind == SiteKind::kQ ? 0 : kind == SiteKind::kK ? q : q + kv;

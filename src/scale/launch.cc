@@ -82,16 +82,17 @@ const CambiumMpi& Open(const std::string& launcher) {
       path = std::filesystem::read_symlink("/proc/self/exe", error);
     beside = path.parent_path().string();
   }
+  const std::string wanted = Variable("CAMBIUM_MPI_MODULE");
   std::string why;
-  for (const std::string& path : {Variable("CAMBIUM_MPI_MODULE"), beside + "/" + kLibrary,
+  for (const std::string& path : {wanted, beside + "/" + kLibrary,
                                   beside + "/../" CAMBIUM_LIBDIR "/cambium/" + kLibrary, std::string(kLibrary)}) {
     if (path.empty()) continue;
     // Global: Open MPI's own plugins look for its symbols.
     void* const handle = dlopen(path.c_str(), RTLD_NOW | RTLD_GLOBAL);
     if (handle == nullptr) {
       const char* const said = dlerror();
-      if (why.empty() || path == Variable("CAMBIUM_MPI_MODULE")) why = said == nullptr ? path : said;
-      if (path == Variable("CAMBIUM_MPI_MODULE")) break;
+      if (why.empty() || path == wanted) why = said == nullptr ? path : said;
+      if (path == wanted) break;
       continue;
     }
     const auto entry = reinterpret_cast<decltype(&cambium_mpi)>(dlsym(handle, "cambium_mpi"));

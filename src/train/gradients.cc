@@ -77,8 +77,6 @@ void Gradients::EndRound(int64_t first, int64_t count) {
   PointAtSum();
 }
 
-void Gradients::Zero() { Clear(grads_.view); }
-
 Tensor Gradients::sum() const { return ranks_ == nullptr ? grads_.view : sum_.view; }
 
 double Gradients::SquaredNorm() const {

@@ -34,7 +34,6 @@ class Gradients {
   // micro-batch first + rank is one of the step's runs its backward.
   void BeginRound(int64_t first);
   void EndRound(int64_t first, int64_t count);
-  void Zero();
 
   // This rank's stretch of the sum.
   Tensor sum() const;

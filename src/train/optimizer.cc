@@ -164,7 +164,9 @@ void Optimizer::SpreadMasters() {
   const auto each = [&](const auto& f) {
     for (size_t i = 0; i < params_.size(); ++i) f(MasterOf(i), room.data() + gradients_.layout().begins[i], PartOf(i));
   };
-  each([](Tensor master, float* at, const Part& part) { std::copy_n(master.f32() + part.begin, part.size, at + part.begin); });
+  each([](Tensor master, float* at, const Part& part) {
+    std::copy_n(master.f32() + part.begin, part.size, at + part.begin);
+  });
   gradients_.ranks()->FromOwners(room, gradients_.layout().borders);
   each([](Tensor master, float* at, const Part& part) {
     std::copy_n(at, part.begin, master.f32());
@@ -210,7 +212,8 @@ int64_t Optimizer::parameters() const {
 
 int64_t Optimizer::bytes() const {
   int64_t total = gradients_.bytes();
-  for (const OwnedTensor* tensor : {&m_, &v_, &m_scale_, &v_scale_}) total += static_cast<int64_t>(tensor->buffer.bytes());
+  for (const OwnedTensor* tensor : {&m_, &v_, &m_scale_, &v_scale_})
+    total += static_cast<int64_t>(tensor->buffer.bytes());
   for (const OwnedTensor& master : master_) total += static_cast<int64_t>(master.buffer.bytes());
   return total;
 }

@@ -44,7 +44,6 @@ class Optimizer {
   double GradNorm(float grad_scale) const;
   // One update with gradients grad_scale * grad, clipped to options.clip given their norm, at learning rate lr. Collective.
   void Step(double lr, float grad_scale, double grad_norm);
-  void ZeroGrad() { gradients_.Zero(); }
 
   int64_t steps() const { return steps_; }
   const std::vector<Parameter*>& params() const { return params_; }
